@@ -1,0 +1,245 @@
+"""What the verbs speak: buckets, draws, reservations, the commands of a store and their outcomes.
+
+Everything here is plain data. Amounts are integers (nano-dollars, tokens, requests), times are microseconds since the
+epoch, names and ids are strings: a store can write any of it as rows or as packed bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+from budget.ledger import Entry
+
+__all__ = [
+    "Account",
+    "Amounts",
+    "Bucket",
+    "ChangePolicy",
+    "Command",
+    "Draw",
+    "LoadPolicy",
+    "Outcome",
+    "Reconcile",
+    "Record",
+    "Refund",
+    "Renew",
+    "Reservation",
+    "Reserve",
+    "Share",
+    "State",
+    "Status",
+    "Sweep",
+]
+
+Amounts = tuple[int | None, int | None, int | None, int | None, int | None]
+"""One figure per unit of `limits.UNITS`; None where the caller did not say."""
+
+
+class Bucket(NamedTuple):
+    """The counters of one pool over `[start, end)`; `since` is when counting began, later than start for a new limit."""
+
+    start: int
+    end: int
+    since: int
+    spent: int
+    reserved: int
+
+
+class Draw(NamedTuple):
+    """What one call asks of one pool: `pool` is its id, or None where nothing is shared (a cap)."""
+
+    pool: str | None
+    name: str
+    unit: int
+    limit: int
+    amount: int
+    start: int
+    end: int
+    since: int
+
+
+class Share(NamedTuple):
+    """What a reservation took from one bucket."""
+
+    pool: str
+    unit: int
+    start: int
+    amount: int
+
+
+@dataclass(slots=True)
+class Account:
+    """The marker of one account: policy version, last sequence number and digest, and the clock, which never goes back."""
+
+    version: int = 0
+    seq: int = 0
+    head: bytes = bytes(32)
+    clock: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """Money set aside in all pools of one request, under one client-made id.
+
+    Attributes:
+        id: 32 hex digits.
+        digest: Of what the caller asked for, to tell a repeat from a conflict.
+        state: open, then exactly one of reconciled, refunded, expired (which one correction may follow).
+        amounts: What was set aside, per unit.
+        shares: The buckets it was taken from.
+        lease_us, lease_end: How long it may stay open, and until when, in microseconds.
+        made, ended: When, in microseconds since the epoch; `ended` is 0 while it is open.
+        charged: What its end added to spent, per unit; None while it is open.
+        scope: The attributes of the call.
+        detail: Model, provider, estimate and the like, as JSON types.
+        parent: The reservation that it extends, or None.
+    """
+
+    id: str
+    digest: str
+    state: str
+    amounts: Amounts
+    shares: tuple[Share, ...]
+    lease_us: int
+    lease_end: int
+    made: int
+    ended: int = 0
+    charged: Amounts | None = None
+    scope: Mapping[str, str] = field(default_factory=dict)
+    detail: Mapping[str, Any] = field(default_factory=dict)
+    parent: str | None = None
+
+
+@dataclass(slots=True)
+class Reserve:
+    """Set aside `amounts` in every pool of `draws`, or in none."""
+
+    id: str
+    digest: str
+    amounts: Amounts
+    draws: Sequence[Draw]
+    version: int
+    lease_us: int
+    scope: Mapping[str, str]
+    detail: Mapping[str, Any]
+    frozen: str | None = None
+    parent: str | None = None
+
+
+@dataclass(slots=True)
+class Reconcile:
+    """Replace a reservation by the true cost.
+
+    `draws`, `scope` and `made` (when it was made) say where to book a reservation that the store does not know; without
+    them the answer is "unknown" and nothing is written.
+    """
+
+    id: str
+    actual: Amounts
+    detail: Mapping[str, Any]
+    draws: Sequence[Draw] | None = None
+    scope: Mapping[str, str] = field(default_factory=dict)
+    made: int = 0
+
+
+@dataclass(slots=True)
+class Refund:
+    """Make the whole reservation available again."""
+
+    id: str
+    detail: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Record:
+    """Book spend that had no reservation."""
+
+    id: str
+    digest: str
+    actual: Amounts
+    draws: Sequence[Draw]
+    version: int
+    scope: Mapping[str, str]
+    detail: Mapping[str, Any]
+
+
+@dataclass(slots=True)
+class Renew:
+    """Prolong a lease."""
+
+    id: str
+    lease_us: int
+
+
+@dataclass(slots=True)
+class Sweep:
+    """Expire what is due, up to `SWEEP` reservations."""
+
+
+@dataclass(slots=True)
+class Status:
+    """Read the present bucket of each pool, after a sweep."""
+
+    pools: Sequence[str]
+
+
+@dataclass(slots=True)
+class LoadPolicy:
+    """Read the policy and its version in one step."""
+
+
+@dataclass(slots=True)
+class ChangePolicy:
+    """Write one row of the policy (`body` None removes it), with who and why in the ledger."""
+
+    kind: str
+    identity: str
+    body: str | None
+    detail: Mapping[str, Any]
+
+
+Command = Reserve | Reconcile | Refund | Record | Renew | Sweep | Status | LoadPolicy | ChangePolicy
+
+
+@dataclass(slots=True)
+class Outcome:
+    """The answer to a command.
+
+    Attributes:
+        status: reserved, repeated, refused, conflict, stale_policy, stale_window, clock, reconciled, refunded, recorded,
+            renewed, ended, unknown, swept, status, policy, changed or unchanged.
+        now: The store's clock at the decision.
+        version: The policy version at the decision.
+        buckets: One per draw or pool, after the verb; None where a pool has none now.
+        refused: Indices of the draws that refused.
+        reservation: The reservation concerned, as it is now stored.
+        rows: The policy: (kind, identity, body).
+        count: How many reservations a sweep expired.
+    """
+
+    status: str
+    now: int
+    version: int
+    buckets: Sequence[Bucket | None] = ()
+    refused: Sequence[int] = ()
+    reservation: Reservation | None = None
+    rows: Sequence[tuple[str, str, str]] = ()
+    count: int = 0
+
+
+class State(Protocol):
+    """One account as a verb sees it. What is put is visible to the next read; a store makes it durable in one step."""
+
+    account: Account
+
+    def reservation(self, id: str) -> Reservation | None: ...
+    def put_reservation(self, reservation: Reservation) -> None: ...
+    def newest(self, pool: str) -> Bucket | None: ...
+    def bucket(self, pool: str, start: int) -> Bucket | None: ...
+    def put_bucket(self, pool: str, bucket: Bucket, name: str | None = None) -> None: ...
+    def due(self, now: int, most: int) -> Sequence[str]: ...
+    def append(self, entry: Entry) -> None: ...
+    def policy(self) -> Sequence[tuple[str, str, str]]: ...
+    def put_policy(self, kind: str, identity: str, body: str | None) -> bool: ...

@@ -1,0 +1,267 @@
+"""Every error of the package, one tree with one root.
+
+    BudgetError
+    ├─ ConfigError (ValueError)            a wrong value: names the argument and what would be right
+    ├─ ArgumentTypeError (TypeError)       a wrong type, such as a float for money
+    ├─ UnknownModel (LookupError)          no price: refused, never free
+    ├─ Unbounded                           the request has no upper bound of cost
+    ├─ ReservationConflict                 the same id with other arguments, or a second, different end
+    ├─ StoreUnavailable                    the store cannot answer; never means "no money"
+    └─ BudgetExceeded                      a refusal: an expected no, with numbers in it
+       ├─ CapExceeded                      the request alone is above a cap
+       ├─ Frozen                           an operator froze the subject
+       └─ RunStopped                       a run's guard: calls, deadline, loop
+
+An error keeps token bounds, sizes and amounts, never the request. All of them pickle.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from datetime import datetime
+    from decimal import Decimal
+
+__all__ = [
+    "ArgumentTypeError",
+    "BudgetError",
+    "BudgetExceeded",
+    "CapExceeded",
+    "ConfigError",
+    "Frozen",
+    "Refusal",
+    "ReservationConflict",
+    "RunStopped",
+    "StoreUnavailable",
+    "Unbounded",
+    "UnknownModel",
+]
+
+
+class BudgetError(Exception):
+    """The root of every error this package raises."""
+
+
+class ConfigError(BudgetError, ValueError):
+    """Raised when an argument, a configuration value or an input file has a wrong value."""
+
+
+class ArgumentTypeError(BudgetError, TypeError):
+    """Raised when an argument has a wrong type (money as float, bool or bare int, say)."""
+
+
+class UnknownModel(BudgetError, LookupError):
+    """Raised when the price book has no price for a model.
+
+    Attributes:
+        model: The name as asked for.
+        provider: The provider asked for, or None.
+        nearest: Up to three names of the book that look like it.
+    """
+
+    def __init__(self, model: str, provider: str | None = None, nearest: Sequence[str] = ()):
+        self.model, self.provider, self.nearest = model, provider, tuple(nearest)
+        super().__init__(model, provider, self.nearest)
+
+    def __str__(self) -> str:
+        at = f" at {self.provider}" if self.provider else ""
+        near = f"; nearest: {', '.join(self.nearest)}" if self.nearest else ""
+        return f"no price for model {self.model!r}{at}{near}. Add one with prices= or [[prices]]"
+
+
+class Unbounded(BudgetError):
+    """Raised when no upper bound exists for what a request can cost.
+
+    Attributes:
+        reasons: What makes it unbounded, in words.
+    """
+
+    def __init__(self, reasons: Sequence[str]):
+        self.reasons = tuple(reasons)
+        super().__init__(self.reasons)
+
+    def __str__(self) -> str:
+        return f"the request has no upper bound: {'; '.join(self.reasons)}"
+
+
+class ReservationConflict(BudgetError):
+    """Raised when an id comes again with other arguments, or a reservation gets a second, different end."""
+
+
+class StoreUnavailable(BudgetError):
+    """Raised when the store cannot answer. The guarded call is not made; nothing says the money is short."""
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """One limit that said no. Amounts are Decimal USD, or int for other units.
+
+    Attributes:
+        limit: The `Limit` that refused; None for a freeze or a deadline.
+        subject: The pool's subject, such as `{"user": "alice"}`.
+        unit: usd, tokens, input_tokens, output_tokens, requests or concurrent.
+        spent, reserved, requested, available: The pool at the decision, and what was asked of it.
+        resets_at: When the window ends, aware, in the limit's zone; None if it does not end.
+        verdict: "wait" (it will fit later) or "never" (it cannot fit this limit).
+    """
+
+    limit: Any
+    subject: Mapping[str, str | None]
+    unit: str
+    spent: Decimal | int
+    reserved: Decimal | int
+    requested: Decimal | int
+    available: Decimal | int
+    resets_at: datetime | None
+    verdict: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON types; amounts of money are decimal strings."""
+        return {
+            "limit": None if self.limit is None else str(self.limit),
+            "subject": dict(self.subject),
+            "unit": self.unit,
+            "spent": _plain(self.spent),
+            "reserved": _plain(self.reserved),
+            "requested": _plain(self.requested),
+            "available": _plain(self.available),
+            "resets_at": self.resets_at.isoformat() if self.resets_at else None,
+            "verdict": self.verdict,
+        }
+
+    def __str__(self) -> str:
+        who = ",".join(f"{k}={'(none)' if v is None else v}" for k, v in self.subject.items()) or "everybody"
+        money = "$" if self.unit == "usd" else ""
+        numbers = " + ".join(
+            [f"{money}{_plain(self.spent)} spent", f"{money}{_plain(self.reserved)} reserved"]
+        )
+        until = f"; resets {self.resets_at.isoformat()}" if self.resets_at else ""
+        needs = f"{money}{_plain(self.requested)}"
+        return f"{self.limit} ({who}): {numbers}; the request needs {needs}{until} [{self.verdict}]"
+
+
+class BudgetExceeded(BudgetError):
+    """Raised before any byte is sent, when a limit refuses a reservation.
+
+    `limit, subject, unit, spent, reserved, requested, available, resets_at, verdict` are those of the deciding
+    refusal: a limit that can never fit, else the one with the latest `resets_at`, then declaration order.
+
+    Attributes:
+        refusals: Every limit that refused, in declaration order.
+        scope: The attributes of the call.
+        http_status: 402, a status that provider SDKs do not retry.
+    """
+
+    http_status = 402
+
+    def __init__(
+        self,
+        refusals: Sequence[Refusal],
+        scope: Mapping[str, str],
+        max_tokens: int | None = None,
+        fits: Callable[[str], bool] | None = None,
+    ):
+        self.refusals, self.scope, self.max_tokens, self._fits = tuple(refusals), dict(scope), max_tokens, fits
+        super().__init__(self.refusals, self.scope)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The engine behind `fits` cannot travel to another process; the numbers do.
+        return type(self), (self.refusals, self.scope, self.max_tokens)
+
+    def __str__(self) -> str:
+        return str(self._decider)
+
+    @property
+    def _decider(self) -> Refusal:
+        never = [refusal for refusal in self.refusals if refusal.verdict == "never"]
+        return never[0] if never else max(self.refusals, key=_reset_order)
+
+    @property
+    def limit(self) -> Any:
+        """The `Limit` that decided."""
+        return self._decider.limit
+
+    @property
+    def subject(self) -> Mapping[str, str | None]:
+        """The subject of the pool that decided."""
+        return self._decider.subject
+
+    @property
+    def unit(self) -> str:
+        """usd, tokens, input_tokens, output_tokens, requests or concurrent."""
+        return self._decider.unit
+
+    @property
+    def spent(self) -> Decimal | int:
+        """Spent in the pool's window, Decimal USD or int."""
+        return self._decider.spent
+
+    @property
+    def reserved(self) -> Decimal | int:
+        """Reserved in the pool's window, Decimal USD or int."""
+        return self._decider.reserved
+
+    @property
+    def requested(self) -> Decimal | int:
+        """What this request asked for, Decimal USD or int."""
+        return self._decider.requested
+
+    @property
+    def available(self) -> Decimal | int:
+        """limit - spent - reserved, Decimal USD or int; negative after an overrun or a lowered limit."""
+        return self._decider.available
+
+    @property
+    def resets_at(self) -> datetime | None:
+        """When the window ends, aware, in the limit's zone; None if it does not end."""
+        return self._decider.resets_at
+
+    @property
+    def verdict(self) -> str:
+        """"wait" (it will fit later) or "never" (it cannot fit this limit)."""
+        return self._decider.verdict
+
+    def fits(self, model: str) -> bool:
+        """Say whether the same request would be admitted on another model now; writes nothing.
+
+        Raises:
+            ConfigError: This error came out of a pickle, or its request was not an estimated one.
+            UnknownModel: The model has no price.
+        """
+        if self._fits is None:
+            raise ConfigError("fits(model=) needs the engine and the estimate that refused; here there is none")
+        return self._fits(model)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON types: `error, scope, max_tokens, refusals` and the deciding refusal's fields."""
+        return {
+            "error": type(self).__name__,
+            **self._decider.to_dict(),
+            "scope": dict(self.scope),
+            "max_tokens": self.max_tokens,
+            "refusals": [refusal.to_dict() for refusal in self.refusals],
+        }
+
+
+class CapExceeded(BudgetExceeded):
+    """Raised when one request alone is above a cap."""
+
+
+class Frozen(BudgetExceeded):
+    """Raised when an operator has frozen the call's subject; reconcile, refund and record still work."""
+
+
+class RunStopped(BudgetExceeded):
+    """Raised when a run's guard ends it: `max_calls`, `deadline` or `loop`."""
+
+
+def _reset_order(refusal: Refusal) -> float:
+    return refusal.resets_at.timestamp() if refusal.resets_at else float("-inf")
+
+
+def _plain(amount: Decimal | int) -> str | int:
+    """Write money as a decimal string without an exponent, other units as int."""
+    return amount if isinstance(amount, int) else f"{amount:f}"

@@ -1,0 +1,238 @@
+"""Limits: rules that say how much, of what, in which window, and whose calls they apply to.
+
+Text form: `[attr=value ...] [per=attr] AMOUNT/WINDOW`, for instance `user=alice $5/day`, `per=user 2M tokens/hour`,
+`$500/day`, `$0.25/request`. A limit's identity is its selector (the attributes and `per`), unit, window and mode;
+amount and options are what setting it again replaces.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any
+
+from budget.errors import ArgumentTypeError, ConfigError
+from budget.money import MAX, format_usd, parse_usd, to_decimal
+from budget.window import Window, zone
+
+__all__ = ["UNITS", "Limit", "check_attributes"]
+
+UNITS = ("usd", "tokens", "input_tokens", "output_tokens", "requests")
+"""What a pool counts; `usd` in nano-dollars, the others one by one."""
+
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}", re.ASCII)
+_COUNT = re.compile(r"(\d{1,16}(?:\.\d{1,12})?)([kKMB]?) (tokens|input tokens|output tokens)|(\d{1,16}) (requests?)", re.ASCII)
+_CONCURRENT = re.compile(r"\d+ concurrent", re.ASCII)
+_SCALE = {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "B": 10**9}
+_RESERVED_NAMES = frozenset({"per"})
+
+
+@dataclass(frozen=True, init=False, slots=True)
+class Limit:
+    """A rule: an amount, a unit, a window, and whose calls it applies to.
+
+    Attributes:
+        selector: The attributes a call must have, sorted by name.
+        per: The attribute of which each value has a pool of its own, or None.
+        unit: usd, tokens, input_tokens, output_tokens or requests.
+        quantity: The amount as an int: nano-dollars, tokens or requests.
+        window: When `spent` starts again.
+        mode: "enforce".
+        tz: The zone of a calendar window.
+        source: Where it was set: "code", "file" or "store".
+        created_us: When it was set, microseconds since the epoch; 0 if unknown.
+    """
+
+    selector: tuple[tuple[str, str], ...]
+    per: str | None
+    unit: str
+    quantity: int
+    window: Window
+    mode: str
+    tz: str
+    source: str = field(compare=False)
+    created_us: int = field(compare=False)
+
+    def __init__(
+        self,
+        text: str,
+        *,
+        per: str | None = None,
+        tz: str | None = None,
+        starts: object = None,
+        mode: str = "enforce",
+        source: str = "code",
+        created_us: int = 0,
+        **attributes: str,
+    ) -> None:
+        """Read a limit.
+
+        Args:
+            text: `AMOUNT/WINDOW`, with or without selectors before it: "$5/day", "per=user 100 requests/minute".
+            per: Give each value of this attribute a pool of its own.
+            tz: An IANA zone for a calendar window; UTC if not given.
+            starts: Not available in this version.
+            mode: "enforce"; "shadow" is not available in this version.
+            source: Where it was set.
+            created_us: When it was set, microseconds since the epoch.
+            **attributes: What a call must have: `user="alice"`.
+
+        Raises:
+            ArgumentTypeError: An argument has a wrong type.
+            ConfigError: An argument has a wrong value, or one that this version does not have yet.
+        """
+        if not isinstance(text, str):
+            raise ArgumentTypeError(f"limit: {type(text).__name__} is not a text such as '$5/day'")
+        selector, written_per, rule = _split(text)
+        per = per if written_per is None else _once(written_per, per, "per")
+        for name, value in attributes.items():
+            selector[name] = _once(value, selector.get(name), name)
+        check_attributes(selector)
+        if per is not None:
+            _check_name(per)
+            if per in selector:
+                raise ConfigError(f"limit: {per}= and per={per} exclude one another")
+        unit, quantity, window = _read_rule(rule)
+        if mode != "enforce":
+            late = " is not available in this version" if mode == "shadow" else " is not a mode; use 'enforce'"
+            raise ConfigError(f"mode: {mode!r}{late}")
+        if starts is not None:
+            raise ConfigError("starts: not available in this version")
+        if tz is not None:
+            zone(tz)
+            if not window.calendar:
+                raise ConfigError(f"tz: a window of one {window} has no time zone")
+        values = (tuple(sorted(selector.items())), per, unit, quantity, window, mode, tz or "UTC", source, created_us)
+        for name, item in zip(self.__slots__, values, strict=True):
+            object.__setattr__(self, name, item)
+
+    @property
+    def amount(self) -> Decimal | int:
+        """The amount: Decimal USD, or int for other units."""
+        return to_decimal(self.quantity) if self.unit == "usd" else self.quantity
+
+    @property
+    def identity(self) -> tuple[Any, ...]:
+        """What makes it this limit and no other: selector, per, unit, window, mode."""
+        return self.selector, self.per, self.unit, str(self.window), self.mode
+
+    @property
+    def rule(self) -> str:
+        """The amount and window as text: "$5/day"."""
+        what = f"${format_usd(self.quantity)}" if self.unit == "usd" else f"{self.quantity} {self.unit.replace('_', ' ')}"
+        return f"{what}/{self.window}"
+
+    @property
+    def selector_text(self) -> str:
+        """The selector as text: "user=alice", "per=user", "" for everybody."""
+        parts = [shlex.quote(f"{name}={value}") for name, value in self.selector]
+        return " ".join([*parts, *([f"per={self.per}"] if self.per else [])])
+
+    @property
+    def options(self) -> dict[str, str]:
+        """What the text does not say."""
+        return {"tz": self.tz} if self.tz != "UTC" else {}
+
+    def __str__(self) -> str:
+        return f"{self.selector_text} {self.rule}".lstrip()
+
+    def __repr__(self) -> str:
+        tz = f", tz={self.tz!r}" if self.tz != "UTC" else ""
+        return f"Limit({str(self)!r}{tz})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (str(self), {"tz": self.tz if self.window.calendar else None, "source": self.source,
+                                      "created_us": self.created_us})  # fmt: skip
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON form of `budget limits`."""
+        return {
+            "limit": str(self),
+            "selector": self.selector_text,
+            "unit": self.unit,
+            "window": str(self.window),
+            "mode": self.mode,
+            "amount": format_usd(self.quantity) if self.unit == "usd" else self.quantity,
+            "source": self.source,
+            "options": self.options,
+        }
+
+
+def _rebuild(text: str, options: dict[str, Any]) -> Limit:
+    return Limit(text, **options)
+
+
+def check_attributes(attributes: Mapping[str, object]) -> dict[str, str]:
+    """Check the attributes of a call or a selector, and return them.
+
+    Raises:
+        ArgumentTypeError: A value is not a string.
+        ConfigError: A name is not an identifier, or a value is not 1 to 256 bytes of UTF-8 without control characters.
+    """
+    for name, value in attributes.items():
+        _check_name(name)
+        if not isinstance(value, str):
+            raise ArgumentTypeError(f"{name}: {type(value).__name__} is not a string of 1 to 256 bytes")
+        try:
+            size = len(value.encode())
+        except UnicodeEncodeError:
+            raise ConfigError(f"{name}: the value is not valid UTF-8") from None
+        if not 1 <= size <= 256:
+            raise ConfigError(f"{name}: the value has {size} bytes; 1 to 256 are allowed")
+        if any(ord(c) < 32 or 127 <= ord(c) < 160 for c in value):
+            raise ConfigError(f"{name}: the value has a control character (a newline, say)")
+    return dict(attributes)  # type: ignore[arg-type]
+
+
+def _check_name(name: object) -> None:
+    if not isinstance(name, str):
+        raise ArgumentTypeError(f"attribute: {type(name).__name__} is not a name such as 'user'")
+    if not _NAME.fullmatch(name) or name in _RESERVED_NAMES:
+        raise ConfigError(f"attribute: {name[:40]!r} is not a name such as 'user' or 'team'")
+
+
+def _split(text: str) -> tuple[dict[str, str], str | None, str]:
+    try:
+        words = shlex.split(text)
+    except ValueError:
+        raise ConfigError(f"limit: {text[:80]!r} has an unbalanced quote") from None
+    selector: dict[str, str] = {}
+    per = None
+    while words and "=" in words[0]:
+        name, _, value = words.pop(0).partition("=")
+        if name == "per":
+            per = _once(value, per, "per")
+        else:
+            selector[name] = _once(value, selector.get(name), name)
+    return selector, per, " ".join(words)
+
+
+def _once(value: str, before: str | None, name: str) -> str:
+    if before is not None and before != value:
+        raise ConfigError(f"limit: {name} is given twice")
+    return value
+
+
+def _read_rule(rule: str) -> tuple[str, int, Window]:
+    if _CONCURRENT.fullmatch(rule):
+        raise ConfigError(f"limit: {rule!r}: concurrency limits are not available in this version")
+    amount, slash, window = rule.partition("/")
+    if not slash:
+        raise ConfigError(f"limit: {rule[:80]!r} is not AMOUNT/WINDOW, such as '$5/day' or '2M tokens/hour'")
+    parsed = Window.parse(window.strip())
+    amount = amount.strip()
+    if amount.startswith("$"):
+        return "usd", parse_usd(amount, "limit"), parsed
+    match = _COUNT.fullmatch(amount)
+    if match is None:
+        raise ConfigError(f"limit: {amount[:40]!r} is not an amount, such as '$5', '2M tokens' or '100 requests'")
+    number, scale, unit, requests, _ = match.groups()
+    count = Decimal(number or requests) * _SCALE[scale or ""]
+    if count != int(count):
+        raise ConfigError(f"limit: {amount!r} is not a whole number")
+    if count > MAX:
+        raise ConfigError(f"limit: {amount!r} is above {MAX}, the largest amount")
+    return ("requests" if requests else unit.replace(" ", "_")), int(count), parsed

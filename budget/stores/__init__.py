@@ -1,0 +1,1 @@
+"""Stores: where pools, reservations and entries live. Every command is one atomic step."""

@@ -1,0 +1,101 @@
+"""The contract of a store.
+
+A store carries out commands (`budget.commands`) on accounts, each as one atomic step with its ledger entry, by running
+`pool.apply` on its state (or, on a server, the same decision in a script). It also reads the ledger.
+
+Rules that every store keeps:
+
+* A command that was handed over is carried out, also if nobody waits for the answer any more: a task that is cancelled
+  while it reconciles has reconciled. Commands of one process are carried out in the order they were handed over.
+* Time is the store's. Only a scratch account (a replay) passes its own, with `now=`.
+* What it cannot do raises `StoreUnavailable`, never anything that looks like a refusal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+from budget.commands import Bucket, Command, Outcome, Reservation
+from budget.errors import ConfigError
+from budget.ledger import Entry
+
+__all__ = ["PAGE", "Snapshot", "Store", "open_store"]
+
+PAGE = 1000
+"""Entries that one read brings at most."""
+
+
+class Snapshot(NamedTuple):
+    """The counters of an account at one instant: all buckets, by (pool, start), pool names, last sequence and digest."""
+
+    buckets: dict[tuple[str, int], Bucket]
+    names: dict[str, str]
+    seq: int
+    head: bytes
+
+
+class Store(Protocol):
+    """What the engine asks of a store. `timeout` is in seconds."""
+
+    url: str
+    default_timeout: float
+
+    def call(self, account: str, command: Command, timeout: float, now: int | None = None) -> Outcome:
+        """Carry out a command and wait for its outcome.
+
+        Raises:
+            StoreUnavailable: There is no answer in time. The command may still be carried out.
+        """
+        ...
+
+    async def acall(self, account: str, command: Command, timeout: float) -> Outcome:
+        """Like `call`, without blocking the event loop; being cancelled does not call the command back."""
+        ...
+
+    def post(self, account: str, command: Command) -> None:
+        """Hand a command over and return at once: for finalizers, cancelled tasks and lease renewals."""
+        ...
+
+    def entries(self, account: str, after: int, since_us: int = 0) -> Sequence[Entry]:
+        """Read up to `PAGE` entries with a sequence number above `after`, made at or after `since_us`."""
+        ...
+
+    def reservations(self, account: str) -> Sequence[Reservation]:
+        """Read the open reservations, oldest first."""
+        ...
+
+    def snapshot(self, account: str) -> Snapshot:
+        """Read all counters of an account at one instant."""
+        ...
+
+    def remove(self, account: str) -> None:
+        """Remove a scratch account and all that is in it."""
+        ...
+
+    def close(self) -> None:
+        """Finish what was handed over and let go of files and threads."""
+        ...
+
+
+def open_store(url: str) -> Store:
+    """Make the store that a URL names; nothing is opened before the first command.
+
+    Args:
+        url: "memory://" (private to this object), "sqlite:///relative.db" or "sqlite:////absolute/path.db".
+
+    Raises:
+        ConfigError: The URL names no store that exists here.
+    """
+    if url == "memory://":
+        from budget.stores.memory import MemoryStore
+
+        return MemoryStore()
+    if url.startswith("sqlite:///") and len(url) > len("sqlite:///"):
+        from budget.stores.sqlite import SqliteStore
+
+        return SqliteStore(url.removeprefix("sqlite:///"))
+    scheme = url.partition("://")[0][:20] if "://" in url else ""
+    if scheme in ("redis", "rediss", "valkey", "valkeys", "unix"):
+        raise ConfigError(f"store: {scheme}:// is not available in this version; use sqlite:/// or memory://")
+    raise ConfigError("store: not a store URL; use 'sqlite:///budget.db', 'sqlite:////var/lib/budget.db' or 'memory://'")

@@ -1,0 +1,181 @@
+"""The memory store: `pool.apply` on dictionaries, under one lock. Private to its object; gone with it.
+
+A finalizer may run in any thread at any allocation, also in one that holds the lock. So `post` never waits: it leaves the
+command in a queue, and whoever holds or gets the lock carries it out.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Sequence
+from heapq import heappop, heappush
+from threading import Lock
+
+from budget.commands import Account, Bucket, Command, Outcome, Reservation
+from budget.ledger import Entry
+from budget.pool import apply, keep_until
+from budget.stores.base import PAGE, Snapshot
+
+__all__ = ["MemoryStore"]
+
+
+class _MemoryState:
+    """One account in dictionaries."""
+
+    def __init__(self) -> None:
+        self.account = Account()
+        self.reservations: dict[str, Reservation] = {}
+        self.pools: dict[str, dict[int, Bucket]] = {}
+        self.last: dict[str, Bucket] = {}
+        self.names: dict[str, str] = {}
+        self.leases: list[tuple[int, str]] = []
+        self.ended: deque[str] = deque()
+        self.rows: dict[tuple[str, str], str] = {}
+        self.ledger: list[Entry] = []
+
+    def reservation(self, id: str) -> Reservation | None:
+        return self.reservations.get(id)
+
+    def put_reservation(self, reservation: Reservation) -> None:
+        self.reservations[reservation.id] = reservation
+        if reservation.state == "open":
+            heappush(self.leases, (reservation.lease_end, reservation.id))
+        else:
+            self.ended.append(reservation.id)
+
+    def newest(self, pool: str) -> Bucket | None:
+        return self.last.get(pool)
+
+    def bucket(self, pool: str, start: int) -> Bucket | None:
+        return self.pools.get(pool, {}).get(start)
+
+    def put_bucket(self, pool: str, bucket: Bucket, name: str | None = None) -> None:
+        buckets = self.pools.setdefault(pool, {})
+        buckets[bucket.start] = bucket
+        last = self.last.get(pool)
+        if last is None or bucket.start >= last.start:
+            self.last[pool] = bucket
+        if name is not None and pool not in self.names:
+            self.names[pool] = name
+
+    def due(self, now: int, most: int) -> Sequence[str]:
+        found: list[str] = []
+        while self.leases and self.leases[0][0] <= now and len(found) < most:
+            lease_end, id = heappop(self.leases)
+            known = self.reservations.get(id)
+            # An ended or a renewed reservation leaves its earlier lease behind in the heap.
+            if known is not None and known.state == "open" and known.lease_end == lease_end and id not in found:
+                found.append(id)
+        return found
+
+    def append(self, entry: Entry) -> None:
+        self.ledger.append(entry)
+
+    def policy(self) -> Sequence[tuple[str, str, str]]:
+        return [(kind, identity, body) for (kind, identity), body in self.rows.items()]
+
+    def put_policy(self, kind: str, identity: str, body: str | None) -> bool:
+        before = self.rows.get((kind, identity))
+        if body is None:
+            self.rows.pop((kind, identity), None)
+        else:
+            self.rows[kind, identity] = body
+        return before != body
+
+    def forget(self, now: int) -> None:
+        """Drop a few ended reservations whose time is over."""
+        for _ in range(min(2, len(self.ended))):
+            known = self.reservations.get(self.ended[0])
+            if known is not None and known.state != "open" and keep_until(known) > now:
+                return
+            self.ended.popleft()
+            if known is not None and known.state != "open":
+                self.reservations.pop(known.id, None)
+
+
+class MemoryStore:
+    """Pools, reservations and ledger in this process's memory. See `stores.base.Store`."""
+
+    url = "memory://"
+    default_timeout = 2.0
+
+    def __init__(self) -> None:
+        self._states: dict[str, _MemoryState] = {}
+        self._lock = Lock()
+        self._posted: deque[tuple[str, Command]] = deque()
+
+    def call(self, account: str, command: Command, timeout: float, now: int | None = None) -> Outcome:
+        """Carry out a command."""
+        self._lock.acquire()
+        try:
+            self._drain()
+            return self._apply(account, command, now)
+        finally:
+            self._lock.release()
+            if self._posted:
+                self._drain_if_free()
+
+    async def acall(self, account: str, command: Command, timeout: float) -> Outcome:
+        """Carry out a command; it takes microseconds, so the event loop is not left."""
+        return self.call(account, command, timeout)
+
+    def post(self, account: str, command: Command) -> None:
+        """Hand a command over without waiting for the lock."""
+        self._posted.append((account, command))
+        self._drain_if_free()
+
+    def entries(self, account: str, after: int, since_us: int = 0) -> Sequence[Entry]:
+        """Read a page of the ledger."""
+        ledger = self._read(account).ledger
+        page: list[Entry] = []
+        for entry in ledger[after:]:
+            if entry.at_us >= since_us:
+                page.append(entry)
+            if len(page) == PAGE:
+                break
+        return page
+
+    def reservations(self, account: str) -> Sequence[Reservation]:
+        """Read the open reservations, oldest first."""
+        with self._lock:
+            known = list(self._read(account).reservations.values())
+        return sorted((r for r in known if r.state == "open"), key=lambda r: r.made)
+
+    def snapshot(self, account: str) -> Snapshot:
+        """Read all counters at one instant."""
+        with self._lock:
+            state = self._read(account)
+            buckets = {(pool, start): b for pool, found in state.pools.items() for start, b in found.items()}
+            return Snapshot(buckets, dict(state.names), state.account.seq, state.account.head)
+
+    def remove(self, account: str) -> None:
+        """Remove a scratch account."""
+        with self._lock:
+            self._states.pop(account, None)
+
+    def close(self) -> None:
+        """Carry out what was posted."""
+        self._drain_if_free()
+
+    def _read(self, account: str) -> _MemoryState:
+        return self._states.get(account) or _MemoryState()
+
+    def _apply(self, account: str, command: Command, now: int | None = None) -> Outcome:
+        state = self._states.get(account)
+        if state is None:
+            state = self._states[account] = _MemoryState()
+        outcome = apply(state, command, time.time_ns() // 1000 if now is None else now)
+        state.forget(outcome.now)
+        return outcome
+
+    def _drain(self) -> None:
+        while self._posted:
+            self._apply(*self._posted.popleft())
+
+    def _drain_if_free(self) -> None:
+        while self._posted and self._lock.acquire(blocking=False):
+            try:
+                self._drain()
+            finally:
+                self._lock.release()

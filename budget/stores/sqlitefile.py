@@ -1,0 +1,100 @@
+"""Opening the SQLite file: where it may lie, its mode, its schema, and the lock beside it.
+
+Every write transaction, checkpoint, open and close happens under an advisory lock on `<file>.lock`. That keeps two
+connections from writing and checkpointing a WAL at the same instant, which can corrupt the file in SQLite before 3.51.3
+(many Pythons link such a one), and it queues processes fairly, where SQLite's own busy handler lets one starve.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.resources import files
+from pathlib import Path
+
+from budget.errors import StoreUnavailable
+
+__all__ = ["SCHEMA_VERSION", "FileLock", "connect", "prepare"]
+
+SCHEMA_VERSION = 1
+_NETWORK = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "glusterfs", "lustre", "fuse.sshfs", "ncpfs"}
+
+
+class FileLock:
+    """An advisory lock (`flock`) on a file of its own; processes queue for it in the kernel."""
+
+    def __init__(self, path: Path):
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Wait for the lock, and let it go afterwards."""
+        import fcntl
+
+        fcntl.flock(self._fd, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.flock(self._fd, fcntl.LOCK_UN)
+
+    def close(self) -> None:
+        """Close the file. A forked child must do so at once: its copy would keep a killed parent's lock alive."""
+        os.close(self._fd)
+
+
+def prepare(path: Path) -> None:
+    """Create the file with mode 0600, or check that it may be used.
+
+    Raises:
+        StoreUnavailable: Its folder is missing, or it lies on a network file system, where a WAL is not safe.
+    """
+    folder = path.parent
+    if not folder.is_dir():
+        raise StoreUnavailable(f"the store's folder {str(folder)!r} does not exist")
+    kind = _file_system(folder)
+    if kind in _NETWORK:
+        raise StoreUnavailable(f"the store lies on a network file system ({kind}), where SQLite's WAL is not safe")
+
+
+def _file_system(folder: Path) -> str:
+    """Return the type of the file system a folder is on, as Linux tells it; "" elsewhere."""
+    try:
+        mounts = Path("/proc/self/mounts").read_text(errors="replace").splitlines()
+    except OSError:
+        return ""
+    real, found, best = str(folder.resolve()), "", -1
+    for line in mounts:
+        _, point, kind, *_ = line.split(" ")
+        point = point.replace("\\040", " ")
+        if len(point) > best and (real == point or real.startswith(point.rstrip("/") + "/")):
+            found, best = kind, len(point)
+    return found
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """Open the file and bring its schema into being. Call it under the lock.
+
+    Raises:
+        StoreUnavailable: The file was written by a newer version of this package.
+        sqlite3.Error: It cannot be opened or written, or is not a database.
+    """
+    if not path.exists():
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    db = sqlite3.connect(path, timeout=1.0, isolation_level=None, check_same_thread=False, cached_statements=64)
+    try:
+        for pragma in ("journal_mode = wal", "synchronous = full", "trusted_schema = off", "cell_size_check = on"):
+            db.execute(f"pragma {pragma}")
+        found = db.execute("pragma user_version").fetchone()[0]
+        if found > SCHEMA_VERSION:
+            raise StoreUnavailable(f"the store has schema {found}, made by a newer version; this one knows {SCHEMA_VERSION}")
+        if found == 0:
+            script = files("budget.stores").joinpath("schema.sql").read_text()
+            db.executescript(f"begin immediate; {script} pragma user_version = {SCHEMA_VERSION}; commit;")
+        db.execute("begin immediate")  # says now, and not at the first reserve, if the file cannot be written
+        db.execute("commit")
+    except BaseException:
+        db.close()
+        raise
+    return db
