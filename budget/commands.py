@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any, NamedTuple, Protocol
 
 from budget.ledger import Entry
+from budget.money import to_decimal
 
 __all__ = [
     "Account",
@@ -111,6 +113,11 @@ class Reservation:
     detail: Mapping[str, Any] = field(default_factory=dict)
     parent: str | None = None
 
+    @property
+    def usd(self) -> Decimal:
+        """What was set aside, in USD."""
+        return to_decimal(self.amounts[0] or 0)
+
 
 @dataclass(slots=True)
 class Reserve:
@@ -180,9 +187,10 @@ class Sweep:
 
 @dataclass(slots=True)
 class Status:
-    """Read the present bucket of each pool, after a sweep."""
+    """Read the present bucket of each pool, after a sweep unless nothing may be written."""
 
     pools: Sequence[str]
+    sweep: bool = True
 
 
 @dataclass(slots=True)

@@ -132,15 +132,21 @@ class Refusal:
             "verdict": self.verdict,
         }
 
+    @property
+    def who(self) -> str:
+        """The subject as text: "user=alice", "user=(none)", "everybody"."""
+        parts = [f"{name}={'(none)' if value is None else value}" for name, value in self.subject.items()]
+        return ",".join(parts) or "everybody"
+
     def __str__(self) -> str:
-        who = ",".join(f"{k}={'(none)' if v is None else v}" for k, v in self.subject.items()) or "everybody"
-        money = "$" if self.unit == "usd" else ""
-        numbers = " + ".join(
-            [f"{money}{_plain(self.spent)} spent", f"{money}{_plain(self.reserved)} reserved"]
-        )
+        if self.limit is None:
+            return f"{self.who}: over its deadline" if self.unit == "deadline" else f"{self.who}: frozen"
         until = f"; resets {self.resets_at.isoformat()}" if self.resets_at else ""
-        needs = f"{money}{_plain(self.requested)}"
-        return f"{self.limit} ({who}): {numbers}; the request needs {needs}{until} [{self.verdict}]"
+        spent, reserved, needs = self._shown(self.spent), self._shown(self.reserved), self._shown(self.requested)
+        return f"{self.limit} ({self.who}): {spent} spent + {reserved} reserved, needs {needs}{until} [{self.verdict}]"
+
+    def _shown(self, amount: Decimal | int) -> str:
+        return f"${amount:f}" if self.unit == "usd" else str(amount)
 
 
 class BudgetExceeded(BudgetError):
@@ -161,10 +167,10 @@ class BudgetExceeded(BudgetError):
         self,
         refusals: Sequence[Refusal],
         scope: Mapping[str, str],
-        max_tokens: int | None = None,
+        max_tokens: int | Callable[[], int | None] | None = None,
         fits: Callable[[str], bool] | None = None,
     ):
-        self.refusals, self.scope, self.max_tokens, self._fits = tuple(refusals), dict(scope), max_tokens, fits
+        self.refusals, self.scope, self._max_tokens, self._fits = tuple(refusals), dict(scope), max_tokens, fits
         super().__init__(self.refusals, self.scope)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -172,57 +178,65 @@ class BudgetExceeded(BudgetError):
         return type(self), (self.refusals, self.scope, self.max_tokens)
 
     def __str__(self) -> str:
-        return str(self._decider)
+        return str(self.refusal)
 
     @property
-    def _decider(self) -> Refusal:
+    def refusal(self) -> Refusal:
+        """The deciding refusal."""
         never = [refusal for refusal in self.refusals if refusal.verdict == "never"]
         return never[0] if never else max(self.refusals, key=_reset_order)
 
     @property
     def limit(self) -> Any:
         """The `Limit` that decided."""
-        return self._decider.limit
+        return self.refusal.limit
 
     @property
     def subject(self) -> Mapping[str, str | None]:
         """The subject of the pool that decided."""
-        return self._decider.subject
+        return self.refusal.subject
 
     @property
     def unit(self) -> str:
         """usd, tokens, input_tokens, output_tokens, requests or concurrent."""
-        return self._decider.unit
+        return self.refusal.unit
 
     @property
     def spent(self) -> Decimal | int:
         """Spent in the pool's window, Decimal USD or int."""
-        return self._decider.spent
+        return self.refusal.spent
 
     @property
     def reserved(self) -> Decimal | int:
         """Reserved in the pool's window, Decimal USD or int."""
-        return self._decider.reserved
+        return self.refusal.reserved
 
     @property
     def requested(self) -> Decimal | int:
         """What this request asked for, Decimal USD or int."""
-        return self._decider.requested
+        return self.refusal.requested
 
     @property
     def available(self) -> Decimal | int:
         """limit - spent - reserved, Decimal USD or int; negative after an overrun or a lowered limit."""
-        return self._decider.available
+        return self.refusal.available
 
     @property
     def resets_at(self) -> datetime | None:
         """When the window ends, aware, in the limit's zone; None if it does not end."""
-        return self._decider.resets_at
+        return self.refusal.resets_at
 
     @property
     def verdict(self) -> str:
         """"wait" (it will fit later) or "never" (it cannot fit this limit)."""
-        return self._decider.verdict
+        return self.refusal.verdict
+
+    @property
+    def max_tokens(self) -> int | None:
+        """The largest output bound with which the request would have fitted, or None; worked out when first asked."""
+        if callable(self._max_tokens):
+            self._max_tokens = self._max_tokens()
+        return self._max_tokens
 
     def fits(self, model: str) -> bool:
         """Say whether the same request would be admitted on another model now; writes nothing.
@@ -239,7 +253,7 @@ class BudgetExceeded(BudgetError):
         """Return plain JSON types: `error, scope, max_tokens, refusals` and the deciding refusal's fields."""
         return {
             "error": type(self).__name__,
-            **self._decider.to_dict(),
+            **self.refusal.to_dict(),
             "scope": dict(self.scope),
             "max_tokens": self.max_tokens,
             "refusals": [refusal.to_dict() for refusal in self.refusals],

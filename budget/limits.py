@@ -109,6 +109,13 @@ class Limit:
         for name, item in zip(self.__slots__, values, strict=True):
             object.__setattr__(self, name, item)
 
+    def set_at(self, at_us: int) -> Limit:
+        """Return the limit as set at an instant, unless it has one."""
+        if self.created_us:
+            return self
+        options = {"tz": self.tz if self.window.calendar else None, "source": self.source, "created_us": at_us}
+        return _rebuild(str(self), options)
+
     @property
     def amount(self) -> Decimal | int:
         """The amount: Decimal USD, or int for other units."""
@@ -144,8 +151,8 @@ class Limit:
         return f"Limit({str(self)!r}{tz})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (str(self), {"tz": self.tz if self.window.calendar else None, "source": self.source,
-                                      "created_us": self.created_us})  # fmt: skip
+        options = {"tz": self.tz if self.window.calendar else None, "source": self.source, "created_us": self.created_us}
+        return _rebuild, (str(self), options)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form of `budget limits`."""

@@ -44,7 +44,7 @@ def parse_rate(value: object, name: str) -> int:
 
 
 def parse_unit_price(value: object, name: str) -> int:
-    """Read a price per call of a server tool: USD with up to 9 decimals. Returns pico-dollars; raises as `parse_usd`."""
+    """Read a price per call of a server tool, USD with up to 9 decimals, as pico-dollars; raises as `parse_usd`."""
     return parse_usd(value, name) * 1000
 
 
@@ -70,8 +70,8 @@ def _tables(prices: object) -> list[tuple[str, Mapping[str, Any]]]:
         items = list(prices.items())
     elif isinstance(prices, Sequence) and not isinstance(prices, str | bytes):
         items = []
-        for i, table in enumerate(prices):
-            table = _mapping(table, f"prices[{i}]", '{"model": "my-model", "input": "0.10", "output": "0.40"}')
+        for i, entry in enumerate(prices):
+            table = _mapping(entry, f"prices[{i}]", '{"model": "my-model", "input": "0.10", "output": "0.40"}')
             if "model" not in table:
                 raise ConfigError(f"prices[{i}].model: is missing")
             items.append((table["model"], {key: value for key, value in table.items() if key != "model"}))

@@ -66,6 +66,8 @@ def apply(state: State, command: Command, now: int) -> Outcome:
         return Outcome("policy", now, account.version, rows=state.policy())
     if behind > _CLOCK_BACK and type(command) is Reserve:
         return Outcome("clock", now, account.version)
+    if type(command) is Status and not command.sweep:
+        return _status(state, command, now)
     expired = _sweep(state, now)
     if type(command) is Sweep:
         return Outcome("swept", now, account.version, count=expired)

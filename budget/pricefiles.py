@@ -76,10 +76,11 @@ class _Strict(BaseModel):
 
 
 class Source(_Strict):
-    """Where a price was read, and when."""
+    """Where a price was read, when, and through whom if not at the vendor itself."""
 
     url: Annotated[str, StringConstraints(pattern=r"^https://\S+$")]
     retrieved: date
+    via: str | None = None
 
 
 class Card(_Strict):
@@ -315,7 +316,8 @@ def _place(content: dict[str, Any], loc: tuple[int | str, ...]) -> str:
     words: list[str] = []
     here: Any = content
     for step in loc:
-        here = here[step] if isinstance(here, list) or (isinstance(here, dict) and step in here) else here
+        if (isinstance(here, list) and isinstance(step, int)) or (isinstance(here, dict) and step in here):
+            here = here[step]  # type: ignore[index]
         if isinstance(here, dict) and isinstance(step, int):
             words.append(str(here.get("id") or (f"row from {here['from']}" if "from" in here else f"[{step}]")))
         elif step not in ("models", "prices", "rates"):
@@ -332,18 +334,18 @@ def main(arguments: list[str]) -> int:
     check = "--check" in arguments
     places = [Path(argument) for argument in arguments if argument != "--check"]
     if len(places) != 2:
-        print("usage: python -m budget.pricefiles SOURCES BOOK [--check]", file=sys.stderr)
+        sys.stderr.write("usage: python -m budget.pricefiles SOURCES BOOK [--check]\n")
         return 2
     sources, book = places
     try:
         compiled = _canonical(compile_book(sources.glob("*.toml"))) + b"\n"
     except ConfigError as error:
-        print(error, file=sys.stderr)
+        sys.stderr.write(f"{error}\n")
         return 1
     if not check:
         book.write_bytes(compiled)
     elif not book.is_file() or book.read_bytes() != compiled:
-        print(f"{book} is not what {sources} compiles to; run without --check", file=sys.stderr)
+        sys.stderr.write(f"{book} is not what {sources} compiles to; run without --check\n")
         return 1
     return 0
 

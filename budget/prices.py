@@ -52,17 +52,18 @@ class Model:
     """A model of one provider, under all its names.
 
     Attributes:
-        provider: "anthropic", "openai" ...; None for a model of the user's own that names no provider.
+        provider: "anthropic", "openai" ...; "" for a model of the user's own that names no provider: it is found
+            whichever provider is asked for.
         aliases: Further exact names.
         snapshots: Rules for dated names: date8 (id-YYYYMMDD), date10 (id-YYYY-MM-DD), ft (id:anything, fine-tuned).
         context: Tokens of the context window, None if not known.
         max_output: Most output tokens of one request, None if not known.
-        tokenizer: One of `TOKENIZERS`, None if not known.
+        tokenizer: One of `budget.overlay.TOKENIZERS`, None if not known.
         rows: By date, ascending.
     """
 
     id: str
-    provider: str | None
+    provider: str
     rows: tuple[Row, ...]
     aliases: tuple[str, ...] = ()
     snapshots: tuple[str, ...] = ()
@@ -152,15 +153,15 @@ class PriceBook:
 
     def models(self) -> Iterator[Model]:
         """Iterate the models that can be found, own ones first."""
-        return (model for model in self._models if self.find(model.id, model.provider) is model)
+        return (model for model in self._models if self.find(model.id, model.provider or None) is model)
 
     def _look_up(self, name: str, provider: str | None) -> Model | None:
         for model in self._names.get(name, ()):
-            if provider is None or model.provider in (None, provider):
+            if _sold_by(model, provider):
                 return model
         base, rule = _snapshot_of(name)
         for model in self._names.get(base, ()):
-            if rule in model.snapshots and base == model.id and (provider is None or model.provider in (None, provider)):
+            if rule in model.snapshots and base == model.id and _sold_by(model, provider):
                 return model
         return None
 
@@ -177,7 +178,7 @@ class PriceBook:
             if row["id"] in (known.id, *known.aliases):
                 facts |= {"id": known.id, "aliases": known.aliases, "snapshots": known.snapshots}
         raw = {"id": row["id"], **facts, **{name: value for name, value in row.items() if name != "id"}}
-        return _model(raw, raw.get("provider"))
+        return _model(raw, raw.get("provider", ""))
 
 
 @cache
@@ -198,6 +199,10 @@ def _snapshot_of(name: str) -> tuple[str, str]:
     return "", ""
 
 
+def _sold_by(model: Model, provider: str | None) -> bool:
+    return provider is None or model.provider in ("", provider)
+
+
 def _is_date(year: int, month: int, day: int) -> bool:
     from datetime import date
 
@@ -208,7 +213,7 @@ def _is_date(year: int, month: int, day: int) -> bool:
     return True
 
 
-def _model(raw: Mapping[str, Any], provider: str | None) -> Model:
+def _model(raw: Mapping[str, Any], provider: str) -> Model:
     return Model(
         id=raw["id"],
         provider=provider,

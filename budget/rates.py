@@ -66,24 +66,31 @@ class Cost:
 
     Attributes:
         nanos: The booked amount, nano-dollars, rounded up once from the exact sum.
-        by_bucket: Exact USD by bucket: input, cache_read, cache_write_<ttl>, output and server tools by name.
         usage: What was priced.
         unpriced: What the usage holds that the row has no price for: server tools ("code_execution"), and traits that
             name no mode of the row ("service_tier=scale"; such tokens are priced as without the trait).
         rates: The integer rates that were applied: a `Card` as a dict, with `factors` (parts per million) and
             `per_unit` (pico-dollars) where they took part. With these the ledger can recompute the cost.
+        exact: Exact amounts by bucket, in units of 10^-digits USD.
+        digits: Of `exact`.
     """
 
     nanos: int
-    by_bucket: Mapping[str, Decimal]
     usage: Usage
     unpriced: tuple[str, ...] = ()
     rates: Mapping[str, Any] = field(default_factory=dict)
+    exact: Mapping[str, int] = field(default_factory=dict)
+    digits: int = 12
 
     @property
     def usd(self) -> Decimal:
         """The booked amount in USD."""
         return to_decimal(self.nanos)
+
+    @property
+    def by_bucket(self) -> dict[str, Decimal]:
+        """Exact USD by bucket: input, cache_read, cache_write_<ttl>, output and server tools by name; no empty ones."""
+        return {name: _usd(amount, self.digits) for name, amount in self.exact.items() if amount}
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,27 +138,25 @@ class Rates:
     def cost(self, usage: Usage) -> Cost:
         """Price a usage exactly, in the tier of its input tokens and the mode of its traits; round up once."""
         cards, factors, unpriced = self._select(usage.traits)
-        card = next(card for card in reversed(cards) if usage.input_tokens > card.over or not card.over)
-        buckets = {"input": usage.input * card.input, "cache_read": usage.cache_read * card.read_rate()}
+        card = cards[0]
+        for tier in cards[1:]:
+            if usage.input_tokens > tier.over:
+                card = tier
+        factor, digits = prod(factors), 12 + 6 * len(factors)
+        exact = {"input": usage.input * card.input * factor, "output": usage.output * card.output * factor}
+        if usage.cache_read:
+            exact["cache_read"] = usage.cache_read * card.read_rate() * factor
         for ttl, tokens in usage.cache_write.items():
-            buckets[f"cache_write_{ttl}"] = tokens * card.write_rate(ttl)
-        buckets["output"] = usage.output * card.output
-        scaled = {name: picos * prod(factors) for name, picos in buckets.items()}
-        millionths = 6 * len(factors)
-        per_unit = {}
+            exact[f"cache_write_{ttl}"] = tokens * card.write_rate(ttl) * factor
+        rates = card.to_dict() | ({"factors": factors} if factors else {})
         for tool, calls in usage.tools.items():
             if (rate := self.per_unit.get(tool)) is not None:
-                scaled[tool], per_unit[tool] = calls * rate * 10**millionths, rate
+                exact[tool] = calls * rate * 10 ** (digits - 12)
+                rates.setdefault("per_unit", {})[tool] = rate
             elif calls:
                 unpriced.append(tool)
-        used = {"factors": list(factors)} if factors else {}
-        return Cost(
-            nanos=-(-sum(scaled.values()) // 10 ** (3 + millionths)),
-            by_bucket={name: _usd(amount, 12 + millionths) for name, amount in scaled.items() if amount},
-            usage=usage,
-            unpriced=tuple(unpriced),
-            rates=card.to_dict() | used | ({"per_unit": per_unit} if per_unit else {}),
-        )
+        nanos = -(-sum(exact.values()) // 10 ** (digits - 9))
+        return Cost(nanos, usage, tuple(unpriced), rates, exact, digits)
 
     def bound(
         self,
@@ -187,14 +192,14 @@ class Rates:
                 break
             most = min(input_tokens, cards[i + 1].over) if i + 1 < len(cards) else input_tokens
             picos = max(picos, most * card.dearest_input(cache_ttls) + output_tokens * card.output)
-        millionths = 10 ** (6 * len(factors))
+        millionths: int = 10 ** (6 * len(factors))
         return -(-(picos * prod(factors) + self._tools(tool_calls or {}) * millionths) // (1000 * millionths))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the whole row's rates as plain JSON types, as in the compiled book."""
         whole = {
             "cards": [card.to_dict() for card in self.cards],
-            "modes": [{"when": _lists(when), "cards": [card.to_dict() for card in cards]} for when, cards in self.modes],
+            "modes": [{"when": _lists(when), "cards": [card.to_dict() for card in mode]} for when, mode in self.modes],
             "factors": [{"when": _lists(when), "ppm": ppm} for when, ppm in self.factors],
             "per_unit": dict(self.per_unit),
         }

@@ -1,0 +1,122 @@
+"""What a caller asks for, checked and priced: the part of a verb before any command.
+
+Order of checks: arguments, price, bound. Frozen subjects, run guards, caps and pools are decided with the policy, later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from budget.commands import Amounts, Reservation
+from budget.config import Settings
+from budget.errors import ArgumentTypeError, ConfigError, Unbounded, UnknownModel
+from budget.estimate import Estimate
+from budget.ledger import dumps
+from budget.limits import check_attributes
+from budget.money import parse_usd
+from budget.run import Run, current
+from budget.usage import Usage
+
+__all__ = ["Ask", "count", "digest", "filled", "make_ask", "price"]
+
+
+@dataclass(slots=True)
+class Ask:
+    """What a caller asks a reservation for."""
+
+    amounts: Amounts
+    scope: dict[str, str]
+    run: Run | None
+    detail: dict[str, Any]
+    estimate: Estimate | None = None
+
+
+def make_ask(settings: Settings, what: object, tokens: object, attributes: Mapping[str, str]) -> Ask:
+    """Check a request for a reservation: an `Estimate`, or an amount of USD with `tokens=`.
+
+    Raises:
+        ArgumentTypeError, ConfigError: An argument cannot be used.
+        Unbounded: The request has no upper bound, and the policy refuses that.
+    """
+    run = current()
+    scope = {**(run.scope if run else {}), **check_attributes(attributes)}
+    if not isinstance(what, Estimate):
+        number = None if tokens is None else count(tokens, "tokens")
+        return Ask((parse_usd(what, "amount"), number, number, number, 1), scope, run, {})
+    if tokens is not None:
+        raise ConfigError("tokens: an estimate says how many")
+    scope["model"] = what.model
+    if what.provider:
+        scope["provider"] = what.provider
+    detail: dict[str, Any] = {"model": what.model, "provider": what.provider, "estimate": what.to_dict()}
+    detail |= {} if what.priced else {"unpriced": True}
+    amounts = what.amounts
+    if not what.closed:
+        if settings.allowance is None:
+            raise Unbounded(what.reasons)
+        amounts = (max(what.nanos_max, settings.allowance), *amounts[1:])
+    return Ask(amounts, scope, run, detail, what)
+
+
+def price(
+    settings: Settings, usage: Usage, model: str | None, provider: str | None, known: Reservation | None, now: int
+) -> tuple[Amounts, dict[str, Any]]:
+    """Return the amounts of a usage and what the ledger keeps of it.
+
+    The model as answered counts; where the book does not know it, the one the reservation was made for.
+
+    Raises:
+        ConfigError: Nobody says which model it was.
+        UnknownModel: No price, and the policy does not take that for free.
+    """
+    reserved = known.detail if known else {}
+    names = [name for name in (usage.model, model, reserved.get("model")) if name]
+    if not names:
+        raise ConfigError("model: the usage does not say which model; pass model=")
+    provider = provider or reserved.get("provider") or None
+    tokens = (usage.tokens, usage.input_tokens, usage.output, 1)
+    detail: dict[str, Any] = {"model": names[0], "usage": usage.to_dict()}
+    error: UnknownModel | None = None
+    for name in names:
+        try:
+            found = settings.book.find(name, provider)
+        except UnknownModel as unknown:
+            error = error or unknown
+            continue
+        cost = found.rates(known.made if known else now).cost(usage)
+        detail |= {"rates": cost.rates, "book": settings.book.hash}
+        detail |= {"priced_as": name} if name != names[0] else {}
+        detail |= {"unpriced": list(cost.unpriced)} if cost.unpriced else {}
+        return (cost.nanos, *tokens), detail
+    if settings.unpriced or reserved.get("unpriced"):
+        return (0, *tokens), {**detail, "unpriced": True}
+    assert error is not None
+    raise error
+
+
+def digest(ask: Ask, lease_us: int, parent: str | None) -> str:
+    """Return a digest of what the caller asked for: never of limits, windows or versions, which a retry may see changed."""
+    from hashlib import blake2b
+
+    return blake2b(dumps([ask.amounts, ask.scope, lease_us, parent]).encode(), digest_size=16).hexdigest()
+
+
+def filled(actual: Amounts, reserved: Amounts | None) -> Amounts:
+    """Return amounts in which what was not said is what was reserved."""
+    usual = reserved or (0, 0, 0, 0, 1)
+    return tuple((r or 0) if a is None else a for a, r in zip(actual, usual, strict=True))  # type: ignore[return-value]
+
+
+def count(value: object, name: str) -> int:
+    """Check a number of tokens.
+
+    Raises:
+        ArgumentTypeError, ConfigError: It is not an int from 0 to 2^53 - 1.
+    """
+    if type(value) is not int:
+        raise ArgumentTypeError(f"{name}: {type(value).__name__} is not an int")
+    if not 0 <= value < 2**53:
+        raise ConfigError(f"{name}: {value} is not from 0 to 2^53 - 1")
+    return value

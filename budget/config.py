@@ -1,0 +1,235 @@
+"""Configuration: an argument, then `BUDGET_*`, then `budget.toml` (working folder, then its parents), then defaults.
+
+Limits and prices of argument and file are joined. Whatever is not understood is an error; nothing is ignored.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from budget.errors import ArgumentTypeError, ConfigError
+from budget.limits import Limit
+from budget.money import parse_usd
+
+if TYPE_CHECKING:
+    from budget.prices import PriceBook
+
+__all__ = ["FILE", "Settings", "check_account", "default_store", "duration_us", "load"]
+
+FILE = "budget.toml"
+_KEYS = {"store", "account", "on_store_error", "on_unpriced", "on_unbounded", "store_timeout", "limits", "prices"}
+_ACCOUNT = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
+_DURATION = re.compile(r"(\d{1,9})([smhdw])", re.ASCII)
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+_YES = {"1", "true", "yes", "on"}
+_NO = {"", "0", "false", "no", "off"}
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What an engine is made of.
+
+    Attributes:
+        store: The store's URL.
+        account: One world of limits, pools and ledger in it.
+        limits: The limits of this process, in declaration order.
+        book: The price book, own rows included.
+        unpriced: Take a model without a price for free (tokens and requests are counted).
+        allowance: What a request without a bound may reserve, nano-dollars; None refuses it.
+        timeout: How long a verb may wait for the store, seconds; None is the store's own.
+        disabled: Every verb admits and records nothing.
+        outcome: What replaces the table of outcomes, or None.
+    """
+
+    store: str
+    account: str
+    limits: tuple[Limit, ...]
+    book: PriceBook
+    unpriced: bool
+    allowance: int | None
+    timeout: float | None
+    disabled: bool
+    outcome: Callable[..., str] | None
+
+
+def load(
+    *,
+    store: str | None = None,
+    account: str | None = None,
+    limits: Sequence[str | Limit] | None = None,
+    prices: object = None,
+    on_store_error: str | None = None,
+    on_unpriced: str | None = None,
+    on_unbounded: str | None = None,
+    store_timeout: float | None = None,
+    mode: str = "enforce",
+    outcome: Callable[..., str] | None = None,
+) -> Settings:
+    """Join arguments, environment and file into settings. See `Budget` for the arguments.
+
+    Raises:
+        ConfigError, ArgumentTypeError: A value cannot be used; the error names where it stands.
+    """
+    file = read_file()
+    environment = {name: os.environ.get(f"BUDGET_{name.upper()}") for name in _KEYS - {"limits", "prices"}}
+
+    def pick(name: str, argument: Any, default: Any) -> Any:
+        return next((v for v in (argument, environment[name], file.get(name)) if v is not None), default)
+
+    if mode != "enforce":
+        raise ConfigError(f"mode: {str(mode)[:20]!r} is not available in this version; use 'enforce'")
+    on_error = _choice("on_store_error", pick("on_store_error", on_store_error, "refuse"), ("refuse",), (
+        "local_allowance:", "allow:i-accept-unbounded-spend"))  # fmt: skip
+    assert on_error == "refuse"
+    unpriced = _choice("on_unpriced", pick("on_unpriced", on_unpriced, "refuse"), ("refuse", "allow"))
+    return Settings(
+        store=_text("store", pick("store", store, None)) or default_store(),
+        account=check_account(pick("account", account, "default")),
+        limits=(*_own_limits(limits), *_file_limits(file)),
+        book=_book(prices, file),
+        unpriced=unpriced == "allow",
+        allowance=_allowance(pick("on_unbounded", on_unbounded, "refuse")),
+        timeout=_timeout(pick("store_timeout", store_timeout, None)),
+        disabled=_flag("BUDGET_DISABLED"),
+        outcome=outcome,
+    )
+
+
+def read_file() -> dict[str, Any]:
+    """Read the nearest `budget.toml`, or nothing.
+
+    Raises:
+        ConfigError: It is not TOML, or has a key that means nothing.
+    """
+    here = Path.cwd()
+    path = next((folder / FILE for folder in (here, *here.parents) if (folder / FILE).is_file()), None)
+    if path is None:
+        return {}
+    import tomllib
+
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: {error}") from None
+    unknown = sorted(content.keys() - _KEYS)
+    if unknown:
+        raise ConfigError(f"{path}: {unknown[0]!r} means nothing here; known are {', '.join(sorted(_KEYS))}")
+    return content
+
+
+def default_store() -> str:
+    """Return the URL of the default store: `$XDG_DATA_HOME/budget/budget.db`. Its folder is made (mode 0700)."""
+    base = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    folder = Path(base) / "budget"
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError:
+        pass  # opening the store will say that its folder is missing, and that is a StoreUnavailable
+    return f"sqlite:///{folder / 'budget.db'}"
+
+
+def check_account(name: object) -> str:
+    """Check an account's name.
+
+    Raises:
+        ArgumentTypeError: It is not a string.
+        ConfigError: It is not 1 to 64 letters, digits, `_` or `-`.
+    """
+    if not isinstance(name, str):
+        raise ArgumentTypeError(f"account: {type(name).__name__} is not a name")
+    if not _ACCOUNT.fullmatch(name):
+        raise ConfigError(f"account: {name[:70]!r} is not 1 to 64 letters, digits, '_' or '-'")
+    return name
+
+
+def duration_us(text: str, name: str) -> int:
+    """Read a duration such as "7d", "12h", "30m", "45s" or "2w" as microseconds.
+
+    Raises:
+        ConfigError: It is none.
+    """
+    match = _DURATION.fullmatch(text) if isinstance(text, str) else None
+    if match is None:
+        raise ConfigError(f"{name}: {str(text)[:40]!r} is not a duration such as '7d', '12h' or '30m'")
+    return int(match[1]) * _SECONDS[match[2]] * 1_000_000
+
+
+def _own_limits(limits: Sequence[str | Limit] | None) -> list[Limit]:
+    if limits is None:
+        return []
+    if isinstance(limits, str) or not isinstance(limits, Sequence):
+        raise ArgumentTypeError("limits: a list of limits is needed, such as ['$500/day', Limit('$5/day', per='user')]")
+    return [item if isinstance(item, Limit) else Limit(item) for item in limits]
+
+
+def _file_limits(file: Mapping[str, Any]) -> list[Limit]:
+    found = []
+    for row in _tables(file, "limits"):
+        options = dict(row)
+        if not isinstance(text := options.pop("limit", None), str):
+            raise ConfigError(f"{FILE}: each [[limits]] needs limit = \"AMOUNT/WINDOW\"")
+        found.append(Limit(text, **{**options, "source": "file"}))
+    return found
+
+
+def _book(prices: object, file: Mapping[str, Any]) -> PriceBook:
+    from budget.prices import PriceBook
+
+    book = PriceBook.shipped()
+    rows = _tables(file, "prices")
+    book = book.overlay(rows) if rows else book
+    return book.overlay(prices) if prices is not None else book
+
+
+def _tables(file: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
+    rows = file.get(name, [])
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise ConfigError(f"{FILE}: write each of the {name} as a table [[{name}]]")
+    return rows
+
+
+def _choice(name: str, value: object, known: Sequence[str], later: Sequence[str] = ()) -> str:
+    if not isinstance(value, str):
+        raise ArgumentTypeError(f"{name}: {type(value).__name__} is not one of {', '.join(known)}")
+    if value in known:
+        return value
+    if any(value.startswith(start) for start in later):
+        raise ConfigError(f"{name}: {value[:40]!r} is not available in this version; use {known[0]!r}")
+    raise ConfigError(f"{name}: {value[:40]!r} is not one of {', '.join(known)}")
+
+
+def _allowance(value: object) -> int | None:
+    return None if value == "refuse" else parse_usd(value, "on_unbounded")
+
+
+def _timeout(value: object) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, str):
+        try:
+            value = float(value)
+        except ValueError:
+            raise ConfigError(f"store_timeout: {value[:20]!r} is not a number of seconds") from None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ArgumentTypeError(f"store_timeout: {type(value).__name__} is not a number of seconds")
+    if not 0 < value <= 3600:
+        raise ConfigError(f"store_timeout: {value!r} is not between 0 and 3600 seconds")
+    return float(value)
+
+
+def _text(name: str, value: object) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    raise ArgumentTypeError(f"{name}: {type(value).__name__} is not a string")
+
+
+def _flag(name: str) -> bool:
+    value = os.environ.get(name, "").strip().lower()
+    if value not in _YES | _NO:
+        raise ConfigError(f"{name}: {value[:20]!r} is not 1 or 0")
+    return value in _YES

@@ -1,0 +1,268 @@
+"""Provider: a small LLM provider on loopback, for `budget demo`, the tests and the benchmarks.
+
+It answers like a real one, deterministically: usage follows from the request, the text is `w0 w1 w2 ...`, and latency,
+errors, cuts and usage can be set, per server, by a script, or for one call by the header `x-demo` (see `Reply`).
+
+    with Provider() as provider:
+        client = Anthropic(base_url=provider.url, api_key="demo")
+
+`server.py` is the HTTP below it and `messages.py` the protocol it speaks; another protocol is one more such file and
+its cases in `_respond`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+from budget.demo import messages
+from budget.demo.messages import Rejected, Turn
+from budget.demo.reply import Reply
+from budget.demo.server import Answer, Request, Server
+from budget.errors import BudgetError
+
+__all__ = ["Provider", "Reply", "Request", "Seen"]
+
+_JSON = {"content-type": "application/json"}
+_SSE = {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache"}
+_HEADERS_KEPT = ("x-stainless-", "x-demo", "anthropic-", "idempotency-key", "user-agent")  # no key, no cookie
+
+
+@dataclass(slots=True)
+class Seen:
+    """One HTTP request as it arrived, and what became of it. Holds no text of the request, only sizes.
+
+    Attributes:
+        method: GET, POST ...
+        path: Without the query.
+        query: Without the question mark.
+        headers: Those of interest, names in lower case; never a key.
+        request_id: The id that the answer's header `request-id` carries.
+        at: When it arrived, in seconds since the epoch.
+        body_bytes: The body's size.
+        model: As asked for; None where the request names none.
+        stream: Whether events were asked for.
+        max_tokens: The request's bound, or None.
+        tag: Its header `x-demo-tag`, by which a test knows its calls.
+        status: The HTTP status of the answer; None where none was sent.
+        usage: What a provider would bill for a whole answer, as the answer's own usage block says it; None for
+            anything that is not an answer. Present also where `usage=none` kept it from the client.
+        events_sent: How many SSE events have left, pings and an `error` event counted too.
+        disconnected: The client went away before the answer was complete.
+    """
+
+    method: str
+    path: str
+    query: str
+    headers: dict[str, str]
+    request_id: str
+    at: float
+    body_bytes: int
+    model: str | None = None
+    stream: bool = False
+    max_tokens: int | None = None
+    tag: str | None = None
+    status: int | None = None
+    usage: dict[str, Any] | None = None
+    events_sent: int = 0
+    disconnected: bool = False
+
+    @property
+    def retry_count(self) -> int:
+        """Which attempt of its logical call this is, as the SDK says; 0 is the first."""
+        count = self.headers.get("x-stainless-retry-count", "")
+        return int(count) if count.isdecimal() else 0
+
+
+class Provider:
+    """A provider on a free loopback port, in its own thread, running while the `with` block does.
+
+    Args:
+        latency: Seconds before the first byte of every answer, where its Reply does not say.
+        output_tokens: Output of every answer whose request allows so much, where its Reply does not say.
+        script: Decides the Reply of each call; it runs in the server's thread and must not block. The header `x-demo`
+            still changes what it returns. An exception in it is answered with status 400, which no SDK retries.
+        port: The port to listen on; 0 takes a free one.
+
+    Attributes:
+        url: The base URL for a client; present once the block is entered.
+        requests: Every request since the start or the last `clear`, in the order of arrival.
+
+    Raises:
+        ArgumentTypeError: An amount that is not a number.
+        ConfigError: A negative amount; on entering, a port that cannot be listened on.
+    """
+
+    url: str
+
+    def __init__(
+        self,
+        *,
+        latency: float = 0.0,
+        output_tokens: int = 40,
+        script: Callable[[Request], Reply] | None = None,
+        port: int = 0,
+    ):
+        Reply(latency=latency, output=output_tokens)  # raises where one of them is wrong
+        default = Reply()
+        self._latency, self._output_tokens = latency, output_tokens
+        self._script = script or (lambda request: default)
+        self._server = Server(self._handle, port)
+        self._ids = itertools.count(1)
+        self._attempts: Counter[str] = Counter()
+        self._busy = 0
+        self.requests: list[Seen] = []
+
+    def __enter__(self) -> Self:
+        self.url = self._server.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._server.stop()
+
+    def clear(self) -> None:
+        """Forget the requests seen and the attempts counted so far."""
+        self.requests.clear()
+        self._attempts.clear()
+
+    def wait(self, timeout: float = 5.0) -> None:
+        """Block until no request is being answered, so that `events_sent` and `disconnected` are final.
+
+        Raises:
+            TimeoutError: One still is after so many seconds.
+        """
+        until = time.monotonic() + timeout
+        while self._busy:
+            if time.monotonic() > until:
+                raise TimeoutError(f"{self._busy} requests are still being answered after {timeout} s")
+            time.sleep(0.001)
+
+    async def _handle(self, request: Request, answer: Answer) -> None:
+        self._busy += 1
+        seen = _seen(request, f"req_demo{next(self._ids):08d}")
+        self.requests.append(seen)
+        try:
+            await self._respond(request, answer, seen)
+        except Rejected as no:
+            _send_error(answer, seen, no.status, no.message)
+        except asyncio.CancelledError:
+            seen.disconnected = answer.lost
+            raise
+        finally:
+            self._busy -= 1
+
+    async def _respond(self, request: Request, answer: Answer, seen: Seen) -> None:
+        reply = self._reply(request)
+        attempt = self._attempt(seen)
+        if latency := self._latency if reply.latency is None else reply.latency:
+            await asyncio.sleep(latency)
+        if reply.hang is not None:
+            await asyncio.sleep(reply.hang)
+            return
+        status = reply.status
+        if reply.fail_first and attempt <= reply.fail_first[0]:
+            status = reply.fail_first[1]
+        if status != 200:
+            _send_error(answer, seen, status, "x-demo asked for this error", reply.retry_after)
+            return
+        match request.method, request.path:
+            case "POST", "/v1/messages":
+                await self._message(_body(request), reply, answer, seen)
+            case "POST", "/v1/messages/count_tokens":
+                _send_json(answer, seen, 200, messages.count_tokens(_body(request)))
+            case "GET", "/v1/models":
+                _send_json(answer, seen, 200, messages.models())
+            case method, path:
+                raise Rejected(404, f"{method} {path}: there is no such endpoint here")
+
+    async def _message(self, body: object, reply: Reply, answer: Answer, seen: Seen) -> None:
+        turn = Turn.of(body, reply, self._output_tokens, seen.request_id.replace("req_", "msg_"))
+        seen.usage = turn.usage(turn.output)
+        if seen.stream:
+            await _stream(turn, answer, seen)
+        elif reply.cut is None:
+            _send_json(answer, seen, 200, messages.message(turn))
+
+    def _reply(self, request: Request) -> Reply:
+        try:
+            return self._script(request).steered(request.headers.get("x-demo", ""))
+        except BudgetError as error:
+            raise Rejected(400, str(error)) from None
+        except Exception as error:  # the caller's code; this thread has nobody else to tell
+            raise Rejected(400, f"script raised {type(error).__name__}") from None
+
+    def _attempt(self, seen: Seen) -> int:
+        if seen.tag is None:
+            return seen.retry_count + 1
+        self._attempts[seen.tag] += 1
+        return self._attempts[seen.tag]
+
+
+def _seen(request: Request, request_id: str) -> Seen:
+    seen = Seen(
+        method=request.method,
+        path=request.path,
+        query=request.query,
+        headers={name: value for name, value in request.headers.items() if name.startswith(_HEADERS_KEPT)},
+        request_id=request_id,
+        at=time.time(),
+        body_bytes=len(request.body),
+        tag=request.headers.get("x-demo-tag"),
+    )
+    try:
+        body = request.json
+    except ValueError:
+        return seen
+    if isinstance(body, dict):
+        model, bound = body.get("model"), body.get("max_tokens")
+        seen.model = model if isinstance(model, str) else None
+        seen.max_tokens = bound if type(bound) is int else None
+        seen.stream = body.get("stream") is True
+    return seen
+
+
+def _body(request: Request) -> object:
+    try:
+        body: object = request.json
+    except ValueError:
+        raise Rejected(400, "the body is not JSON") from None
+    return body
+
+
+async def _stream(turn: Turn, answer: Answer, seen: Seen) -> None:
+    reply, events = turn.reply, list(messages.events(turn))
+    if reply.error_event is not None:
+        events = [*events[: reply.error_event], messages.error_event()]
+    if reply.cut is not None:
+        events = events[: reply.cut]
+    seen.status = 200
+    answer.begin(200, {**_SSE, "request-id": seen.request_id})
+    for event in events:
+        if reply.pace:
+            answer.flush()
+            await asyncio.sleep(reply.pace)
+        seen.events_sent += 1  # before it leaves: the client may look at the log as soon as it has the event
+        answer.send(event)
+    if reply.cut is None:
+        answer.end()
+
+
+def _send_json(
+    answer: Answer, seen: Seen, status: int, body: dict[str, Any], headers: Mapping[str, str] | None = None
+) -> None:
+    seen.status = status
+    answer.whole(status, {**_JSON, "request-id": seen.request_id, **(headers or {})}, json.dumps(body).encode())
+
+
+def _send_error(answer: Answer, seen: Seen, status: int, message: str, retry_after: float | None = None) -> None:
+    headers = {} if retry_after is None else {"retry-after": f"{retry_after:g}"}
+    _send_json(answer, seen, status, messages.error(status, message, seen.request_id), headers)

@@ -1,0 +1,197 @@
+"""Estimates: what one request is expected to cost, and the most it can cost, made before it is sent.
+
+    usd_max = input bound x dearest input bucket the request can touch + output bound x output rate
+
+in the tier that the bound reaches. Tokens come from the estimator (or from the caller), prices from the price book; no
+text of the request is kept, only counts, so that an estimate can be asked again for another model or output bound.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+from budget.errors import ArgumentTypeError, ConfigError, UnknownModel
+from budget.money import format_usd, parse_usd, to_decimal
+from budget.usage import Usage
+
+if TYPE_CHECKING:
+    from budget.commands import Amounts
+    from budget.estimator import Measure
+    from budget.prices import Model, PriceBook
+
+__all__ = ["Estimate", "estimate_body", "estimate_counts"]
+
+_TOKENIZERS = {"messages": "claude-2"}  # per endpoint, for a model whose row names none: the one that bounds highest
+_MAX_TOKENS = 2**31
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What one request is expected to cost, and the most it can cost.
+
+    Attributes:
+        model, provider: As the price book names them.
+        input_tokens: Expected input tokens.
+        input_tokens_max: The most input tokens it can have.
+        output_tokens_max: The most output tokens it can have.
+        nanos, nanos_max: Expected and largest cost in nano-dollars.
+        closed: False if no upper bound exists; the figures then cover only what is visible.
+        reasons: Why there is no bound.
+        priced: False if the model has no price and the policy allows that.
+    """
+
+    model: str
+    provider: str
+    input_tokens: int
+    input_tokens_max: int
+    output_tokens_max: int
+    nanos: int
+    nanos_max: int
+    reasons: tuple[str, ...] = ()
+    priced: bool = True
+    thinking: bool = False
+    cache_ttls: frozenset[str] = frozenset()
+    traits: tuple[tuple[str, str], ...] = ()
+    measure: Measure | None = None
+
+    @property
+    def closed(self) -> bool:
+        """Whether an upper bound exists."""
+        return not self.reasons
+
+    @property
+    def usd(self) -> Decimal:
+        """The expected cost. Until a history of answers is learned from, it expects the whole output bound."""
+        return to_decimal(self.nanos)
+
+    @property
+    def usd_max(self) -> Decimal:
+        """The most it can cost."""
+        return to_decimal(self.nanos_max)
+
+    def exceeds(self, cap: str | Decimal) -> bool:
+        """Whether the most it can cost is above a cap, such as "$0.10", or has no bound at all."""
+        return not self.closed or self.nanos_max > parse_usd(cap, "cap")
+
+    @property
+    def amounts(self) -> Amounts:
+        """What a reservation of it sets aside, per unit."""
+        tokens = self.input_tokens_max + self.output_tokens_max
+        return self.nanos_max, tokens, self.input_tokens_max, self.output_tokens_max, 1
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON types."""
+        return {
+            "model": self.model,
+            "provider": self.provider,
+            "input_tokens": self.input_tokens,
+            "input_tokens_max": self.input_tokens_max,
+            "output_tokens_max": self.output_tokens_max,
+            "usd": format_usd(self.nanos),
+            "usd_max": format_usd(self.nanos_max),
+            "closed": self.closed,
+            "reasons": list(self.reasons),
+        }
+
+
+def estimate_body(
+    book: PriceBook, body: Mapping[str, Any], provider: str | None, endpoint: str, at_us: int, unpriced: bool
+) -> Estimate:
+    """Estimate a request body.
+
+    Args:
+        book: The price book.
+        body: The request as it would be sent, as plain or SDK types.
+        provider: Whose API it goes to; None looks the model up at every provider.
+        endpoint: The API's endpoint, such as "messages".
+        at_us: Which day's prices.
+        unpriced: Take a model without a price for free (its tokens are counted).
+
+    Raises:
+        UnknownModel: The model has no price, and `unpriced` is False.
+        ConfigError, ArgumentTypeError: The body has no model, or is not of the endpoint's shape.
+    """
+    from budget.estimator import measure
+
+    name = body.get("model")
+    if not isinstance(name, str):
+        raise ArgumentTypeError(f"model: {type(name).__name__} is not the name of a model")
+    model = _find(book, name, provider, unpriced)
+    found = measure(body, provider=(provider or (model.provider if model else None)) or "anthropic", endpoint=endpoint)
+    tokenizer = (model.tokenizer if model else None) or _TOKENIZERS[endpoint]
+    output = found.output_max if found.output_max is not None else (model.max_output if model else None)
+    reasons = found.reasons if output is not None else (*found.reasons, "no max_tokens, and the model has no known ceiling")
+    counted = Estimate(
+        model.id if model else name, (model.provider if model else provider) or "", found.expected(tokenizer),
+        found.bound(tokenizer), output or 0, 0, 0, tuple(reasons), model is not None, found.thinking, found.cache_ttls,
+        tuple(sorted(found.traits.items())), found,
+    )  # fmt: skip
+    return _price(counted, model, at_us)
+
+
+def estimate_counts(
+    book: PriceBook, name: str, provider: str | None, input_tokens: int, output_tokens: int, at_us: int, unpriced: bool
+) -> Estimate:
+    """Estimate a request of which only the counts are known; they are taken for bounds.
+
+    Raises:
+        UnknownModel: The model has no price, and `unpriced` is False.
+        ConfigError, ArgumentTypeError: A count is not an int from 0 to 2^31.
+    """
+    for argument, count in (("input_tokens", input_tokens), ("output_tokens", output_tokens)):
+        if type(count) is not int:
+            raise ArgumentTypeError(f"{argument}: {type(count).__name__} is not an int")
+        if not 0 <= count <= _MAX_TOKENS:
+            raise ConfigError(f"{argument}: {count} is not from 0 to 2^31")
+    model = _find(book, name, provider, unpriced)
+    names = (model.id, model.provider) if model else (name, provider or "")
+    counted = Estimate(*names, input_tokens, input_tokens, output_tokens, 0, 0, priced=model is not None)
+    return _price(counted, model, at_us)
+
+
+def again(book: PriceBook, estimate: Estimate, model_name: str, at_us: int) -> Estimate:
+    """Estimate the same request on another model.
+
+    Raises:
+        UnknownModel: The model has no price.
+    """
+    model = book.find(model_name)
+    measure = estimate.measure
+    if measure is None:
+        return _price(replace(estimate, model=model.id, provider=model.provider, priced=True), model, at_us)
+    tokenizer = model.tokenizer or _TOKENIZERS["messages"]
+    output = measure.output_max if measure.output_max is not None else model.max_output
+    counted = replace(
+        estimate, model=model.id, provider=model.provider, priced=True, output_tokens_max=output or 0,
+        input_tokens=measure.expected(tokenizer), input_tokens_max=measure.bound(tokenizer),
+    )  # fmt: skip
+    return _price(counted, model, at_us)
+
+
+def with_output(book: PriceBook, estimate: Estimate, output_tokens: int, at_us: int) -> Estimate:
+    """Estimate the same request with another output bound."""
+    model = book.find(estimate.model, estimate.provider or None) if estimate.priced else None
+    return _price(replace(estimate, output_tokens_max=output_tokens), model, at_us)
+
+
+def _price(estimate: Estimate, model: Model | None, at_us: int) -> Estimate:
+    if model is None:
+        return replace(estimate, nanos=0, nanos_max=0)
+    rates, traits = model.rates(at_us), dict(estimate.traits)
+    expected = rates.cost(Usage(input=estimate.input_tokens, output=estimate.output_tokens_max, traits=traits)).nanos
+    bound = rates.bound(
+        estimate.input_tokens_max, estimate.output_tokens_max, cache_ttls=estimate.cache_ttls, traits=traits
+    )
+    return replace(estimate, nanos=min(expected, bound), nanos_max=bound)
+
+
+def _find(book: PriceBook, name: str, provider: str | None, unpriced: bool) -> Model | None:
+    try:
+        return book.find(name, provider)
+    except UnknownModel:
+        if unpriced:
+            return None
+        raise

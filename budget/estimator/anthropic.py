@@ -1,0 +1,276 @@
+"""Anthropic Messages: walk a request body once, count every string, and name what has no upper bound.
+
+Closed are the shapes whose whole cost is in the request: text, tool calls and results, thinking, documents and search
+results given as text, client tools. Open, with a reason, is what brings input from elsewhere or repeats the call on the
+server (server tools, containers, MCP, threads, compaction, fallbacks), what is not measured yet (images, PDF) and
+whatever is not known here: a type, a role, a field. What is open is not counted.
+
+The fields and types are those of the SDK `anthropic` 2.12 (types/message_create_params.py and types/beta/, read
+2026-11-21), with `temperature`, `top_k`, `top_p` and `output_format`, which earlier versions send.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from budget.errors import ArgumentTypeError, ConfigError
+from budget.estimator.bounds import Measure
+from budget.estimator.plain import as_fields, as_items, compact, shown
+from budget.estimator.tokens import count
+from budget.usage import Usage
+
+__all__ = ["FIELDS", "measure"]
+
+_TRAITS = ("service_tier", "speed", "inference_geo")
+# fmt: off
+_FREE = frozenset({
+    "model", "metadata", "stop_sequences", "stream", "temperature", "top_k", "top_p", "tool_choice", "diagnostics",
+    "billing_policy", "betas", "user_profile_id", "workspace_id",
+    "fallback_credit_token",  # only lowers the price of cache writes
+})
+_READ = frozenset({
+    "messages", "system", "tools", "max_tokens", "cache_control", "thinking", "output_config", "output_format",
+    "context_management",
+})
+_TOOL_FIELDS = frozenset({
+    "type", "name", "description", "input_schema", "cache_control", "strict", "defer_loading", "allowed_callers",
+    "input_examples", "eager_input_streaming", "max_characters",
+})
+# fmt: on
+_OPEN = {
+    "container": "files and skills of a container are not in the request",
+    "mcp_servers": "their tools and answers are not in the request",
+    "fallbacks": "other models may answer too, at their own price",
+    "compaction": "a compaction request",
+    "thread": "the conversation is kept by the server",
+}
+FIELDS = _FREE | _READ | _OPEN.keys() | frozenset(_TRAITS)
+
+_BLOCK_FIELDS = {
+    "text": {"text", "citations"},
+    "tool_use": {"id", "name", "input", "caller", "toolset_name"},
+    "tool_result": {"tool_use_id", "content", "is_error", "toolset_name"},
+    "thinking": {"thinking", "signature"},
+    "redacted_thinking": {"data"},
+    "search_result": {"content", "source", "title", "citations"},
+    "document": {"source", "title", "context", "citations"},
+}
+_CONTENT = frozenset(_BLOCK_FIELDS)
+_RESULT = frozenset({"text", "search_result", "document"})
+_TEXT = frozenset({"text"})
+_ROLES = {"user": _CONTENT, "assistant": _CONTENT, "system": _TEXT}
+
+_CLIENT_TOOLS: Mapping[str | None, tuple[str, ...]] = {  # by type: what the provider's own schema is counted as
+    None: (),
+    "custom": (),
+    "bash_20241022": ("bash",),
+    "bash_20250124": ("bash",),
+    "text_editor_20241022": ("text_editor",),
+    "text_editor_20250124": ("text_editor",),
+    "text_editor_20250429": ("text_editor",),
+    "text_editor_20250728": ("text_editor",),
+    "memory_20250818": ("memory",),
+}
+_SHRINKING_EDITS = ("clear_tool_uses_20250919", "clear_thinking_20251015")
+_REASONS_SHOWN = 20
+
+
+def measure(body: Mapping[str, Any]) -> Measure:
+    """Walk a Messages body once.
+
+    Raises:
+        ConfigError: A shape that the API does not take; names the place.
+        ArgumentTypeError: Something in the body is not JSON.
+    """
+    walk = _Walk()
+    if body.get("messages") is None:
+        raise ConfigError("messages: is missing; pass a list of messages")
+    for i, message in enumerate(as_items(body["messages"], "messages")):
+        walk.message(message, f"messages[{i}]")
+    if (system := body.get("system")) is not None:
+        walk.messages += 1
+        walk.content(system, "system", _TEXT)
+    walk.tools_offered(body.get("tools"))
+    walk.options(body)
+    return walk.result(_output_max(body.get("max_tokens")), _traits(body))
+
+
+class _Walk:
+    """What was found so far."""
+
+    def __init__(self) -> None:
+        self.base_tokens = self.tool_tokens = self.schema_tokens = 0
+        self.messages = self.parts = self.documents = self.blocks = self.tools = 0
+        self.thinking = self.citations = self.task_budget = False
+        self.builtin: list[str] = []
+        self.ttls: set[str] = set()
+        self.reasons: list[str] = []
+        self._open = 0
+
+    def result(self, output_max: int | None, traits: Mapping[str, str]) -> Measure:
+        more = [f"and {self._open - len(self.reasons)} more"] if self._open > len(self.reasons) else []
+        return Measure(
+            base_tokens=self.base_tokens,
+            tool_tokens=self.tool_tokens,
+            schema_tokens=self.schema_tokens,
+            messages=self.messages,
+            parts=self.parts,
+            documents=self.documents,
+            blocks=self.blocks,
+            tools=self.tools,
+            builtin=tuple(self.builtin),
+            output_max=output_max,
+            cache_ttls=frozenset(self.ttls),
+            traits=traits,
+            thinking=self.thinking,
+            citations=self.citations,
+            task_budget=self.task_budget,
+            reasons=(*self.reasons, *more),
+        )
+
+    def message(self, message: object, place: str) -> None:
+        fields = as_fields(message, place)
+        self.messages += 1
+        role = fields.get("role")
+        if role is None:
+            raise ConfigError(f"{place}.role: is missing; it must be one of {', '.join(_ROLES)}")
+        if not isinstance(role, str) or role not in _ROLES:
+            self._reason(place, f"unknown role {shown(role)}")
+            return
+        known = {"role", "content"} | ({"clear_at", "output_config"} if role == "system" else set())
+        self._unknown_fields(fields, known, place)
+        if fields.get("content") is not None:
+            self.content(fields["content"], f"{place}.content", _ROLES[role])
+        elif role != "system":
+            raise ConfigError(f"{place}.content: is missing; it must be a string or a list of blocks")
+
+    def content(self, content: object, place: str, allowed: frozenset[str]) -> None:
+        if isinstance(content, str):
+            self.base_tokens += count(content)
+            return
+        for i, block in enumerate(as_items(content, place)):
+            self._block(as_fields(block, f"{place}[{i}]"), f"{place}[{i}]", allowed)
+
+    def _block(self, block: Mapping[str, Any], place: str, allowed: frozenset[str]) -> None:
+        kind = block.get("type")
+        if kind is None:
+            raise ConfigError(f"{place}.type: is missing")
+        self._cache(block, place)
+        if not isinstance(kind, str) or kind not in allowed:
+            self._reason(place, shown(kind))
+            return
+        self._unknown_fields(block, {"type", "cache_control"} | _BLOCK_FIELDS[kind], place)
+        nested: tuple[str, ...] = ()
+        if kind in ("tool_use", "tool_result"):
+            self.blocks += 1
+            nested = ("content",) if kind == "tool_result" else ()
+        elif kind in ("text", "document", "search_result"):
+            self.parts += 1
+        if kind in ("document", "search_result"):
+            self.documents += 1
+            nested = ("content", "source") if kind == "document" else ("content",)
+            cited = block.get("citations")
+            self.citations |= cited is not None and as_fields(cited, f"{place}.citations").get("enabled") is True
+        for name in _BLOCK_FIELDS[kind] - set(nested):
+            self._value(block.get(name), f"{place}.{name}")
+        if kind == "document":
+            self._document_source(block.get("source"), place)
+        elif block.get("content") is not None:
+            self.content(block["content"], f"{place}.content", _RESULT if kind == "tool_result" else _TEXT)
+
+    def _document_source(self, source: object, place: str) -> None:
+        fields = as_fields(source, f"{place}.source")
+        kind = fields.get("type")
+        if kind == "text":
+            self._value(fields.get("data"), f"{place}.source.data")
+        elif kind == "content":
+            self.content(fields.get("content"), f"{place}.source.content", _TEXT)
+        else:
+            self._reason(place, f"document from {shown(kind)}")
+
+    def _value(self, value: object, place: str) -> None:
+        """Count a field of a block: a string as it is, an object or list as JSON; flags and null cost nothing."""
+        if isinstance(value, str):
+            self.base_tokens += count(value)
+        elif value is not None and not isinstance(value, (int, float)):
+            self.base_tokens += count(compact(value, place))
+
+    def tools_offered(self, tools: object) -> None:
+        for i, tool in enumerate(as_items(tools, "tools") if tools is not None else ()):
+            place = f"tools[{i}]"
+            fields = as_fields(tool, place)
+            self._cache(fields, place)
+            kind = fields.get("type")
+            if kind is not None and (not isinstance(kind, str) or kind not in _CLIENT_TOOLS):
+                self._reason(place, shown(kind))
+                continue
+            self._unknown_fields(fields, _TOOL_FIELDS, place)
+            self.tools += 1
+            self.builtin.extend(_CLIENT_TOOLS.get(kind, ()))
+            visible = {name: value for name, value in fields.items() if name != "cache_control"}
+            self.tool_tokens += count(compact(visible, place))
+
+    def options(self, body: Mapping[str, Any]) -> None:
+        self._unknown_fields(body, FIELDS, "")
+        self._cache(body, "")
+        for name, why in _OPEN.items():
+            if body.get(name) not in (None, [], ()):
+                self._reason(name, why)
+        if (thinking := body.get("thinking")) is not None:
+            self.thinking = as_fields(thinking, "thinking").get("type") != "disabled"
+        if (edits := body.get("context_management")) is not None:
+            self._context_management(as_fields(edits, "context_management"))
+        if (config := body.get("output_config")) is not None:
+            config = as_fields(config, "output_config")
+            self._unknown_fields(config, {"effort", "format", "task_budget"}, "output_config")
+            self.task_budget = config.get("task_budget") is not None
+            self._schema(config.get("format"), "output_config.format")
+        self._schema(body.get("output_format"), "output_format")
+
+    def _schema(self, schema: object, place: str) -> None:
+        if schema is not None:
+            self.schema_tokens += count(compact(as_fields(schema, place), place))
+
+    def _context_management(self, config: Mapping[str, Any]) -> None:
+        self._unknown_fields(config, {"edits"}, "context_management")
+        edits = config.get("edits")
+        for i, edit in enumerate(as_items(edits, "context_management.edits") if edits is not None else ()):
+            place = f"context_management.edits[{i}]"
+            kind = as_fields(edit, place).get("type")
+            if kind not in _SHRINKING_EDITS:
+                self._reason(place, shown(kind))
+
+    def _cache(self, holder: Mapping[str, Any], place: str) -> None:
+        if (control := holder.get("cache_control")) is None:
+            return
+        place = f"{place}.cache_control".lstrip(".")
+        ttl = as_fields(control, place).get("ttl")
+        if ttl in (None, "5m", "1h"):
+            self.ttls.add(ttl or "5m")
+        else:
+            self._reason(place, f"unknown ttl {shown(ttl)}")
+
+    def _unknown_fields(self, fields: Mapping[str, Any], known: frozenset[str] | set[str], place: str) -> None:
+        for name, value in fields.items():
+            if name not in known and value is not None:
+                self._reason(f"{place}.{shown(name)}".lstrip("."), "unknown field")
+
+    def _reason(self, place: str, what: str) -> None:
+        self._open += 1
+        if len(self.reasons) < _REASONS_SHOWN:
+            self.reasons.append(f"{place}: {what}")
+
+
+def _output_max(value: object) -> int | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ArgumentTypeError(f"max_tokens: must be an int, not {type(value).__name__}")
+    if value < 0:
+        raise ConfigError(f"max_tokens: {value} is negative; 0 only fills the prompt cache, else it must be positive")
+    return value
+
+
+def _traits(body: Mapping[str, Any]) -> Mapping[str, str]:
+    return Usage.of({"input_tokens": 0, **{name: body.get(name) for name in _TRAITS}}).traits

@@ -1,0 +1,186 @@
+"""A guarded block or call: reserve, keep the lease, end exactly once, on every way out.
+
+`Guard` is what `with budget.reservation(...)` uses and what wrapped clients build on. Whatever ends it first wins:
+an explicit reconcile or refund, the end of the block, an exception, a cancellation, or the finalizer of a stream that was
+dropped. An end that nobody can wait for (a cancelled task, a finalizer) is handed to the store, which carries it out.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+
+from budget.asks import Ask
+from budget.commands import Amounts, Reconcile, Refund, Reservation
+from budget.errors import BudgetError, ConfigError, StoreUnavailable
+from budget.outcome import REFUND, outcome
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from budget.engine import Budget
+    from budget.verbs import Flow
+
+__all__ = ["Guard"]
+
+_log = logging.getLogger("budget")
+_AS_RESERVED: Amounts = (None, None, None, None, None)
+
+
+class Guard:
+    """Money set aside for one block, and its end. `Budget.reservation(...)` makes it.
+
+    Attributes:
+        stored: The reservation, once the block is entered.
+    """
+
+    def __init__(self, budget: Budget, ask: Ask, lease_us: int):
+        self._budget, self._engine = budget, budget.engine
+        self._ask, self._lease_us = ask, lease_us
+        self._lock = Lock()
+        self._ending = False
+        self.stored: Reservation | None = None
+
+    @property
+    def id(self) -> str:
+        """The reservation's id."""
+        return self._known.id
+
+    @property
+    def usd(self) -> Any:
+        """What was set aside, Decimal USD."""
+        return self._known.usd
+
+    @property
+    def ended(self) -> bool:
+        """Whether an end was handed to the store."""
+        return self._ending
+
+    @property
+    def _known(self) -> Reservation:
+        if self.stored is None:
+            raise ConfigError("reservation: enter it first, with `with` or `async with`")
+        return self.stored
+
+    # Beginning.
+
+    def begin(self) -> Guard:
+        """Reserve, or raise what `Budget.reserve` raises."""
+        if not self._engine.settings.disabled:
+            self._kept(self._engine.drive(self._reserve(), call_back=True))
+        return self
+
+    async def abegin(self) -> Guard:
+        """Reserve without blocking the event loop."""
+        if not self._engine.settings.disabled:
+            self._kept(await self._engine.adrive(self._reserve(), call_back=True))
+        return self
+
+    def _reserve(self) -> Flow:
+        return self._engine.verbs.reserve(self._ask, self._engine.verbs.new_id(), self._lease_us)
+
+    def _kept(self, reservation: Reservation) -> None:
+        self.stored = reservation
+        self._engine.leases.keep(reservation.id, self._lease_us)
+
+    # Ending: each returns False if it had ended before.
+
+    def claim(self) -> bool:
+        """Take the right to end it; True for the first who asks. Takes no lock that a finalizer could wait for."""
+        if self._ending or self.stored is None or not self._lock.acquire(blocking=False):
+            return False
+        self._ending = True
+        self._engine.leases.drop(self.stored.id)
+        return True
+
+    def reconcile(self, usage: object = None, *, usd: object = None, tokens: int | None = None) -> None:
+        """Replace the reservation by the true cost. See `Budget.reconcile`.
+
+        Raises:
+            ConfigError, ArgumentTypeError: The cost cannot be read; the block is still open.
+            StoreUnavailable: The store did not answer in time.
+        """
+        if self._engine.settings.disabled:
+            return
+        flow = self._budget._reconcile_flow(self._known, usage, usd, tokens, None)
+        self._engine.drive(flow)
+        self.claim()
+
+    def refund(self) -> None:
+        """Make the whole reservation available again: nothing was billed."""
+        if self._engine.settings.disabled:
+            return
+        self._engine.drive(self._engine.verbs.refund(self._known, {}))
+        self.claim()
+
+    def end(self, amounts: Amounts, detail: Mapping[str, Any], refund: bool = False) -> bool:
+        """End it and wait for the store; a failure is logged, not raised: the call has happened."""
+        if not self.claim():
+            return False
+        try:
+            self._engine.drive(self._end_flow(amounts, detail, refund))
+        except BudgetError as error:
+            self._failed(error)
+        except BaseException:
+            # The command is with the store and will be carried out; only the wait was interrupted.
+            raise
+        return True
+
+    async def aend(self, amounts: Amounts, detail: Mapping[str, Any], refund: bool = False) -> bool:
+        """Like `end`, without blocking the event loop. A cancellation interrupts the wait, not the end."""
+        if not self.claim():
+            return False
+        try:
+            await self._engine.adrive(self._end_flow(amounts, detail, refund))
+        except BudgetError as error:
+            self._failed(error)
+        return True
+
+    def post(self, amounts: Amounts, detail: Mapping[str, Any], refund: bool = False) -> bool:
+        """Hand the end to the store without waiting: for finalizers and cancelled tasks."""
+        if not self.claim():
+            return False
+        id = self._known.id
+        self._engine.post(Refund(id, detail) if refund else Reconcile(id, amounts, detail))
+        return True
+
+    def _end_flow(self, amounts: Amounts, detail: Mapping[str, Any], refund: bool) -> Flow:
+        verbs = self._engine.verbs
+        return verbs.refund(self._known, detail) if refund else verbs.reconcile(self._known, amounts, detail)
+
+    def _failed(self, error: BudgetError) -> None:
+        sure = "it is charged when its lease ends" if isinstance(error, StoreUnavailable) else "it has another end"
+        _log.warning("reservation %s: its end was not booked (%s); %s", self._known.id, error, sure)
+
+    def unanswered(
+        self, error: BaseException | None, attempts: int | None, statuses: Sequence[int] = ()
+    ) -> tuple[Amounts, dict[str, Any], bool]:
+        """Return how a call without a usage ends, by the table of outcomes: (amounts, detail, refund)."""
+        decide = self._engine.settings.outcome or outcome
+        cause = type(error).__name__ if error is not None else "no usage"
+        if decide(error, attempts, statuses) == REFUND:
+            return _AS_RESERVED, {"outcome": cause}, True
+        return _AS_RESERVED, {"outcome": cause, "estimated": True}, False
+
+    # The block.
+
+    def __enter__(self) -> Guard:
+        return self.begin()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.end(*self.unanswered(error, None))
+
+    async def __aenter__(self) -> Guard:
+        return await self.abegin()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aend(*self.unanswered(error, None))
+
+    def __repr__(self) -> str:
+        return f"Guard({self.stored.id if self.stored else 'not entered'})"

@@ -1,0 +1,62 @@
+"""How a call that did not answer with a usage ends: the table of outcomes, as one function.
+
+A reservation is refunded only where providers surely bill nothing, and only if that holds for every attempt. Whatever is
+uncertain is charged, marked `estimated`: a guess is never to the user's advantage, and never zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+__all__ = ["CHARGE", "REFUND", "outcome", "unbilled_status"]
+
+REFUND = "refund"
+CHARGE = "charge"
+
+_UNCERTAIN_4XX = {408, 409}  # a proxy may answer these after the model ran, and both SDKs retry them
+_UNBILLED_5XX = {500, 503, 529}
+_NEVER_CONNECTED = {"ConnectError", "ConnectTimeout", "PoolTimeout", "UnsupportedProtocol", "ConnectionRefusedError"}
+
+
+def outcome(error: BaseException | None, attempts: int | None, statuses: Sequence[int] = ()) -> str:
+    """Say whether a call without a usage is refunded or charged.
+
+    Args:
+        error: What ended the call; None for an answer without usage.
+        attempts: HTTP attempts that were begun; None if nobody counted them.
+        statuses: The status of each attempt that got an HTTP answer.
+
+    Returns:
+        `REFUND` or `CHARGE`.
+    """
+    if attempts == 0:
+        return REFUND
+    if error is None or not all(map(unbilled_status, statuses)):
+        return CHARGE
+    answered = len(statuses)
+    status = _status(error)
+    if status is not None:
+        unknown = 0 if attempts is None else attempts - max(answered, 1)
+        return REFUND if unbilled_status(status) and unknown <= 0 else CHARGE
+    if any(type(cause).__name__ in _NEVER_CONNECTED for cause in _causes(error)):
+        unknown = 0 if attempts is None else attempts - answered - 1
+        return REFUND if unknown <= 0 else CHARGE
+    return CHARGE
+
+
+def unbilled_status(status: int) -> bool:
+    """Whether providers bill nothing for an HTTP answer: 4xx except 408 and 409; 500, 503, 529."""
+    return (400 <= status < 500 and status not in _UNCERTAIN_4XX) or status in _UNBILLED_5XX
+
+
+def _status(error: BaseException) -> int | None:
+    status = getattr(error, "status_code", None)
+    return status if isinstance(status, int) and not isinstance(status, bool) else None
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    for _ in range(16):
+        if error is None:
+            return
+        yield error
+        error = error.__cause__ or error.__context__

@@ -1,0 +1,65 @@
+"""A pool as people see it: the state of one limit for one subject, now."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+from budget.commands import Bucket
+from budget.limits import Limit
+from budget.money import to_decimal
+from budget.window import FOREVER, at_zone
+
+__all__ = ["Pool", "make_pool"]
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """The state of one limit for one subject. Amounts are Decimal USD, or int for other units.
+
+    Attributes:
+        limit: The `Limit`; `.amount` is what may be spent.
+        subject: Whose it is: `{"user": "alice"}`; None stands for calls without the attribute; {} is everybody.
+        unit: usd, tokens, input_tokens, output_tokens or requests.
+        spent, reserved, available: In the present window; available = limit - spent - reserved.
+        since: When counting began, later than the window's start for a new limit.
+        resets_at: When the window ends, or None.
+    """
+
+    limit: Limit
+    subject: Mapping[str, str | None]
+    unit: str
+    spent: Decimal | int
+    reserved: Decimal | int
+    available: Decimal | int
+    since: datetime
+    resets_at: datetime | None
+
+    @property
+    def subject_text(self) -> str:
+        """The subject as text: "user=alice", "user=(none)", "everybody"."""
+        parts = [f"{name}={'(none)' if value is None else value}" for name, value in self.subject.items()]
+        return ",".join(parts) or "everybody"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON types; money is a decimal string."""
+        amounts = {name: getattr(self, name) for name in ("spent", "reserved", "available")}
+        return {
+            "limit": str(self.limit),
+            "subject": dict(self.subject),
+            "unit": self.unit,
+            **{name: f"{value:f}" if isinstance(value, Decimal) else value for name, value in amounts.items()},
+            "since": self.since.isoformat(),
+            "resets_at": self.resets_at.isoformat() if self.resets_at else None,
+        }
+
+
+def make_pool(limit: Limit, subject: Mapping[str, str | None], bucket: Bucket) -> Pool:
+    """Return the pool that a bucket is the present one of."""
+    figures = (bucket.spent, bucket.reserved, limit.quantity - bucket.spent - bucket.reserved)
+    shown = [to_decimal(n) if limit.unit == "usd" else n for n in figures]
+    ends = None if bucket.end == FOREVER else at_zone(bucket.end, limit.tz)
+    return Pool(limit, subject, limit.unit, *shown, at_zone(bucket.since, limit.tz), ends)

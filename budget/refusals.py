@@ -1,0 +1,79 @@
+"""Refusals: from what a pool answered to an error with numbers in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal
+
+from budget.asks import Ask
+from budget.commands import Bucket, Draw
+from budget.errors import BudgetExceeded, CapExceeded, Frozen, Refusal, RunStopped
+from budget.estimate import Estimate, with_output
+from budget.limits import UNITS, Limit
+from budget.money import to_decimal
+from budget.policy import Match
+from budget.pool import admits, verdict
+from budget.prices import PriceBook
+from budget.window import FOREVER, at_zone
+
+__all__ = ["exceeded", "frozen_error", "refused_by"]
+
+
+def refused_by(draws: Sequence[Draw], buckets: Sequence[Bucket]) -> list[int]:
+    """Return which draws a set of buckets would refuse."""
+    pairs = enumerate(zip(draws, buckets, strict=True))
+    return [i for i, (draw, bucket) in pairs if not admits(draw.amount, draw.limit, bucket)]
+
+
+def frozen_error(ask: Ask, subject: Mapping[str, str]) -> Frozen:
+    """Make the error of a frozen subject ({} is everybody)."""
+    zero = Decimal(0)
+    asked = to_decimal(ask.amounts[0] or 0)
+    return Frozen([Refusal(None, subject, "usd", zero, zero, asked, zero, None, "wait")], ask.scope)
+
+
+def exceeded(
+    ask: Ask,
+    matches: Sequence[Match],
+    draws: Sequence[Draw],
+    buckets: Sequence[Bucket],
+    refused: Sequence[int],
+    guards: Sequence[Limit],
+    book: PriceBook,
+    at_us: int,
+    fits: Callable[[str], bool] | None,
+) -> BudgetExceeded:
+    """Make the error of a refused reserve. `guards` are the `max_calls` of the runs the call is in."""
+    refusals = [_refusal(matches[i], draws[i], buckets[i]) for i in refused]
+    limits = [matches[i].limit for i in refused]
+    kind: type[BudgetExceeded] = BudgetExceeded
+    if any(limit in guards for limit in limits):
+        kind = RunStopped
+    elif any(limit.window.kind == "request" for limit in limits):
+        kind = CapExceeded
+    estimate = ask.estimate
+    if estimate is None or not estimate.closed:
+        return kind(refusals, ask.scope, None, fits)
+    return kind(refusals, ask.scope, lambda: _output_that_fits(book, estimate, draws, buckets, at_us), fits)
+
+
+def _output_that_fits(
+    book: PriceBook, estimate: Estimate, draws: Sequence[Draw], buckets: Sequence[Bucket], at_us: int
+) -> int | None:
+    """Return the largest output bound that every pool would take, by bisection; None if there is none."""
+    low, high = 0, estimate.output_tokens_max
+    while low < high:
+        middle = (low + high + 1) // 2
+        amounts = with_output(book, estimate, middle, at_us).amounts
+        pairs = zip(draws, buckets, strict=True)
+        fits = all(admits(amounts[draw.unit] or 0, draw.limit, bucket) for draw, bucket in pairs)
+        low, high = (middle, high) if fits else (low, middle - 1)
+    return low or None
+
+
+def _refusal(match: Match, draw: Draw, bucket: Bucket) -> Refusal:
+    unit = UNITS[draw.unit]
+    figures = (bucket.spent, bucket.reserved, draw.amount, draw.limit - bucket.spent - bucket.reserved)
+    shown = [to_decimal(n) if unit == "usd" else n for n in figures]
+    ends = at_zone(bucket.end, match.limit.tz) if match.limit.window.calendar and bucket.end != FOREVER else None
+    return Refusal(match.limit, match.subject, unit, *shown, ends, verdict(draw.amount, draw.limit, bucket))

@@ -1,0 +1,261 @@
+"""The steps of each verb, written once for sync and async.
+
+A verb is a generator, a `Flow`: it yields commands for the store, receives their outcomes, and returns the answer.
+Everything between two commands is pure computing; the engine drives the generator, blocking or awaiting. So the twins
+cannot differ.
+
+The life of a reserve: arguments -> estimate and price -> scope and runs -> policy -> draws -> one command. If the store
+answers that the policy or the window is not the present one, nothing was written; the steps are taken again.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+from weakref import WeakValueDictionary
+
+from budget.asks import Ask, digest, filled
+from budget.commands import (
+    Amounts,
+    Bucket,
+    Command,
+    LoadPolicy,
+    Outcome,
+    Reconcile,
+    Record,
+    Refund,
+    Reservation,
+    Reserve,
+    Status,
+)
+from budget.config import Settings
+from budget.errors import ConfigError, Refusal, ReservationConflict, StoreUnavailable
+from budget.estimate import again
+from budget.ledger import dumps
+from budget.policy import Match, Policy
+from budget.refusals import exceeded, frozen_error, refused_by
+from budget.run import Run
+
+__all__ = ["Decision", "Flow", "Verbs"]
+
+Flow = Generator[Command, Outcome, Any]
+"""The steps of one verb."""
+_TRIES = 64  # answers of stale policy or window in a row before the store is given up on
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Whether a call would be admitted now; truthy if so. Nothing was written or counted.
+
+    Attributes:
+        admitted: Whether it would be.
+        refusal: The deciding refusal, or None.
+        refusals: Every limit that would refuse.
+    """
+
+    admitted: bool
+    refusal: Refusal | None = None
+    refusals: tuple[Refusal, ...] = ()
+
+    def __bool__(self) -> bool:
+        return self.admitted
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON types."""
+        return {"admitted": self.admitted, "refusal": self.refusal.to_dict() if self.refusal else None}
+
+
+class Verbs:
+    """The verbs of one engine: its settings, the policy last loaded, and the steps between commands.
+
+    Args:
+        settings: What the engine is made of.
+        drive: Runs a flow to its end, blocking; for questions that an error or a run asks later.
+    """
+
+    def __init__(self, settings: Settings, drive: Callable[[Flow], Any]):
+        now = self.now()
+        self.settings = settings
+        self.drive = drive
+        self._own = [limit.set_at(now) for limit in settings.limits]
+        self._policy: Policy | None = None
+        self._run_of: WeakValueDictionary[str, Run] = WeakValueDictionary()
+
+    @staticmethod
+    def now() -> int:
+        """The wall clock in microseconds; the store's is what decides."""
+        return time.time_ns() // 1000
+
+    @staticmethod
+    def new_id() -> str:
+        """Make a reservation's id: 48 bits of time in milliseconds and 80 random bits, as 32 hex digits."""
+        return f"{time.time_ns() // 1_000_000:012x}{os.urandom(10).hex()}"
+
+    def policy(self) -> Flow:
+        """Return the policy last loaded, or load it."""
+        policy = self._policy
+        if policy is None:
+            outcome = yield LoadPolicy()
+            policy = self._policy = Policy(outcome.version, outcome.rows, self._own)
+        return policy
+
+    def forget_policy(self) -> None:
+        """Have the next verb load the policy."""
+        self._policy = None
+
+    def reserve(self, ask: Ask, id: str, lease_us: int, parent: str | None = None) -> Flow:
+        """Set aside what was asked for in every pool, or raise; return the stored `Reservation`."""
+        asked, now = digest(ask, lease_us, parent), 0
+        for _ in range(_TRIES):
+            policy = yield from self.policy()
+            frozen = self._guard(policy, ask)
+            matches = self._matches(policy, ask)
+            draws = policy.draws(matches, ask.amounts, now or self.now())
+            outcome = yield Reserve(
+                id, asked, ask.amounts, draws, policy.version, lease_us, ask.scope, ask.detail,
+                None if frozen is None else dumps(frozen), parent,
+            )  # fmt: skip
+            if outcome.status == "refused":
+                if frozen is not None:
+                    raise frozen_error(ask, frozen)
+                buckets: list[Bucket] = outcome.buckets  # type: ignore[assignment]
+                raise exceeded(ask, matches, draws, buckets, outcome.refused, *self._advice(ask))
+            if outcome.status not in ("stale_policy", "stale_window"):
+                return self._stored(ask.run, outcome)
+            now = outcome.now
+            if outcome.status == "stale_policy":
+                self.forget_policy()
+        raise StoreUnavailable("the policy or the window changed at every try")
+
+    def check(self, ask: Ask) -> Flow:
+        """Return a `Decision` on what was asked for, without writing or counting."""
+        for _ in range(_TRIES):
+            policy = yield from self.policy()
+            frozen = self._guard(policy, ask)
+            matches = self._matches(policy, ask)
+            outcome = yield Status([match.pool or "" for match in matches], sweep=False)
+            if outcome.version == policy.version:
+                break
+            self.forget_policy()
+        if frozen is not None:
+            return Decision(False, *frozen_error(ask, frozen).refusals)
+        draws = policy.draws(matches, ask.amounts, outcome.now)
+        pairs = zip(draws, outcome.buckets, strict=True)
+        buckets = [bucket or Bucket(draw.start, draw.end, draw.start, 0, 0) for draw, bucket in pairs]
+        refused = refused_by(draws, buckets)
+        if not refused:
+            return Decision(True)
+        error = exceeded(ask, matches, draws, buckets, refused, *self._advice(ask))
+        return Decision(False, error.refusal, error.refusals)
+
+    def reconcile(self, reservation: Reservation | str, actual: Amounts, detail: Mapping[str, Any]) -> Flow:
+        """Replace a reservation by the true cost."""
+        id = reservation if isinstance(reservation, str) else reservation.id
+        outcome = yield Reconcile(id, actual, detail)
+        if outcome.status == "unknown":
+            known = reservation if isinstance(reservation, Reservation) else None
+            made, scope = (known.made, dict(known.scope)) if known else (outcome.now, {})
+            ask = Ask(filled(actual, known.amounts if known else None), scope, None, {})
+            policy = yield from self.policy()
+            draws = policy.draws(self._matches(policy, ask), ask.amounts, made)
+            more = {**(known.detail if known else {}), **detail}
+            outcome = yield Reconcile(id, ask.amounts, more, draws, scope, made)
+        return self._ended(id, outcome)
+
+    def refund(self, reservation: Reservation | str, detail: Mapping[str, Any]) -> Flow:
+        """Make a reservation available again."""
+        id = reservation if isinstance(reservation, str) else reservation.id
+        outcome = yield Refund(id, detail)
+        return self._ended(id, outcome)
+
+    def record(self, ask: Ask, id: str) -> Flow:
+        """Book spend that had no reservation."""
+        asked, now = digest(ask, 0, None), 0
+        for _ in range(_TRIES):
+            policy = yield from self.policy()
+            draws = policy.draws(self._matches(policy, ask), ask.amounts, now or self.now())
+            outcome = yield Record(id, asked, ask.amounts, draws, policy.version, ask.scope, ask.detail)
+            if outcome.status not in ("stale_policy", "stale_window"):
+                return self._stored(ask.run, outcome)
+            now = outcome.now
+            if outcome.status == "stale_policy":
+                self.forget_policy()
+        raise StoreUnavailable("the policy or the window changed at every try")
+
+    def refresh(self, run: Run) -> Flow:
+        """Read a run's pools, so that it knows what other processes spent in it."""
+        pools = run.own_pools
+        outcome = yield Status(pools)
+        for pool, bucket in zip(pools, outcome.buckets, strict=True):
+            run.took(pool, bucket)
+
+    def note(self, id: str, outcome: Outcome) -> None:
+        """Let the runs of a call know what the store answered about its end."""
+        run = self._run_of.pop(id, None)
+        if run is not None and outcome.reservation is not None:
+            for each in run.chain():
+                each.saw(outcome.reservation, outcome.buckets)
+
+    def _stored(self, run: Run | None, outcome: Outcome) -> Reservation:
+        if outcome.status == "clock":
+            raise StoreUnavailable("the clock went back by more than 5 s; nothing is admitted until it catches up")
+        reservation = outcome.reservation
+        assert reservation is not None
+        if outcome.status == "conflict":
+            raise ReservationConflict(f"id {reservation.id}: it was used with other arguments")
+        if run is not None:
+            self._run_of[reservation.id] = run
+            for each in run.chain():
+                each.saw(reservation, outcome.buckets)
+        return reservation
+
+    def _ended(self, id: str, outcome: Outcome) -> Reservation:
+        assert outcome.reservation is not None
+        if outcome.status == "conflict":
+            state = outcome.reservation.state
+            raise ReservationConflict(f"reservation {id} is already {state}, with other figures")
+        self.note(id, outcome)
+        return outcome.reservation
+
+    def _guard(self, policy: Policy, ask: Ask) -> dict[str, str] | None:
+        """Return the frozen subject, if there is one; else check the guards of the call's runs."""
+        frozen = policy.frozen([ask.scope, *self._run_scopes(ask)])
+        if frozen is None and ask.run is not None:
+            ask.run.check_guards()
+        return frozen
+
+    def _runs(self, ask: Ask) -> Sequence[Run]:
+        if ask.run is None:
+            return ()
+        chain = list(ask.run.chain())
+        if ask.run.verbs is self:
+            return chain
+        if any(run.limits for run in chain):
+            raise ConfigError("run: a run with limits belongs to one engine, and this call goes through another one")
+        return ()
+
+    def _run_scopes(self, ask: Ask) -> list[dict[str, str]]:
+        call = {name: ask.scope[name] for name in ("model", "provider") if name in ask.scope}
+        return [{**run.scope, **call} for run in self._runs(ask)]
+
+    def _matches(self, policy: Policy, ask: Ask) -> list[Match]:
+        runs, scopes = self._runs(ask), self._run_scopes(ask)
+        own = [(limit, scope) for run, scope in zip(runs, scopes, strict=True) for limit in run.limits]
+        return policy.matches(ask.scope, scopes, own)
+
+    def _advice(self, ask: Ask) -> tuple[Any, ...]:
+        """Return what an error of a refusal needs to answer questions: guards, prices, time, and `fits`."""
+        guards = [limit for run in self._runs(ask) for limit in run.limits if limit.unit == "requests"]
+        estimate = ask.estimate
+        if estimate is None:
+            return guards, self.settings.book, self.now(), None
+
+        def fits(model: str) -> bool:
+            other = again(self.settings.book, estimate, model, self.now())
+            scope = {**ask.scope, "model": other.model, "provider": other.provider}
+            return bool(self.drive(self.check(replace(ask, amounts=other.amounts, scope=scope, estimate=other))))
+
+        return guards, self.settings.book, self.now(), fits
