@@ -23,7 +23,7 @@ def outcome(error: BaseException | None, attempts: int | None, statuses: Sequenc
 
     Args:
         error: What ended the call; None for an answer without usage.
-        attempts: HTTP attempts that were begun; None if nobody counted them.
+        attempts: HTTP attempts that may have sent something; None if nobody counted them.
         statuses: The status of each attempt that got an HTTP answer.
 
     Returns:
@@ -31,17 +31,13 @@ def outcome(error: BaseException | None, attempts: int | None, statuses: Sequenc
     """
     if attempts == 0:
         return REFUND
-    if error is None or not all(map(unbilled_status, statuses)):
+    if error is None:
         return CHARGE
-    answered = len(statuses)
-    status = _status(error)
-    if status is not None:
-        unknown = 0 if attempts is None else attempts - max(answered, 1)
-        return REFUND if unbilled_status(status) and unknown <= 0 else CHARGE
-    if any(type(cause).__name__ in _NEVER_CONNECTED for cause in _causes(error)):
-        unknown = 0 if attempts is None else attempts - answered - 1
-        return REFUND if unknown <= 0 else CHARGE
-    return CHARGE
+    if attempts is None:
+        attempts, status = 1, _status(error)
+        statuses = [] if status is None else [status]
+    unknown = attempts - len(statuses) - any(type(cause).__name__ in _NEVER_CONNECTED for cause in _causes(error))
+    return REFUND if unknown <= 0 and all(map(unbilled_status, statuses)) else CHARGE
 
 
 def unbilled_status(status: int) -> bool:

@@ -11,6 +11,7 @@ answer. Readers use a connection of their own and see what was committed.
 
 from __future__ import annotations
 
+import atexit
 import os
 import sqlite3
 import time
@@ -321,4 +322,11 @@ def _forked() -> None:
         store._forked()
 
 
+def _exit() -> None:
+    # Finalizers that run at exit post their ends before this: they register later, and exit handlers run in reverse.
+    for store in list(_STORES):
+        store.close()
+
+
 os.register_at_fork(after_in_child=_forked)
+atexit.register(_exit)

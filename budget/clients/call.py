@@ -1,0 +1,185 @@
+"""One guarded call of a client: from the body to the end of its reservation, whatever the SDK does in between.
+
+A call counts the SDK's HTTP attempts and watches which of them sent anything, because a refund needs every attempt surely
+unbilled. It ends by the usage of the answer, by the meter of its stream, or by the table of outcomes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from budget.asks import make_ask, price
+from budget.clients.protocol import Meter, Protocol
+from budget.errors import BudgetError
+from budget.guard import Guard
+from budget.usage import Usage
+
+if TYPE_CHECKING:
+    from budget.commands import Amounts
+    from budget.engine import Budget
+
+__all__ = ["Call"]
+
+_log = logging.getLogger("budget")
+_LEASE_US = 60_000_000
+_LONG_BODY = 20_000  # characters from which counting is left to a thread, so that the event loop is not held
+
+
+class Call:
+    """One logical call, however many attempts the SDK makes of it."""
+
+    def __init__(self, budget: Budget, protocol: Protocol, endpoint: str, body: Mapping[str, Any]):
+        self._budget, self._protocol = budget, protocol
+        self._endpoint, self._body = endpoint, body
+        self._guard: Guard | None = None
+        self.meter: Meter | None = None
+        self._begun = self._first = 0.0
+        self._attempts: list[_Attempt] = []
+        self._judged: Any = None
+        self._statuses: list[int] = []
+
+    # Before the call.
+
+    def begin(self) -> None:
+        """Estimate and reserve, or raise before any byte is sent."""
+        self._prepare()
+        assert self._guard is not None
+        self._guard.begin()
+        self._begun = monotonic()
+
+    async def abegin(self) -> None:
+        """Like `begin`, without blocking the event loop."""
+        from budget.estimator import tokens
+
+        if _long(self._body) or not tokens.loaded("cl100k"):
+            await asyncio.to_thread(self._prepare)
+        else:
+            self._prepare()
+        assert self._guard is not None
+        await self._guard.abegin()
+        self._begun = monotonic()
+
+    def _prepare(self) -> None:
+        budget = self._budget
+        estimate = budget.estimate(self._body, provider=self._protocol.provider, endpoint=self._endpoint)
+        self._body = {}  # nothing of the request is kept
+        self._guard = Guard(budget, make_ask(budget.settings, estimate, None, {}), _LEASE_US)
+        self.meter = self._protocol.meter(self._endpoint, estimate)
+
+    # While the SDK works.
+
+    def attempt(self, request: Any, is_async: bool) -> None:
+        """Take note of an HTTP attempt, and have the transport say whether it sends anything."""
+        attempt = _Attempt()
+        self._attempts.append(attempt)
+        given = request.extensions.get("trace")
+        hook = attempt.awatch(given) if is_async else attempt.watch(given)
+        request.extensions = {**request.extensions, "trace": hook}
+
+    def judged(self, response: Any) -> None:
+        """Take note of an attempt's error answer."""
+        self._judged = response
+        self._statuses.append(response.status_code)
+
+    # After it.
+
+    def answered(self, result: object) -> tuple[Amounts, dict[str, Any], bool]:
+        """Return how a call ends that has its whole answer: (amounts, detail, refund)."""
+        assert self._guard is not None
+        stored = self._guard.stored
+        try:
+            amounts, detail = price(self._budget.settings, Usage.of(result), None, None, stored, 0)
+        except BudgetError as error:
+            # The answer is paid for; what it cost cannot be read from it.
+            _log.warning("a call is charged its reservation: %s", error)
+            amounts, detail, _ = self._guard.unanswered(None, None)
+        return amounts, {**detail, **self._timing()}, False
+
+    def failed(self, error: BaseException) -> tuple[Amounts, dict[str, Any], bool]:
+        """Return how a call ends that raised: (amounts, detail, refund)."""
+        assert self._guard is not None
+        response = getattr(error, "response", None)
+        if response is not None and response is not self._judged and hasattr(response, "status_code"):
+            self.judged(response)
+        silent = sum(attempt.sent_nothing for attempt in self._attempts)
+        amounts, detail, refund = self._guard.unanswered(error, len(self._attempts) - silent, self._statuses)
+        return amounts, {**detail, **self._timing()}, refund
+
+    def streamed(self, error: BaseException | None) -> tuple[Amounts, dict[str, Any], bool]:
+        """Return how a stream ends: by its meter, or charged whole."""
+        assert self._guard is not None and self._guard.stored is not None and self.meter is not None
+        try:
+            found = self.meter.end(self._budget.settings, self._guard.stored, error)
+        except BudgetError as unread:
+            _log.warning("a stream is charged its reservation: %s", unread)
+            found = None
+        if found is not None:
+            return found[0], {**found[1], **self._timing()}, False
+        amounts, detail, _ = self._guard.unanswered(None, None)
+        cause = type(error).__name__ if error is not None else "cut short"
+        return amounts, {**detail, "outcome": cause, **self._timing()}, False
+
+    def first_event(self) -> None:
+        """Take note of the time to the first event of a stream."""
+        self._first = self._first or monotonic()
+
+    @property
+    def guard(self) -> Guard:
+        """The reservation and its end."""
+        assert self._guard is not None
+        return self._guard
+
+    def _timing(self) -> dict[str, int]:
+        timing = {"latency_ms": int((monotonic() - self._begun) * 1000)}
+        if self._first:
+            timing["first_token_ms"] = int((self._first - self._begun) * 1000)
+        return timing
+
+
+class _Attempt:
+    """What the transport said of one attempt (httpcore's `trace` extension)."""
+
+    def __init__(self) -> None:
+        self._traced = self._sent = False
+
+    @property
+    def sent_nothing(self) -> bool:
+        """Whether the transport was heard of, and never began to send."""
+        return self._traced and not self._sent
+
+    def _note(self, event: str) -> None:
+        self._traced = True
+        self._sent = self._sent or "send_request_headers" in event
+
+    def watch(self, given: Any) -> Any:
+        """Return a trace hook that also calls the one that was there."""
+
+        def hook(event: str, info: Mapping[str, Any]) -> None:
+            self._note(event)
+            if given is not None:
+                given(event, info)
+
+        return hook
+
+    def awatch(self, given: Any) -> Any:
+        """Return the same for an async transport."""
+
+        async def hook(event: str, info: Mapping[str, Any]) -> None:
+            self._note(event)
+            if given is not None:
+                await given(event, info)
+
+        return hook
+
+
+def _long(body: Mapping[str, Any]) -> bool:
+    messages = body.get("messages")
+    if not isinstance(messages, Sequence):
+        return False
+    contents = (message.get("content") if isinstance(message, Mapping) else "" for message in messages)
+    size = sum(len(content) if isinstance(content, str) else 2000 for content in contents)
+    return size + len(str(body.get("system") or "")) > _LONG_BODY

@@ -1,0 +1,225 @@
+"""The line language of the scenarios, and what runs it on a store.
+
+A scenario begins with `== title`. Each line is an event and, after `->`, the outcome it must have. Amounts are plain
+units (nano-dollars), times are seconds; both may be written as sums with MAX (2^53 - 1). `#` begins a comment.
+
+    pool NAME LIMIT [unit=usd] [START..END] [since=T]      how callers see a pool from here on; END may be "inf"
+    cap NAME LIMIT [unit=usd]                              a draw on no pool: about one request alone
+    [t=T] reserve ID AMOUNT [tokens=N] POOL ... [args=X] [lease=60] [version=V] [frozen]
+    [t=T] reconcile ID AMOUNT [POOL ... made=T]            with pools: books also what the store does not know
+    [t=T] refund ID
+    [t=T] record ID AMOUNT [tokens=N] POOL ... [args=X] [version=V]
+    [t=T] renew ID lease=S
+    [t=T] sweep
+    [t=T] limit IDENTITY BODY | freeze IDENTITY BODY       writes a row of the policy; BODY "none" removes it
+    [t=T] policy                                           loads it
+    [t=T] status POOL ...                                  -> NAME SPENT+RESERVED ... (or NAME none)
+    bucket POOL START                                      -> SPENT+RESERVED, also of a window that is over
+    last [N]                                               -> the kinds and money of the last N entries
+    audit                                                  -> ok, or ok saturated N
+
+A reserve and a record count one request. Beside the outcome, every event is held to the laws that need no table: what is
+not carried out changes no counter and writes at most one entry (a refusal), and the books balance after each scenario.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from budget.commands import (
+    ChangePolicy,
+    Command,
+    Draw,
+    LoadPolicy,
+    Outcome,
+    Reconcile,
+    Record,
+    Refund,
+    Renew,
+    Reserve,
+    Status,
+    Sweep,
+)
+from budget.ledger import Entry
+from budget.limits import UNITS
+from budget.money import MAX
+from budget.stores.base import Store
+from budget.window import FOREVER
+from conftest import books
+
+FOLDER = Path(__file__).parent / "scenarios"
+NO_EFFECT = {"refused", "conflict", "repeated", "stale_policy", "stale_window", "clock", "unknown", "ended", "unchanged"}
+_TERM = re.compile(r"([+-]?)(\d+|MAX)")
+
+
+def scenarios() -> dict[str, list[tuple[int, str]]]:
+    """Every scenario of every file: its name, and its lines with their numbers."""
+    found: dict[str, list[tuple[int, str]]] = {}
+    for path in sorted(FOLDER.glob("*.txt")):
+        lines: list[tuple[int, str]] = []
+        for number, raw in enumerate(path.read_text().splitlines(), 1):
+            line = raw.partition("#")[0].strip()
+            if line.startswith("=="):
+                lines = found.setdefault(f"{path.stem}: {line.strip('= ')}", [])
+            elif line:
+                lines.append((number, line))
+    return found
+
+
+def number(text: str) -> int:
+    """Read "5", "MAX", "MAX-1", "10+1"."""
+    terms = _TERM.findall(text)
+    assert terms, f"not a number: {text!r}"
+    assert "".join(sign + value for sign, value in terms) == text, f"not a number: {text!r}"
+    values = [(-1 if sign == "-" else 1) * (MAX if value == "MAX" else int(value)) for sign, value in terms]
+    return sum(values)
+
+
+def micros(text: str) -> int:
+    return FOREVER if text == "inf" else number(text) * 1_000_000
+
+
+@dataclass
+class Runner:
+    """Carries out the lines of one scenario on one store."""
+
+    store: Store
+    now: int = 0
+    pools: dict[str, Draw] = field(default_factory=dict)
+    version: int = 0
+
+    def run(self, lines: list[tuple[int, str]]) -> None:
+        for at, line in lines:
+            event, arrow, expected = line.partition("->")
+            words = event.split()
+            if words[0].startswith("t="):
+                self.now = micros(words.pop(0)[2:])
+            found = getattr(self, f"do_{words[0]}")(words[1:])
+            assert found == (expected.strip() if arrow else None), f"line {at}: {line}"
+        assert books(self.store).faults == []
+
+    # Declarations.
+
+    def do_pool(self, words: list[str]) -> None:
+        name, limit, *rest = words
+        options = {key: value for key, sep, value in (word.partition("=") for word in rest) if sep}
+        bounds = [word for word in rest if ".." in word]
+        start, end = (micros(part) for part in (bounds[0] if bounds else "0..inf").split(".."))
+        unit = UNITS.index(options.get("unit", "usd"))
+        self.pools[name] = Draw(name, name, unit, number(limit), 0, start, end, micros(options.get("since", "0")))
+
+    def do_cap(self, words: list[str]) -> None:
+        self.do_pool(words)
+        self.pools[words[0]] = self.pools[words[0]]._replace(pool=None)
+
+    # Events.
+
+    def do_reserve(self, words: list[str]) -> str:
+        id, amounts, draws, options = self._call(words)
+        lease = micros(options.get("lease", "60"))
+        digest = options.get("args", f"{amounts}")
+        frozen = "{}" if "frozen" in words else None
+        version = int(options.get("version", self.version))
+        return self._do(Reserve(id, digest, amounts, draws, version, lease, {"user": "u"}, {}, frozen))
+
+    def do_reconcile(self, words: list[str]) -> str:
+        id, amounts, draws, options = self._call(words)
+        if "made" not in options:
+            assert not draws, "pools need made="
+            return self._do(Reconcile(id, (amounts[0], None, None, None, None), {}))
+        return self._do(Reconcile(id, amounts, {}, draws, {"user": "u"}, micros(options["made"])))
+
+    def do_refund(self, words: list[str]) -> str:
+        return self._do(Refund(words[0]))
+
+    def do_record(self, words: list[str]) -> str:
+        id, amounts, draws, options = self._call(words)
+        digest = options.get("args", f"{amounts}")
+        version = int(options.get("version", self.version))
+        return self._do(Record(id, digest, amounts, draws, version, {"user": "u"}, {}))
+
+    def do_renew(self, words: list[str]) -> str:
+        return self._do(Renew(words[0], micros(words[1].removeprefix("lease="))))
+
+    def do_sweep(self, words: list[str]) -> str:
+        return f"swept {self._call_store(Sweep()).count}"
+
+    def do_limit(self, words: list[str]) -> str:
+        return self._change("limit", *words)
+
+    def do_freeze(self, words: list[str]) -> str:
+        return self._change("freeze", *words)
+
+    def do_policy(self, words: list[str]) -> str:
+        outcome = self._call_store(LoadPolicy())
+        self.version = outcome.version
+        return " ".join([f"version {outcome.version}", *(f"{kind} {id} {body}" for kind, id, body in outcome.rows)])
+
+    def do_status(self, words: list[str]) -> str:
+        outcome = self._call_store(Status(words))
+        figures = ["none" if b is None else f"{b.spent}+{b.reserved}" for b in outcome.buckets]
+        return " ".join(f"{name} {figure}" for name, figure in zip(words, figures, strict=True))
+
+    def do_bucket(self, words: list[str]) -> str:
+        bucket = self.store.snapshot("default").buckets.get((words[0], micros(words[1])))
+        return "none" if bucket is None else f"{bucket.spent}+{bucket.reserved}"
+
+    def do_last(self, words: list[str]) -> str:
+        entries = self._entries()[-int(words[0] if words else 1) :]
+        return ", ".join(f"{entry.kind} {entry.amounts[0]}" for entry in entries)
+
+    def do_audit(self, words: list[str]) -> str:
+        found = books(self.store)
+        assert found.faults == []
+        return f"ok saturated {len(found.saturated)}" if found.saturated else "ok"
+
+    # How.
+
+    def _call(self, words: list[str]) -> tuple[str, tuple[int, ...], list[Draw], dict[str, str]]:
+        id, usd, *rest = words
+        options = {key: value for key, sep, value in (word.partition("=") for word in rest) if sep}
+        tokens = number(options.get("tokens", "0"))
+        amounts = (number(usd), tokens, tokens, 0, 1)
+        draws = [self.pools[word] for word in rest if "=" not in word and word != "frozen"]
+        return id, amounts, [draw._replace(amount=amounts[draw.unit]) for draw in draws], options
+
+    def _change(self, kind: str, identity: str, body: str) -> str:
+        return self._do(ChangePolicy(kind, identity, None if body == "none" else body, {}))
+
+    def _do(self, command: Command) -> str:
+        outcome = self._call_store(command)
+        status = outcome.status
+        if status == "refused":
+            assert isinstance(command, Reserve)
+            return " ".join(["refused", *(command.draws[i].name for i in outcome.refused)])
+        known = outcome.reservation
+        return f"{status} {known.state}" if status in ("repeated", "conflict", "ended") and known else status
+
+    def _call_store(self, command: Command) -> Outcome:
+        before, seq = self._counters(), len(self._entries())
+        outcome = self.store.call("default", command, 10.0, self.now)
+        added = self._entries()[seq:]
+        if outcome.status in NO_EFFECT and not any(entry.kind == "expired" for entry in added):
+            assert self._counters() == before, f"{outcome.status} moved a counter"
+            assert [entry.kind for entry in added] == (["refused"] if outcome.status == "refused" else [])
+        if outcome.status in ("reserved", "recorded", "reconciled") and hasattr(command, "draws"):
+            self._check_answer(outcome)
+        return outcome
+
+    def _check_answer(self, outcome: Outcome) -> None:
+        """The buckets of an answer are those that are stored."""
+        stored = self.store.snapshot("default").buckets
+        assert outcome.reservation is not None
+        shares = [share.pool for share in outcome.reservation.shares]
+        shown = [b for b in outcome.buckets if b is not None]
+        for share, bucket in zip(outcome.reservation.shares, shown if len(shown) == len(shares) else (), strict=False):
+            assert stored[share.pool, share.start] == bucket
+
+    def _counters(self) -> dict[tuple[str, int], tuple[int, int]]:
+        found = self.store.snapshot("default").buckets
+        return {key: (bucket.spent, bucket.reserved) for key, bucket in found.items()}
+
+    def _entries(self) -> list[Entry]:
+        return list(self.store.entries("default", 0))

@@ -1,0 +1,99 @@
+"""What all tests share: a store of each kind, budgets that are closed again, and a fence around the user's own data."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import settings
+
+from budget.engine import Budget
+from budget.ledger import Audit, audit
+from budget.stores.base import Store, open_store
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# One line per kind of store: every test that asks for `store_url` or `store` runs on each.
+STORES: dict[str, Callable[[Path], str]] = {
+    "memory": lambda folder: "memory://",
+    "sqlite": lambda folder: f"sqlite:///{folder / 'budget.db'}",
+}
+
+settings.register_profile("default", deadline=None)
+settings.load_profile("default")
+
+
+@pytest.fixture(autouse=True)
+def fence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test reads or writes the user's store, configuration or environment, nor another test's default engine."""
+    for name in os.environ:
+        if name.startswith("BUDGET_") and name != "BUDGET_DATA":
+            monkeypatch.delenv(name)
+    folder = tmp_path / "cwd"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "xdg"))
+    monkeypatch.setattr("budget.engine._default", None)
+
+
+@pytest.fixture(params=STORES)
+def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return STORES[request.param](tmp_path)
+
+
+@pytest.fixture
+def sqlite_url(tmp_path: Path) -> str:
+    return STORES["sqlite"](tmp_path)
+
+
+@pytest.fixture
+def store(store_url: str) -> Iterator[Store]:
+    made = open_store(store_url)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def make_budget() -> Iterator[Callable[..., Budget]]:
+    """Make budgets that are closed when the test ends."""
+    made: list[Budget] = []
+
+    def make(*args: Any, **options: Any) -> Budget:
+        made.append(Budget(*args, **options))
+        return made[-1]
+
+    yield make
+    for budget in made:
+        budget.close()
+
+
+@pytest.fixture
+def budget_factory(store_url: str, make_budget: Callable[..., Budget]) -> Callable[..., Budget]:
+    """Make budgets on a store of each kind in turn."""
+    return lambda **options: make_budget(store_url, **options)
+
+
+def books(store: Store, account: str = "default") -> Audit:
+    """Audit an account that nobody writes to meanwhile."""
+    entries = []
+    while page := store.entries(account, entries[-1].seq if entries else 0):
+        entries.extend(page)
+    found = store.snapshot(account)
+    counters = {key: (bucket.spent, bucket.reserved) for key, bucket in found.buckets.items()}
+    return audit(entries, counters, found.head, found.seq)
+
+
+def child_environment() -> dict[str, str]:
+    """The environment of a Python child that imports this package from the source tree."""
+    return {**os.environ, "PYTHONPATH": str(ROOT)}
+
+
+def python(code: str, *args: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """Run a piece of Python in a process of its own."""
+    command = [sys.executable, "-c", code, *args]
+    return subprocess.run(command, capture_output=True, text=True, check=check, env=child_environment(), timeout=120)
