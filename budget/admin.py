@@ -17,7 +17,8 @@ from budget.pools import Pool, make_pool
 from budget.window import bounds
 
 if TYPE_CHECKING:
-    from budget.engine import Budget, Engine
+    from budget.core import Engine
+    from budget.engine import Budget
 
 __all__ = ["Limits", "actor", "pools_of"]
 
@@ -29,8 +30,9 @@ class Limits:
         self._budget = budget
 
     def set(
-        self, limit: str, *, tz: str | None = None, per: str | None = None, starts: object = None, mode: str = "enforce",
-        until: object = None, backfill: bool = False, reason: str | None = None, **attributes: str,
+        self, limit: str, *, tz: str | None = None, per: str | None = None, starts: object = None,
+        mode: str = "enforce", until: object = None, backfill: bool = False, reason: str | None = None,
+        **attributes: str,
     ) -> Limit:  # fmt: skip
         """Set a limit in the store, or replace the amount and options of the one with the same identity.
 
@@ -64,7 +66,7 @@ class Limits:
             StoreUnavailable: The store did not answer.
         """
         if limit is not None:
-            wanted = Limit(limit, per=per, **attributes)
+            wanted = Limit(limit, per=per, **attributes)  # type: ignore[arg-type]
             found = [known for known in self if known.identity == wanted.identity]
         else:
             selector = tuple(sorted(check_attributes(attributes).items()))
@@ -97,7 +99,7 @@ class Limits:
 
     def _change(self, command: ChangePolicy) -> None:
         engine = self._budget.engine
-        engine.ask(command)
+        engine.do(command)
         engine.verbs.forget_policy()
 
 
@@ -125,9 +127,9 @@ def pools_of(engine: Engine, attributes: Mapping[str, str]) -> list[Pool]:
     policy: Policy = engine.drive(engine.verbs.policy())
     if attributes:
         found = list(_asked(policy, attributes))
-        outcome = engine.ask(Status([pool for _, _, pool in found]))
+        outcome = engine.do(Status([pool for _, _, pool in found]))
         return [_pool(m, bucket, outcome.now) for m, bucket in zip(found, outcome.buckets, strict=True)]
-    now = engine.ask(Sweep()).now
+    now = engine.do(Sweep()).now
     snapshot = engine.store.snapshot(engine.settings.account)
     newest: dict[str, Bucket] = {}
     for (pool, _), bucket in snapshot.buckets.items():
@@ -138,7 +140,8 @@ def pools_of(engine: Engine, attributes: Mapping[str, str]) -> list[Pool]:
 
 def _asked(policy: Policy, attributes: Mapping[str, str]) -> Iterator[tuple[Limit, Mapping[str, str | None], str]]:
     for limit in policy.limits:
-        if applies(limit, attributes) and limit.window.kind != "request" and (limit.window.kind != "run" or "run" in attributes):
+        kind = limit.window.kind
+        if applies(limit, attributes) and kind != "request" and (kind != "run" or "run" in attributes):
             found = match(limit, {**dict(limit.selector), **attributes})
             if found.pool is not None and not _replaced(policy, found):
                 yield limit, found.subject, found.pool
@@ -147,8 +150,8 @@ def _asked(policy: Policy, attributes: Mapping[str, str]) -> Iterator[tuple[Limi
 def _replaced(policy: Policy, found: Match) -> bool:
     """Whether a limit of just this subject stands in the place of a `per=` one."""
     limit = found.limit
-    subject = tuple(sorted((name, value) for name, value in found.subject.items() if value is not None and name != "run"))
-    return limit.per is not None and (subject, None, *limit.identity[2:]) in policy.identities
+    known = sorted((name, value) for name, value in found.subject.items() if value is not None and name != "run")
+    return limit.per is not None and (tuple(known), None, *limit.identity[2:]) in policy.identities
 
 
 def _all(policy: Policy, names: Mapping[str, str], newest: Mapping[str, Bucket], now: int) -> Iterator[Pool]:
@@ -171,4 +174,3 @@ def _pool(found: tuple[Limit, Mapping[str, str | None], str], bucket: Bucket | N
         start, end = bounds(limit.window, now, limit.tz)
         bucket = Bucket(start, end, max(start, min(limit.created_us, now)), 0, 0)
     return make_pool(limit, subject, bucket)
-

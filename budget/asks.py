@@ -1,6 +1,7 @@
 """What a caller asks for, checked and priced: the part of a verb before any command.
 
-Order of checks: arguments, price, bound. Frozen subjects, run guards, caps and pools are decided with the policy, later.
+Order of checks: arguments, price, bound. Frozen subjects, run guards, caps and pools are decided with the policy,
+later.
 """
 
 from __future__ import annotations
@@ -97,7 +98,7 @@ def price(
 
 
 def digest(ask: Ask, lease_us: int, parent: str | None) -> str:
-    """Return a digest of what the caller asked for: never of limits, windows or versions, which a retry may see changed."""
+    """Return a digest of what the caller asked for: never of limits or windows, which a retry may see changed."""
     from hashlib import blake2b
 
     return blake2b(dumps([ask.amounts, ask.scope, lease_us, parent]).encode(), digest_size=16).hexdigest()

@@ -40,7 +40,7 @@ Amounts = tuple[int | None, int | None, int | None, int | None, int | None]
 
 
 class Bucket(NamedTuple):
-    """The counters of one pool over `[start, end)`; `since` is when counting began, later than start for a new limit."""
+    """The counters of one pool over `[start, end)`; counting began at `since`, after start for a new limit."""
 
     start: int
     end: int
@@ -73,7 +73,7 @@ class Share(NamedTuple):
 
 @dataclass(slots=True)
 class Account:
-    """The marker of one account: policy version, last sequence number and digest, and the clock, which never goes back."""
+    """The marker of one account: policy version, last sequence number and digest, and a clock that never goes back."""
 
     version: int = 0
     seq: int = 0
@@ -216,7 +216,8 @@ class Outcome:
     """The answer to a command.
 
     Attributes:
-        status: reserved, repeated, refused, conflict, stale_policy, stale_window, clock, reconciled, refunded, recorded,
+        status: reserved, repeated, refused, conflict, stale_policy, stale_window, clock, reconciled, refunded,
+        recorded,
             renewed, ended, unknown, swept, status, policy, changed or unchanged.
         now: The store's clock at the decision.
         version: The policy version at the decision.

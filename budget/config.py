@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ FILE = "budget.toml"
 _KEYS = {"store", "account", "on_store_error", "on_unpriced", "on_unbounded", "store_timeout", "limits", "prices"}
 _ACCOUNT = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 _DURATION = re.compile(r"(\d{1,9})([smhdw])", re.ASCII)
+_NUMBER = re.compile(r"\d{1,9}(\.\d{1,9})?", re.ASCII)
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _YES = {"1", "true", "yes", "on"}
 _NO = {"", "0", "false", "no", "off"}
@@ -126,10 +128,8 @@ def default_store() -> str:
     """Return the URL of the default store: `$XDG_DATA_HOME/budget/budget.db`. Its folder is made (mode 0700)."""
     base = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
     folder = Path(base) / "budget"
-    try:
+    with suppress(OSError):  # opening the store will say that its folder is missing: a StoreUnavailable
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError:
-        pass  # opening the store will say that its folder is missing, and that is a StoreUnavailable
     return f"sqlite:///{folder / 'budget.db'}"
 
 
@@ -172,7 +172,7 @@ def _file_limits(file: Mapping[str, Any]) -> list[Limit]:
     for row in _tables(file, "limits"):
         options = dict(row)
         if not isinstance(text := options.pop("limit", None), str):
-            raise ConfigError(f"{FILE}: each [[limits]] needs limit = \"AMOUNT/WINDOW\"")
+            raise ConfigError(f'{FILE}: each [[limits]] needs limit = "AMOUNT/WINDOW"')
         found.append(Limit(text, **{**options, "source": "file"}))
     return found
 
@@ -211,10 +211,9 @@ def _timeout(value: object) -> float | None:
     if value is None:
         return None
     if isinstance(value, str):
-        try:
-            value = float(value)
-        except ValueError:
-            raise ConfigError(f"store_timeout: {value[:20]!r} is not a number of seconds") from None
+        if not _NUMBER.fullmatch(value):
+            raise ConfigError(f"store_timeout: {value[:20]!r} is not a number of seconds")
+        value = float(value)
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ArgumentTypeError(f"store_timeout: {type(value).__name__} is not a number of seconds")
     if not 0 < value <= 3600:

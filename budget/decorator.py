@@ -1,8 +1,8 @@
 """`@budgeted`: each call of a function is a run.
 
 Functions, coroutines, generators and async generators alike. In a generator the run is active only while its body
-executes, never between yields, so that the consumer's own calls are not counted in it; it begins at the first `next` and
-ends when the generator does.
+executes, never between yields, so that the consumer's own calls are not counted in it; it begins at the first `next`
+and ends when the generator does.
 """
 
 from __future__ import annotations
@@ -70,7 +70,9 @@ def _make_run(budget: Budget | None, limit: Any, options: dict[str, Any], args: 
 
 def _decorate(function: F, make: Callable[[Any, Any], Run]) -> F:
     if not inspect.isroutine(function):
-        raise ArgumentTypeError(f"budgeted: {type(function).__name__} is not a function; put '@budgeted(...)' above a def")
+        raise ArgumentTypeError(
+            f"budgeted: {type(function).__name__} is not a function; put '@budgeted(...)' above a def"
+        )
     if inspect.isasyncgenfunction(function):
 
         @functools.wraps(function)

@@ -228,7 +228,7 @@ class BudgetExceeded(BudgetError):
 
     @property
     def verdict(self) -> str:
-        """"wait" (it will fit later) or "never" (it cannot fit this limit)."""
+        """ "wait" (it will fit later) or "never" (it cannot fit this limit)."""
         return self.refusal.verdict
 
     @property

@@ -123,7 +123,9 @@ def estimate_body(
     found = measure(body, provider=(provider or (model.provider if model else None)) or "anthropic", endpoint=endpoint)
     tokenizer = (model.tokenizer if model else None) or _TOKENIZERS[endpoint]
     output = found.output_max if found.output_max is not None else (model.max_output if model else None)
-    reasons = found.reasons if output is not None else (*found.reasons, "no max_tokens, and the model has no known ceiling")
+    reasons = (
+        found.reasons if output is not None else (*found.reasons, "no max_tokens, and the model has no known ceiling")
+    )
     counted = Estimate(
         model.id if model else name, (model.provider if model else provider) or "", found.expected(tokenizer),
         found.bound(tokenizer), output or 0, 0, 0, tuple(reasons), model is not None, found.thinking, found.cache_ttls,

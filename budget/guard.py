@@ -1,8 +1,9 @@
 """A guarded block or call: reserve, keep the lease, end exactly once, on every way out.
 
 `Guard` is what `with budget.reservation(...)` uses and what wrapped clients build on. Whatever ends it first wins:
-an explicit reconcile or refund, the end of the block, an exception, a cancellation, or the finalizer of a stream that was
-dropped. An end that nobody can wait for (a cancelled task, a finalizer) is handed to the store, which carries it out.
+an explicit reconcile or refund, the end of the block, an exception, a cancellation, or the finalizer of a stream that
+was dropped. An end that nobody can wait for (a cancelled task, a finalizer) is handed to the store, which carries it
+out.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class Guard:
     """
 
     def __init__(self, budget: Budget, ask: Ask, lease_us: int):
-        self._budget, self._engine = budget, budget.engine
+        self._engine = budget.engine
         self._ask, self._lease_us = ask, lease_us
         self._lock = Lock()
         self._ending = False
@@ -104,7 +105,7 @@ class Guard:
         """
         if self._engine.settings.disabled:
             return
-        flow = self._budget._reconcile_flow(self._known, usage, usd, tokens, None)
+        flow = self._engine.reconcile(self._known, usage, usd, tokens, None)
         self._engine.drive(flow)
         self.claim()
 

@@ -1,7 +1,7 @@
 """Leases: one daemon thread per engine renews what is guarded for as long as it lives, at a third of the lease.
 
-A call that ends before a third of its lease costs a dictionary entry and nothing else: the thread sleeps until something
-can be due, and a new entry is never due earlier than what it already waits for, unless its lease is shorter.
+A call that ends before a third of its lease costs a dictionary entry and nothing else: the thread sleeps until
+something can be due, and a new entry is never due earlier than what it already waits for, unless its lease is shorter.
 """
 
 from __future__ import annotations

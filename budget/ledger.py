@@ -167,7 +167,9 @@ class Audit:
         return not self.faults
 
 
-def audit(entries: Iterable[Entry], counters: Mapping[tuple[str, int], tuple[int, int]], head: bytes, seq: int) -> Audit:
+def audit(
+    entries: Iterable[Entry], counters: Mapping[tuple[str, int], tuple[int, int]], head: bytes, seq: int
+) -> Audit:
     """Prove that the ledger is whole and that the sum of its entries is what the pools say.
 
     Args:
@@ -193,7 +195,9 @@ def audit(entries: Iterable[Entry], counters: Mapping[tuple[str, int], tuple[int
             total[0] += posting.spent
             total[1] += posting.reserved
     if (found.entries, found.head) != (seq, head):
-        found.faults.append(f"the last entry is {found.entries}, the account is at {seq}: entries are missing at the end")
+        found.faults.append(
+            f"the last entry is {found.entries}, the account is at {seq}: entries are missing at the end"
+        )
     for bucket in sums.keys() | counters.keys():
         _compare(found, bucket, tuple(sums.get(bucket, (0, 0))), counters.get(bucket, (0, 0)))
     return found

@@ -24,7 +24,9 @@ UNITS = ("usd", "tokens", "input_tokens", "output_tokens", "requests")
 """What a pool counts; `usd` in nano-dollars, the others one by one."""
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}", re.ASCII)
-_COUNT = re.compile(r"(\d{1,16}(?:\.\d{1,12})?)([kKMB]?) (tokens|input tokens|output tokens)|(\d{1,16}) (requests?)", re.ASCII)
+_COUNT = re.compile(
+    r"(\d{1,16}(?:\.\d{1,12})?)([kKMB]?) (tokens|input tokens|output tokens)|(\d{1,16}) (requests?)", re.ASCII
+)
 _CONCURRENT = re.compile(r"\d+ concurrent", re.ASCII)
 _SCALE = {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "B": 10**9}
 _RESERVED_NAMES = frozenset({"per"})
@@ -129,7 +131,9 @@ class Limit:
     @property
     def rule(self) -> str:
         """The amount and window as text: "$5/day"."""
-        what = f"${format_usd(self.quantity)}" if self.unit == "usd" else f"{self.quantity} {self.unit.replace('_', ' ')}"
+        what = (
+            f"${format_usd(self.quantity)}" if self.unit == "usd" else f"{self.quantity} {self.unit.replace('_', ' ')}"
+        )
         return f"{what}/{self.window}"
 
     @property
@@ -151,7 +155,11 @@ class Limit:
         return f"Limit({str(self)!r}{tz})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        options = {"tz": self.tz if self.window.calendar else None, "source": self.source, "created_us": self.created_us}
+        options = {
+            "tz": self.tz if self.window.calendar else None,
+            "source": self.source,
+            "created_us": self.created_us,
+        }
         return _rebuild, (str(self), options)
 
     def to_dict(self) -> dict[str, Any]:

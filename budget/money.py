@@ -59,7 +59,7 @@ def _to_nanos(amount: Decimal, name: str, booked: bool) -> int:
     ceiling = _MAX_BOOKED if booked else MAX
     if amount.adjusted() > 20:  # before any big integer is built from '1e999999'
         raise ConfigError(f"{name}: above ${format_usd(ceiling)}, the largest amount")
-    numerator, denominator = amount.as_integer_ratio() if amount.adjusted() > -40 else (int(amount > 0), NANOS)
+    numerator, denominator = amount.as_integer_ratio() if amount.adjusted() > -40 else (int(amount > 0), 10 * NANOS)
     nanos, rest = divmod(numerator * NANOS, denominator)
     if rest and not booked:
         raise ConfigError(f"{name}: {_short(str(amount))} is finer than a nano-dollar (10^-9 USD)")

@@ -1,7 +1,7 @@
 """How a call that did not answer with a usage ends: the table of outcomes, as one function.
 
-A reservation is refunded only where providers surely bill nothing, and only if that holds for every attempt. Whatever is
-uncertain is charged, marked `estimated`: a guess is never to the user's advantage, and never zero.
+A reservation is refunded only where providers surely bill nothing, and only if that holds for every attempt. Whatever
+is uncertain is charged, marked `estimated`: a guess is never to the user's advantage, and never zero.
 """
 
 from __future__ import annotations

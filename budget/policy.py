@@ -1,8 +1,8 @@
 """The policy of an account: which limits a call must satisfy, and what it draws on which pool.
 
 The limits of the store hold for every process; those of code and `budget.toml` for this one. Where both have the same
-identity, the store's holds. All that match must allow, with one exception: a limit of one subject (`user=alice`) replaces
-the `per=user` one of the same unit, window and mode.
+identity, the store's holds. All that match must allow, with one exception: a limit of one subject (`user=alice`)
+replaces the `per=user` one of the same unit, window and mode.
 
 A policy is immutable and has the store's version. Python computes here what a call draws; the store compares and moves
 integers, and refuses to do so for a policy that is not the present one.
@@ -83,7 +83,10 @@ class Policy:
         return self._freezes
 
     def matches(
-        self, scope: Mapping[str, str], runs: Sequence[Mapping[str, str]], own: Iterable[tuple[Limit, Mapping[str, str]]]
+        self,
+        scope: Mapping[str, str],
+        runs: Sequence[Mapping[str, str]],
+        own: Iterable[tuple[Limit, Mapping[str, str]]],
     ) -> list[Match]:
         """Return what applies to a call, in declaration order.
 
@@ -138,7 +141,7 @@ class Policy:
         return found
 
     def _applicable(self, scope: Mapping[str, str]) -> list[Limit]:
-        found = []
+        found: list[Limit] = []
         for names, by_values in self._index.items():
             values = tuple(scope[name] for name in names if name in scope)
             if len(values) == len(names):
@@ -166,7 +169,8 @@ def match(limit: Limit, scope: Mapping[str, str]) -> Match:
     if run:
         subject["run"] = run
     # JSON tells None from any text and needs no separator that an id could hold.
-    name = dumps([limit.unit, str(limit.window), limit.mode, limit.selector, limit.per, scope.get(limit.per or ""), run])
+    value = scope.get(limit.per or "")
+    name = dumps([limit.unit, str(limit.window), limit.mode, limit.selector, limit.per, value, run])
     # A cap is about one request, and a run limit outside a run about one call: nothing is shared, so there is no pool.
     shared = limit.window.kind != "request" and run != ""
     return Match(limit, subject, name, pool_id(name) if shared else None)

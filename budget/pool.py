@@ -1,9 +1,10 @@
 """The pool: the verbs, and the only place in Python where a reservation is admitted or refused.
 
-A verb is a function from (state, command, now) to an outcome. It does no I/O, reads no clock and makes no ids, so that it
-is the specification, the memory store, the decision that the SQLite store runs inside its transaction, and the oracle of
-the tests. Each verb has two phases. It reads and checks; then, below the line "nothing can fail from here", it writes:
-the counters, the reservation and the ledger entry together. A verb that stops above the line has changed nothing.
+A verb is a function from (state, command, now) to an outcome. It does no I/O, reads no clock and makes no ids, so that
+it is the specification, the memory store, the decision that the SQLite store runs inside its transaction, and the
+oracle of the tests. Each verb has two phases. It reads and checks; then, below the line "nothing can fail from here",
+it writes: the counters, the reservation and the ledger entry together. A verb that stops above the line has changed
+nothing.
 
 Two counters per bucket of a pool, `spent` and `reserved`, and this algebra:
 
@@ -16,8 +17,8 @@ Two counters per bucket of a pool, `spent` and `reserved`, and this algebra:
 
 A pool is a list of buckets by start. A calendar pool lives in its newest bucket; older ones stay for late reconciles,
 which belong to the window of their reserve. Limits and window bounds come with the command, and the policy version
-with them: a caller whose policy is old, or whose window is over, is told so (`stale_policy`, `stale_window`), nothing is
-written, and it asks again.
+with them: a caller whose policy is old, or whose window is over, is told so (`stale_policy`, `stale_window`), nothing
+is written, and it asks again.
 """
 
 from __future__ import annotations
@@ -113,12 +114,13 @@ def _reserve(state: State, command: Reserve, now: int) -> Outcome:
     # Nothing can fail from here.
     shares, postings, after = [], [], []
     for draw, bucket in zip(command.draws, found, strict=True):
-        if draw.pool is not None:
-            bucket = bucket._replace(reserved=bucket.reserved + draw.amount)
-            state.put_bucket(draw.pool, bucket, draw.name)
-            shares.append(Share(draw.pool, draw.unit, bucket.start, draw.amount))
-            postings.append(Posting(draw.pool, bucket.start, 0, draw.amount))
-        after.append(bucket)
+        if draw.pool is None:
+            after.append(bucket)
+            continue
+        after.append(bucket._replace(reserved=bucket.reserved + draw.amount))
+        state.put_bucket(draw.pool, after[-1], draw.name)
+        shares.append(Share(draw.pool, draw.unit, bucket.start, draw.amount))
+        postings.append(Posting(draw.pool, bucket.start, 0, draw.amount))
     reservation = Reservation(
         command.id, command.digest, "open", command.amounts, tuple(shares), command.lease_us, now + command.lease_us,
         now, scope=command.scope, detail=command.detail, parent=command.parent,
@@ -204,12 +206,11 @@ def _book(
     for draw, bucket in zip(draws, buckets, strict=True):
         assert draw.pool is not None
         added = actual[draw.unit] or 0
-        bucket = bucket._replace(spent=_add(bucket.spent, added))
-        state.put_bucket(draw.pool, bucket, draw.name)
-        after.append(bucket)
+        after.append(bucket._replace(spent=_add(bucket.spent, added)))
+        state.put_bucket(draw.pool, after[-1], draw.name)
         shares.append(Share(draw.pool, draw.unit, bucket.start, 0))
         postings.append(Posting(draw.pool, bucket.start, added, 0))
-    booked = Reservation(id, digest, "reconciled", _ZERO, tuple(shares), 0, now, now, now, actual, scope, detail)
+    booked = Reservation(id, digest, "reconciled", actual, tuple(shares), 0, now, now, now, actual, scope, detail)
     state.put_reservation(booked)
     _log(state, now, kind, id, actual, scope, detail, postings)
     return Outcome(kind, now, state.account.version, after, reservation=booked)

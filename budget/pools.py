@@ -13,7 +13,7 @@ from budget.limits import Limit
 from budget.money import to_decimal
 from budget.window import FOREVER, at_zone
 
-__all__ = ["Pool", "make_pool"]
+__all__ = ["Pool", "make_pool", "shown"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +57,14 @@ class Pool:
         }
 
 
+def shown(unit: str, figure: int) -> Decimal | int:
+    """Return a figure as people get it: Decimal USD, or int for other units."""
+    return to_decimal(figure) if unit == "usd" else figure
+
+
 def make_pool(limit: Limit, subject: Mapping[str, str | None], bucket: Bucket) -> Pool:
     """Return the pool that a bucket is the present one of."""
-    figures = (bucket.spent, bucket.reserved, limit.quantity - bucket.spent - bucket.reserved)
-    shown = [to_decimal(n) if limit.unit == "usd" else n for n in figures]
     ends = None if bucket.end == FOREVER else at_zone(bucket.end, limit.tz)
-    return Pool(limit, subject, limit.unit, *shown, at_zone(bucket.since, limit.tz), ends)
+    left = limit.quantity - bucket.spent - bucket.reserved
+    spent, reserved, available = (shown(limit.unit, n) for n in (bucket.spent, bucket.reserved, left))
+    return Pool(limit, subject, limit.unit, spent, reserved, available, at_zone(bucket.since, limit.tz), ends)

@@ -13,6 +13,7 @@ from budget.limits import UNITS, Limit
 from budget.money import to_decimal
 from budget.policy import Match
 from budget.pool import admits, verdict
+from budget.pools import shown
 from budget.prices import PriceBook
 from budget.window import FOREVER, at_zone
 
@@ -74,6 +75,7 @@ def _output_that_fits(
 def _refusal(match: Match, draw: Draw, bucket: Bucket) -> Refusal:
     unit = UNITS[draw.unit]
     figures = (bucket.spent, bucket.reserved, draw.amount, draw.limit - bucket.spent - bucket.reserved)
-    shown = [to_decimal(n) if unit == "usd" else n for n in figures]
+    spent, reserved, requested, available = (shown(unit, n) for n in figures)
     ends = at_zone(bucket.end, match.limit.tz) if match.limit.window.calendar and bucket.end != FOREVER else None
-    return Refusal(match.limit, match.subject, unit, *shown, ends, verdict(draw.amount, draw.limit, bucket))
+    says = verdict(draw.amount, draw.limit, bucket)
+    return Refusal(match.limit, match.subject, unit, spent, reserved, requested, available, ends, says)

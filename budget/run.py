@@ -1,16 +1,18 @@
 """Runs and scopes: whose call this is.
 
-A run is one agent run: attributes for every call inside it and, if wanted, a pool of its own and guards. The current run
-lives in a context variable, so that it crosses tasks and threads that copy their context. Runs nest: inner attributes win,
-and a call draws on the pools of its resulting scope and of every run it is in.
+A run is one agent run: attributes for every call inside it and, if wanted, a pool of its own and guards. The current
+run lives in a context variable, so that it crosses tasks and threads that copy their context. Runs nest: inner
+attributes win, and a call draws on the pools of its resulting scope and of every run it is in.
 
-A run can be continued in another process: `to_headers` there, `Budget.run_from_headers` here. Its pool is found by its id.
+A run can be continued in another process: `to_headers` there, `Budget.run_from_headers` here. Its pool is found by its
+id.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from contextvars import ContextVar, Token
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
@@ -164,10 +166,8 @@ class Run:
 
     def __exit__(self, *exc: object) -> None:
         token = self._tokens.pop()
-        try:
+        with suppress(ValueError):  # closed in another context, as an async generator may be: never current there
             _CURRENT.reset(token)
-        except ValueError:  # closed in another context, as an async generator may be: there it was never current
-            pass
 
     async def __aenter__(self) -> Run:
         return self.__enter__()

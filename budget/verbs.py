@@ -141,7 +141,8 @@ class Verbs:
                 break
             self.forget_policy()
         if frozen is not None:
-            return Decision(False, *frozen_error(ask, frozen).refusals)
+            found = frozen_error(ask, frozen)
+            return Decision(False, found.refusal, found.refusals)
         draws = policy.draws(matches, ask.amounts, outcome.now)
         pairs = zip(draws, outcome.buckets, strict=True)
         buckets = [bucket or Bucket(draw.start, draw.end, draw.start, 0, 0) for draw, bucket in pairs]
@@ -238,7 +239,7 @@ class Verbs:
         return ()
 
     def _run_scopes(self, ask: Ask) -> list[dict[str, str]]:
-        call = {name: ask.scope[name] for name in ("model", "provider") if name in ask.scope}
+        call: dict[str, str] = {name: ask.scope[name] for name in ("model", "provider") if name in ask.scope}
         return [{**run.scope, **call} for run in self._runs(ask)]
 
     def _matches(self, policy: Policy, ask: Ask) -> list[Match]:

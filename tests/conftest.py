@@ -38,6 +38,7 @@ def fence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder.mkdir()
     monkeypatch.chdir(folder)
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "xdg"))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))  # children import the package from the source tree
     monkeypatch.setattr("budget.engine._default", None)
 
 
@@ -88,12 +89,7 @@ def books(store: Store, account: str = "default") -> Audit:
     return audit(entries, counters, found.head, found.seq)
 
 
-def child_environment() -> dict[str, str]:
-    """The environment of a Python child that imports this package from the source tree."""
-    return {**os.environ, "PYTHONPATH": str(ROOT)}
-
-
 def python(code: str, *args: str, check: bool = True) -> subprocess.CompletedProcess[str]:
     """Run a piece of Python in a process of its own."""
     command = [sys.executable, "-c", code, *args]
-    return subprocess.run(command, capture_output=True, text=True, check=check, env=child_environment(), timeout=120)
+    return subprocess.run(command, capture_output=True, text=True, check=check, timeout=120)

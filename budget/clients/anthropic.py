@@ -2,8 +2,8 @@
 
 A stream says its input in `message_start` and its cumulative output in `message_delta`. One that ends before its final
 `message_delta` is booked at the input it reported plus the larger of the output it reported and the output that was
-received, counted with the tokenizer's bound. If the model may have reasoned out of sight, what was received says nothing
-about what is billed: the whole reservation is charged.
+received, counted with the tokenizer's bound. If the model may have reasoned out of sight, what was received says
+nothing about what is billed: the whole reservation is charged.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class MessagesMeter:
 
     def feed(self, event: Any) -> None:
         """Take note of one event."""
-        read = _READ.get(getattr(event, "type", None))
+        read = _READ.get(getattr(event, "type", ""))
         if read is not None:
             read(self, event)
 
@@ -101,7 +101,7 @@ class MessagesMeter:
     def _counted(self, settings: Settings) -> int:
         from budget.estimator import Measure
         from budget.estimator.tokens import count
-        from budget.prices import UnknownModel
+        from budget.errors import UnknownModel
 
         estimate = self._estimate
         try:

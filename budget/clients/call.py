@@ -1,7 +1,7 @@
 """One guarded call of a client: from the body to the end of its reservation, whatever the SDK does in between.
 
-A call counts the SDK's HTTP attempts and watches which of them sent anything, because a refund needs every attempt surely
-unbilled. It ends by the usage of the answer, by the meter of its stream, or by the table of outcomes.
+A call counts the SDK's HTTP attempts and watches which of them sent anything, because a refund needs every attempt
+surely unbilled. It ends by the usage of the answer, by the meter of its stream, or by the table of outcomes.
 """
 
 from __future__ import annotations

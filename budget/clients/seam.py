@@ -1,12 +1,14 @@
 """The seam: one place where every call of a wrapped client passes.
 
-A wrapped client is an instance of a subclass of its own class, made by hand from the given client's attributes (the SDKs
-treat a client they construct as a subclass differently). The subclass overrides what all four SDK generations have in
+A wrapped client is an instance of a subclass of its own class, made by hand from the given client's attributes (the
+SDKs treat a client they construct as a subclass differently). The subclass overrides what all four SDK generations have
+in
 common: `request`, one logical call; `_prepare_request`, each HTTP attempt before any byte; `_should_retry`, each error
 answer; `copy`, which wraps what it makes.
 
-`request` reserves, so that a refused call sends nothing, and ends the reservation by what comes back. `_prepare_request`
-is the backstop: whatever reaches it without a reservation is reserved and charged if its body is known, else refused.
+`request` reserves, so that a refused call sends nothing, and ends the reservation by what comes back.
+`_prepare_request` is the backstop: whatever reaches it without a reservation is reserved and charged if its body is
+known, else refused.
 """
 
 from __future__ import annotations
@@ -54,9 +56,9 @@ def guard_client(budget: Budget, client: C, protocol: Protocol) -> C:
             raise ConfigError(f"wrap: {base.__module__}.{base.__name__} has no {', '.join(absent)}; is its SDK too new?")
         make = _async_class if _is_async(base) else _sync_class
         guarded = classes[base] = make(base, budget, protocol)
-    twin = object.__new__(guarded)
+    twin: C = object.__new__(guarded)
     _adopt(twin, client)
-    return twin  # type: ignore[return-value]
+    return twin
 
 
 def missing(base: type) -> list[str]:
@@ -85,9 +87,9 @@ def _adopt(twin: Any, client: Any) -> None:
         twin._middleware_chain = twin._build_middleware_chain()
 
 
-def _plain(base: type, client: Any) -> Any:
+def _plain(base: Any, client: Any) -> Any:
     """Return an unguarded twin of a guarded client, for what the SDK must do with a client of its own class."""
-    twin = object.__new__(base)
+    twin: Any = object.__new__(base)
     _adopt(twin, client)
     return twin
 
@@ -151,13 +153,14 @@ def _content(result: Any) -> Any:
 
 
 def _attributes(base: type, budget: Budget) -> dict[str, Any]:
-    return {"_budget_engine": budget, "__module__": base.__module__, "__qualname__": base.__qualname__, "__doc__": base.__doc__}
+    names = ("__module__", "__qualname__", "__doc__")
+    return {"_budget_engine": budget, **{name: getattr(base, name) for name in names}}
 
 
-def _copier(base: type, budget: Budget, protocol: Protocol) -> Any:
+def _copier(base: Any, budget: Budget, protocol: Protocol) -> Any:
     def copy(self: Any, *args: Any, **kwargs: Any) -> Any:
         # The SDK keeps some of a client's credentials only where its class is exactly its own.
-        return guard_client(budget, base.copy(_plain(base, self), *args, **kwargs), protocol)  # type: ignore[attr-defined]
+        return guard_client(budget, base.copy(_plain(base, self), *args, **kwargs), protocol)
 
     return copy
 

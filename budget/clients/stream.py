@@ -1,8 +1,9 @@
 """The meter of a stream: whatever way it ends, its reservation ends then.
 
-A stream's events all pass its `_iterator`. We put an iterator object there (not a generator: an async one raises when it
-is dropped while running) over the events of a twin of the stream, so that no cycle keeps a dropped stream alive. Its ends:
-the last event, an exception, `close()` (also by leaving `with`), and a finalizer for a stream that is simply dropped.
+A stream's events all pass its `_iterator`. We put an iterator object there (not a generator: an async one raises when
+it is dropped while running) over the events of a twin of the stream, so that no cycle keeps a dropped stream alive. Its
+ends: the last event, an exception, `close()` (also by leaving `with`), and a finalizer for a stream that is simply
+dropped.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ PAGE = 1000
 
 
 class Snapshot(NamedTuple):
-    """The counters of an account at one instant: all buckets, by (pool, start), pool names, last sequence and digest."""
+    """The counters of an account at one instant: all buckets by (pool, start), pool names, last sequence and digest."""
 
     buckets: dict[tuple[str, int], Bucket]
     names: dict[str, str]
@@ -98,4 +98,6 @@ def open_store(url: str) -> Store:
     scheme = url.partition("://")[0][:20] if "://" in url else ""
     if scheme in ("redis", "rediss", "valkey", "valkeys", "unix"):
         raise ConfigError(f"store: {scheme}:// is not available in this version; use sqlite:/// or memory://")
-    raise ConfigError("store: not a store URL; use 'sqlite:///budget.db', 'sqlite:////var/lib/budget.db' or 'memory://'")
+    raise ConfigError(
+        "store: not a store URL; use 'sqlite:///budget.db', 'sqlite:////var/lib/budget.db' or 'memory://'"
+    )

@@ -1,7 +1,7 @@
 """The memory store: `pool.apply` on dictionaries, under one lock. Private to its object; gone with it.
 
-A finalizer may run in any thread at any allocation, also in one that holds the lock. So `post` never waits: it leaves the
-command in a queue, and whoever holds or gets the lock carries it out.
+A finalizer may run in any thread at any allocation, also in one that holds the lock. So `post` never waits: it leaves
+the command in a queue, and whoever holds or gets the lock carries it out.
 """
 
 from __future__ import annotations

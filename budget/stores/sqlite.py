@@ -1,9 +1,9 @@
 """The SQLite store: one file, many threads, many processes.
 
 One writer thread per process owns the connection. Callers hand it tickets; it takes all that wait (up to `GROUP`), runs
-`pool.apply` for each inside one `BEGIN IMMEDIATE`, commits once (WAL, `synchronous=FULL`: one fsync), and only then hands
-the outcomes back. So a hundred tasks share the price of one fsync, no transaction can be interrupted by a cancellation or
-a Ctrl-C, and the decision is the very code of `pool.py`: SQL stays mechanical.
+`pool.apply` for each inside one `BEGIN IMMEDIATE`, commits once (WAL, `synchronous=FULL`: one fsync), and only then
+hands the outcomes back. So a hundred tasks share the price of one fsync, no transaction can be interrupted by a
+cancellation or a Ctrl-C, and the decision is the very code of `pool.py`: SQL stays mechanical.
 
 If a group fails (a full disk, say), it is rolled back and its commands are tried one by one, so that each gets its own
 answer. Readers use a connection of their own and see what was committed.
@@ -39,7 +39,13 @@ GROUP = 128
 """Commands that one transaction takes at most."""
 _OPEN_TIMEOUT = 5.0
 _FORGET = 256
-_TABLES = ("policy", "pools", "buckets", "reservations", "entries")
+_REMOVE = (
+    "delete from policy where account = ?",
+    "delete from pools where account = ?",
+    "delete from buckets where account = ?",
+    "delete from reservations where account = ?",
+    "delete from entries where account = ?",
+)
 
 
 class _Ticket:
@@ -199,14 +205,16 @@ class SqliteStore:
 
     def entries(self, account: str, after: int, since_us: int = 0) -> Sequence[Entry]:
         """Read a page of the ledger."""
-        query = f"""select seq, at, kind, reservation, usd, tokens, input_tokens, output_tokens, requests, scope, detail,
+        query = """select seq, at, kind, reservation, usd, tokens, input_tokens, output_tokens, requests, scope,
+        detail,
             postings, digest from entries where account = (select id from accounts where name = ?)
-            and seq > ? and at >= ? order by seq limit {PAGE}"""
-        return [read_entry(row) for row in self._read(query, account, after, since_us)]
+            and seq > ? and at >= ? order by seq limit ?"""
+        return [read_entry(row) for row in self._read(query, account, after, since_us, PAGE)]
 
     def reservations(self, account: str) -> Sequence[Reservation]:
         """Read the open reservations, oldest first."""
-        query = """select body, state, made, id from reservations where account = (select id from accounts where name = ?)
+        query = """select body, state, made, id from reservations where account = (select id from accounts where name =
+        ?)
             and (state = 'open') = 1 order by made"""
         return [read_reservation(*row) for row in self._read(query, account)]
 
@@ -267,7 +275,7 @@ class SqliteStore:
             lock.close()
 
     def _forked(self) -> None:
-        """Start anew in a forked child. The parent's connections are kept unclosed: closing one here would checkpoint."""
+        """Start anew in a forked child. The parent's connections stay unclosed: closing one here would checkpoint."""
         _ABANDONED.extend([self._db, self._reader])
         if self._file_lock is not None:
             self._file_lock.close()
@@ -277,8 +285,8 @@ class SqliteStore:
 def _remove(db: sqlite3.Connection, account: str) -> Outcome:
     row = db.execute("select id from accounts where name = ?", (account,)).fetchone()
     if row is not None:
-        for table in _TABLES:
-            db.execute(f"delete from {table} where account = ?", row)
+        for statement in _REMOVE:
+            db.execute(statement, row)
         db.execute("delete from accounts where id = ?", row)
     return Outcome("removed", 0, 0)
 

@@ -88,7 +88,9 @@ def connect(path: Path) -> sqlite3.Connection:
             db.execute(f"pragma {pragma}")
         found = db.execute("pragma user_version").fetchone()[0]
         if found > SCHEMA_VERSION:
-            raise StoreUnavailable(f"the store has schema {found}, made by a newer version; this one knows {SCHEMA_VERSION}")
+            raise StoreUnavailable(
+                f"the store has schema {found}, made by a newer version; this one knows {SCHEMA_VERSION}"
+            )
         if found == 0:
             script = files("budget.stores").joinpath("schema.sql").read_text()
             db.executescript(f"begin immediate; {script} pragma user_version = {SCHEMA_VERSION}; commit;")

@@ -37,11 +37,15 @@ class SqliteState:
 
     def __init__(self, connection: sqlite3.Connection, name: str):
         self._db = connection
-        row = connection.execute("select id, version, seq, head, clock from accounts where name = ?", (name,)).fetchone()
+        row = connection.execute(
+            "select id, version, seq, head, clock from accounts where name = ?", (name,)
+        ).fetchone()
         if row is None:
             marker = Account()
             values = (name, marker.version, marker.seq, marker.head, marker.clock)
-            added = connection.execute("insert into accounts (name, version, seq, head, clock) values (?,?,?,?,?)", values)
+            added = connection.execute(
+                "insert into accounts (name, version, seq, head, clock) values (?,?,?,?,?)", values
+            )
             row = (added.lastrowid, *values[1:])
         self._id: int = row[0]
         self.account = Account(*row[1:])
@@ -88,14 +92,16 @@ class SqliteState:
         self._buckets[pool, bucket.start] = bucket
 
     def due(self, now: int, most: int) -> Sequence[str]:
-        # Asked once per transaction unless something is due: `_next_due` is when that can be. A reservation made in this
-        # same transaction is not in the table yet; if its lease is that short, the next transaction expires it.
+        # Asked once per transaction unless something is due: `_next_due` is when that can be. A reservation made in
+        # this same transaction is not in the table yet; if its lease is that short, the next transaction expires it.
         if now < self._next_due:
             return ()
         rows = self._db.execute(_OPEN, (self._id, most + 1)).fetchall()
         self._next_due = next((due for _, due in rows if due > now), now if len(rows) > most else FOREVER)
         ids = [id for id, due in rows[:most] if due <= now]
-        return [id for id in ids if (known := self.reservation(id)) and known.state == "open" and known.lease_end <= now]
+        return [
+            id for id in ids if (known := self.reservation(id)) and known.state == "open" and known.lease_end <= now
+        ]
 
     def append(self, entry: Entry) -> None:
         self._entries.append(entry)
@@ -105,7 +111,9 @@ class SqliteState:
 
     def put_policy(self, kind: str, identity: str, body: str | None) -> bool:
         key = (self._id, kind, identity)
-        row = self._db.execute("select body from policy where account = ? and kind = ? and identity = ?", key).fetchone()
+        row = self._db.execute(
+            "select body from policy where account = ? and kind = ? and identity = ?", key
+        ).fetchone()
         if body == (None if row is None else row[0]):
             return False
         if body is None:
@@ -135,7 +143,9 @@ class SqliteState:
 
 def _reservation_row(r: Reservation) -> tuple[Any, ...]:
     due = r.lease_end if r.state == "open" else keep_until(r)
-    body = dumps([r.digest, r.amounts, r.shares, r.lease_us, r.lease_end, r.ended, r.charged, r.scope, r.detail, r.parent])
+    body = dumps(
+        [r.digest, r.amounts, r.shares, r.lease_us, r.lease_end, r.ended, r.charged, r.scope, r.detail, r.parent]
+    )
     return r.id, r.state, due, r.made, body
 
 
@@ -158,4 +168,6 @@ def read_entry(row: Sequence[Any]) -> Entry:
     seq, at_us, kind, reservation, *amounts, scope, detail, postings, digest = row
     read = tuple(Posting(*posting) for posting in json.loads(postings))
     texts = (scope, detail, postings)
-    return Entry(seq, at_us, kind, reservation, tuple(amounts), json.loads(scope), json.loads(detail), read, texts, digest)
+    return Entry(
+        seq, at_us, kind, reservation, tuple(amounts), json.loads(scope), json.loads(detail), read, texts, digest
+    )

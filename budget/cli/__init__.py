@@ -1,0 +1,127 @@
+"""The command line: `budget`.
+
+Each command lives in a module of its group and is imported when it is used, so that `budget --help` and every command
+start quickly. What a command returns is its exit code; errors become one line on stderr here and nowhere else:
+
+    0  fine
+    1  an error, or a fault that a command found
+    2  wrong usage, arguments or configuration
+    3  refused (`check`, `estimate --cap`)
+    4  the store cannot be reached
+
+With `--json`, stdout is one JSON document, also when there is an error.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from budget import __version__
+from budget.cli.common import Commands
+from budget.cli.output import note, print_json
+from budget.errors import ArgumentTypeError, BudgetError, BudgetExceeded, ConfigError, StoreUnavailable
+
+__all__ = ["main"]
+
+_COMMANDS = {
+    "init": ("setup", "Write a commented budget.toml."),
+    "set": ("policy", "Set limits in the store."),
+    "unset": ("policy", "Remove limits from the store."),
+    "limits": ("policy", "List the limits that hold."),
+    "status": ("look", "Show what is spent, reserved and available."),
+    "check": ("look", "Ask whether a call would be admitted now."),
+    "estimate": ("look", "Estimate what a request costs at most."),
+    "freeze": ("policy", "Refuse every call of a subject from now on."),
+    "unfreeze": ("policy", "End a freeze."),
+    "report": ("records", "Report what calls cost, by user, model, day ..."),
+    "reservations": ("records", "List open reservations, or charge those that are due."),
+    "ledger": ("records", "Read the ledger, or prove that the books balance."),
+    "replay": ("replay", "Replay a trace against limits."),
+    "doctor": ("doctor", "Check the store, the prices and the installed SDKs."),
+    "demo": ("demo", "Run the main job on a demo provider."),
+}
+_LATER = {
+    "budget adjust", "budget top", "budget watch", "budget prices", "budget run", "budget ledger export",
+    "budget ledger rebuild", "budget reservations refund", "budget set --mode", "budget set --until",
+    "budget set --backfill", "budget set --starts",
+}  # fmt: skip
+"""What the contract names and this version does not have."""
+
+
+class _Main(Commands):
+    """The group `budget`, with the one place where errors become exit codes."""
+
+    def main(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, prog_name: str | None = None, standalone_mode: bool = True, **extra: Any
+    ) -> Any:
+        """Run the command line; in standalone mode (the default) leave the process with the exit code."""
+        given = list(sys.argv[1:] if args is None else args)
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):  # a terminal that lacks a character gets its number
+                stream.reconfigure(errors="backslashreplace")
+        try:
+            answer = super().main(given, "budget", standalone_mode=False, **extra)
+            sys.stdout.flush()
+        except (click.ClickException, click.Abort, BudgetError, OSError) as error:
+            answer = _failed(error, "--json" in given)
+        code = answer if isinstance(answer, int) else 0
+        if standalone_mode:
+            sys.exit(code)
+        return code
+
+
+def _failed(error: Exception, as_json: bool) -> int:
+    """Say what went wrong and return the exit code."""
+    if isinstance(error, BrokenPipeError):  # the reader had enough; what is still buffered has nowhere to go
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 1
+    late = error.ctx and f"{error.ctx.command_path} {_wrong_name(error)}" if isinstance(error, click.UsageError) else None
+    if late in _LATER:
+        error = ConfigError(f"{late}: not available in this version")
+    if isinstance(error, click.ClickException):
+        shown = io.StringIO()
+        error.show(shown)
+        name, message, lines = "UsageError", error.format_message(), shown.getvalue().rstrip().split("\n")
+    else:
+        name, message = type(error).__name__, str(error) or "interrupted"
+        lines = [f"budget: {message}"]
+    if as_json:
+        print_json({"error": name, "message": message})
+    for line in lines:
+        note(line)
+    return _code(error)
+
+
+def _wrong_name(error: click.UsageError) -> str:
+    """Return the name of the option or command that does not exist, or ""."""
+    return str(getattr(error, "option_name", getattr(error, "command_name", "")))
+
+
+def _code(error: Exception) -> int:
+    if isinstance(error, click.ClickException):
+        return error.exit_code
+    if isinstance(error, ConfigError | ArgumentTypeError):
+        return 2
+    if isinstance(error, StoreUnavailable):
+        return 4
+    return 3 if isinstance(error, BudgetExceeded) else 1
+
+
+main = _Main(
+    "budget",
+    lazy=_COMMANDS,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="""Decide, before an LLM call leaves the process, whether it may be made.
+
+\b
+Example:
+  budget set per=user '$5/day'
+  budget status user=alice""",
+)
+click.version_option(__version__, prog_name="budget")(main)

@@ -1,0 +1,5 @@
+"""`python -m budget.cli`."""
+
+from budget.cli import main
+
+main()

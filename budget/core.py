@@ -1,0 +1,211 @@
+"""The engine behind both doors: settings, store, verbs, and how a flow is driven.
+
+What a verb does stands in `budget.verbs`, once. Here a caller's arguments become a flow, and the flow is driven: each
+command that it yields goes to the store, and the outcome comes back, blocking or awaiting. A reserve whose answer never
+came (a timeout, a cancelled task, a Ctrl-C) is called back with a refund of its id, which the store carries out after
+it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from decimal import Decimal
+from time import monotonic
+from typing import Any
+
+from budget.asks import Ask, count, filled, make_ask, price
+from budget.commands import Amounts, Command, Outcome, Refund, Renew, Reservation, Reserve
+from budget.config import Settings
+from budget.errors import ArgumentTypeError, ConfigError
+from budget.estimate import Estimate, estimate_body
+from budget.lease import Renewer
+from budget.money import parse_usd
+from budget.stores.base import Store, open_store
+from budget.usage import Usage
+from budget.verbs import Flow, Verbs
+
+__all__ = ["Engine", "lease_us"]
+
+_log = logging.getLogger("budget")
+_BARE_LEASE = 600.0
+_LEASE_MAX = 86400.0 * 7
+_ENDPOINT_OF = {"anthropic": "messages", "openai": "chat"}
+
+
+class Engine:
+    """Settings, store, verbs and leases of one `Budget`."""
+
+    def __init__(self, settings: Settings):
+        self.settings = settings
+        self.store: Store = open_store(settings.store)
+        self.verbs = Verbs(settings, self.drive)
+        self.leases = Renewer(self._renew)
+        self.timeout = settings.timeout or self.store.default_timeout
+        if settings.disabled:
+            _log.warning("BUDGET_DISABLED is set: every call is admitted, and nothing is recorded")
+
+    def drive(self, flow: Flow, call_back: bool = False) -> Any:
+        """Run a flow to its end. `call_back` refunds a reserve whose answer never came."""
+        until = monotonic() + self.timeout
+        try:
+            command = next(flow)
+            while True:
+                command = flow.send(self._call(command, until, call_back))
+        except StopIteration as end:
+            return end.value
+
+    async def adrive(self, flow: Flow, call_back: bool = False) -> Any:
+        """Run a flow to its end without blocking the event loop."""
+        until = monotonic() + self.timeout
+        try:
+            command = next(flow)
+            while True:
+                try:
+                    outcome = await self.store.acall(self.settings.account, command, _left(until))
+                except BaseException:
+                    self._lost(command, call_back)
+                    raise
+                command = flow.send(outcome)
+        except StopIteration as end:
+            return end.value
+
+    def do(self, command: Command) -> Outcome:
+        """Carry out one command, blocking."""
+        return self._call(command, monotonic() + self.timeout, False)
+
+    def post(self, command: Command) -> None:
+        """Hand a command to the store without waiting."""
+        self.store.post(self.settings.account, command)
+
+    def _call(self, command: Command, until: float, call_back: bool) -> Outcome:
+        try:
+            return self.store.call(self.settings.account, command, _left(until))
+        except BaseException:
+            self._lost(command, call_back)
+            raise
+
+    def _lost(self, command: Command, call_back: bool) -> None:
+        if call_back and type(command) is Reserve:
+            self.post(Refund(command.id, {"outcome": "no answer"}))
+
+    def _renew(self, id: str, lease_us: int) -> None:
+        self.post(Renew(id, lease_us))
+
+    # From a caller's arguments to a flow: the steps that both doors take.
+
+    @property
+    def unpriced(self) -> bool:
+        return self.settings.unpriced or self.settings.disabled
+
+    def estimate(self, request: Mapping[str, Any], provider: str | None, endpoint: str | None) -> Estimate:
+        """Estimate a request body. See `Budget.estimate`."""
+        if provider is None and endpoint is None:
+            endpoint = self._endpoint_of(request)
+        endpoint = endpoint or _ENDPOINT_OF.get(provider or "anthropic", "chat")
+        return estimate_body(self.settings.book, request, provider, endpoint, self.verbs.now(), self.unpriced)
+
+    def _endpoint_of(self, request: Mapping[str, Any]) -> str:
+        name = request.get("model")
+        if not isinstance(name, str):
+            raise ArgumentTypeError(f"model: {type(name).__name__} is not the name of a model")
+        provider = None if self.unpriced else self.settings.book.find(name).provider
+        return _ENDPOINT_OF.get(provider or "anthropic", "chat")
+
+    def ask_for(self, what: object, tokens: object, request: Mapping[str, Any]) -> Ask:
+        from budget.estimator import REQUEST_FIELDS
+
+        fields = {name: value for name, value in request.items() if name in REQUEST_FIELDS}
+        attributes = {name: value for name, value in request.items() if name not in REQUEST_FIELDS}
+        if what is None:
+            if not fields:
+                raise ConfigError(
+                    "amount: give an Estimate, an amount such as '$0.40', or a request (model=, messages=)"
+                )
+            what = self.estimate(fields, None, None)
+        elif fields.keys() <= {"model"}:
+            attributes |= fields
+        else:
+            raise ConfigError(f"{min(fields)}: give an amount or a request, not both")
+        return make_ask(self.settings, what, tokens, attributes)
+
+    def reserve(
+        self,
+        what: object,
+        tokens: object,
+        id: str | None,
+        lease: object,
+        parent: str | None,
+        request: Mapping[str, Any],
+    ) -> Flow:
+        ask = self.ask_for(what, tokens, request)
+        name = self.verbs.new_id() if id is None else _check_id(id, "id")
+        if parent is not None:
+            _check_id(parent, "parent")
+        return self.verbs.reserve(ask, name, lease_us(lease, _BARE_LEASE), parent)
+
+    def reconcile(
+        self, reservation: Reservation | str, usage: object, usd: object, tokens: object, model: str | None
+    ) -> Flow:
+        known = known_reservation(reservation)
+        amounts, detail = self._actual(
+            usage, usd, tokens, model, None, known if isinstance(known, Reservation) else None
+        )
+        return self.verbs.reconcile(known, amounts, detail)
+
+    def record(
+        self, usage: object, usd: object, tokens: object, model: str | None, provider: str | None, id: str | None,
+        attributes: Mapping[str, str],
+    ) -> Flow:  # fmt: skip
+        amounts, detail = self._actual(usage, usd, tokens, model, provider, None)
+        ask = make_ask(self.settings, Decimal(0), 0, attributes)
+        ask.amounts = filled(amounts, None)
+        ask.detail = detail
+        for name, value in (("model", model or detail.get("model")), ("provider", provider)):
+            if value:
+                ask.scope[name] = value
+        return self.verbs.record(ask, self.verbs.new_id() if id is None else _check_id(id, "id"))
+
+    def _actual(
+        self, usage: object, usd: object, tokens: object, model: str | None, provider: str | None,
+        known: Reservation | None,
+    ) -> tuple[Amounts, dict[str, Any]]:  # fmt: skip
+        """Read what a call cost: a usage, or an amount of USD."""
+        if (usage is None) == (usd is None):
+            raise ConfigError("usage: give either a usage or usd=")
+        if usage is not None:
+            if tokens is not None:
+                raise ConfigError("tokens: the usage says how many")
+            return price(self.settings, Usage.of(usage), model, provider, known, self.verbs.now())
+        number = None if tokens is None else count(tokens, "tokens")
+        return (parse_usd(usd, "usd", booked=True), number, number, number, None), {}
+
+
+def _left(until: float) -> float:
+    return max(0.001, until - monotonic())
+
+
+def known_reservation(value: object) -> Reservation | str:
+    if isinstance(value, Reservation):
+        return value
+    if isinstance(value, str):
+        return _check_id(value, "reservation")
+    raise ArgumentTypeError(f"reservation: {type(value).__name__} is neither a reservation nor its id")
+
+
+def _check_id(id: object, name: str) -> str:
+    if not isinstance(id, str):
+        raise ArgumentTypeError(f"{name}: {type(id).__name__} is not 32 hex digits")
+    if len(id) != 32 or not set(id) <= set("0123456789abcdef"):
+        raise ConfigError(f"{name}: {id[:40]!r} is not 32 hex digits (0-9, a-f)")
+    return id
+
+
+def lease_us(lease: object, default: float) -> int:
+    if lease is None:
+        lease = default
+    if isinstance(lease, bool) or not isinstance(lease, int | float):
+        raise ArgumentTypeError(f"lease: {type(lease).__name__} is not a number of seconds")
+    if not 0 < lease <= _LEASE_MAX:
+        raise ConfigError(f"lease: {lease!r} is not between 0 and {_LEASE_MAX:g} seconds")
+    return max(1, int(lease * 1_000_000))

@@ -1,0 +1,292 @@
+"""Reading a trace: a CSV file of recorded calls, gzipped or not, as calls in the order of time.
+
+A first pass reads only the times. If they do not go back, the second pass streams, and a file of any length needs no
+memory; else the calls are read whole and sorted, calls of one instant staying in the order of the file.
+
+Times are exact: nanoseconds, an int where that is exact, else a Fraction (both compare exactly), because the order of
+what ends and what begins decides what is refused, and traces carry more digits than a microsecond clock.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import re
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
+from fractions import Fraction
+from io import BufferedReader, TextIOWrapper
+from pathlib import Path
+from typing import NamedTuple, cast
+
+from budget.errors import ConfigError
+from budget.limits import check_attributes
+from budget.window import instant
+
+__all__ = ["FIELDS", "PRESETS", "Call", "Exact", "Trace", "read_time"]
+
+Exact = int | Fraction
+"""Nanoseconds since the epoch, or between two instants."""
+
+_ATTRIBUTES = ("user", "session", "agent", "model")
+FIELDS = (
+    "time", *_ATTRIBUTES, "input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens", "duration",
+)  # fmt: skip
+"""What a column can be mapped to."""
+_REQUIRED = ("time", "model", "input_tokens", "output_tokens")
+
+PRESETS: dict[str, dict[str, str]] = {
+    # github.com/semianalysisai/cc-traces: one row per request of a coding agent
+    "cc": {
+        "time": "offset_s", "session": "session_id", "model": "model", "input_tokens": "input_tokens",
+        "output_tokens": "output_tokens", "duration": "api_time_s",
+    },
+    # github.com/Azure/AzurePublicDataset
+    "azure": {"time": "TIMESTAMP", "input_tokens": "ContextTokens", "output_tokens": "GeneratedTokens"},
+    # github.com/kvcache-ai/Mooncake
+    "mooncake": {
+        "time": "timestamp_ms", "input_tokens": "input_tokens", "output_tokens": "output_tokens",
+        "cache_read_tokens": "ideal_prefix_cache_hit_tokens",
+    },
+}  # fmt: skip
+"""Column names by field, of public traces."""
+
+_CACHED = 65536
+_SECOND = 10**9
+_UNITS = {"_ms": 10**6, "_us": 10**3, "_ns": 1}
+_LATEST = 7_258_118_400 * _SECOND  # the year 2200: every window that begins before it ends before `window.FOREVER`
+_UNIX = 10**9 * _SECOND  # as a number of seconds it is the year 2001; as an offset it would be 31 years
+_NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d{1,2})?", re.ASCII)
+_COUNT = re.compile(r"(\d{1,15})(?:\.0*)?", re.ASCII)
+_FRACTION = re.compile(r"(?<=:\d\d:\d\d)[.,](\d+)", re.ASCII)
+
+
+class Call(NamedTuple):
+    """One recorded call. It sorts by time, then by its place in the file.
+
+    Attributes:
+        at: When it began, exact nanoseconds since the epoch.
+        line: The line of the file that it ends on.
+        end: When it ended, or None if the trace does not know.
+        who: user, session, agent, model; "" where there is none.
+        input: Input tokens that were neither read from nor written to a cache.
+    """
+
+    at: Exact
+    line: int
+    end: Exact | None
+    who: tuple[str, str, str, str]
+    input: int
+    cache_read: int
+    cache_write: int
+    output: int
+
+
+class Trace:
+    """A trace file and how to read it.
+
+    Args:
+        path: A CSV file with a header line, in UTF-8, plain or gzipped.
+        preset: One of `PRESETS`; found from the header if not given.
+        columns: Column names by field; they win over the preset's. A column that is called like a field needs none.
+        fill: Values by field, for what the trace lacks: no column, or an empty cell.
+        start: Nanoseconds since the epoch at which relative times begin.
+        on_malformed: Called with a line of text for each row that is skipped; if None such a row is an error.
+
+    Attributes:
+        rows: Rows of the file, known after the first pass.
+        skipped: Malformed rows so far.
+
+    Raises:
+        ConfigError: The file cannot be read, or its columns do not give what is needed.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        preset: str | None = None,
+        columns: Mapping[str, str] | None = None,
+        fill: Mapping[str, str] | None = None,
+        start: Exact = 0,
+        on_malformed: Callable[[str], None] | None = None,
+    ):
+        self.path, self.rows, self.skipped = Path(path), 0, 0
+        self._start, self._on_malformed = start, on_malformed
+        self._fill = {_field(name, "--set"): value.strip() for name, value in (fill or {}).items()}
+        self._known: dict[tuple[str, ...], tuple[str, str, str, str]] = {}
+        header = next((row for _, row in self._read()), None)
+        if header is None:
+            raise ConfigError(f"{self.path}: the file is empty; its first line must name the columns")
+        header = [name.strip() for name in header]
+        names = _columns(header, preset, columns or {})
+        missing = [name for name in _REQUIRED if name not in names and not self._fill.get(name)]
+        if missing:
+            raise ConfigError(
+                f"trace: no column gives {', '.join(missing)}; name it with --column {missing[0]}=NAME, or give one "
+                f"value for all with --set {missing[0]}=VALUE. The columns are {_listed(header)}"
+            )
+        self._width = len(header)
+        self._index = {name: header.index(column) for name, column in names.items()}
+        self._unit = {name: _UNITS.get(names.get(name, "")[-3:], _SECOND) for name in ("time", "duration")}
+
+    def calls(self) -> Iterator[Call]:
+        """Iterate the calls by time, then file order.
+
+        Raises:
+            ConfigError: The file cannot be read, or a row is malformed and `on_malformed` is None.
+        """
+        ordered = self._scan()
+        self.skipped = 0
+        yield from self._calls() if ordered else sorted(self._calls())
+
+    def _scan(self) -> bool:
+        """Count the rows, and say whether their times never go back."""
+        self.rows, last, ordered = 0, cast(Exact, -1), True
+        for _, row in self._body():
+            self.rows += 1
+            if ordered and len(row) == self._width:
+                try:
+                    at = self._time(row)
+                except ValueError:
+                    continue  # the second pass will say so
+                last, ordered = at, at >= last
+        return ordered
+
+    def _calls(self) -> Iterator[Call]:
+        for line, row in self._body():
+            try:
+                yield self._call(line, row)
+            except ValueError as error:
+                if self._on_malformed is None:
+                    raise ConfigError(f"{self.path}, line {line}: {error}") from None
+                self.skipped += 1
+                self._on_malformed(f"{self.path}, line {line}: {error}; skipped")
+
+    def _call(self, line: int, row: list[str]) -> Call:
+        if len(row) != self._width:
+            raise ValueError(f"{len(row)} fields, the header has {self._width}")
+        at = self._time(row)
+        duration = self._cell(row, "duration")
+        end = at + _number(duration, "duration", self._unit["duration"]) if duration else None
+        if end is not None and not at <= end < _LATEST:
+            raise ValueError("duration: is negative, or ends after the year 2200")
+        user, session, agent, model = [self._cell(row, name) for name in _ATTRIBUTES]
+        who = self._known.get((user, session, agent, model)) or self._check((user, session, agent, model))
+        given = _count(self._cell(row, "input_tokens"), "input_tokens")
+        read = _count(self._cell(row, "cache_read_tokens") or "0", "cache_read_tokens")
+        written = _count(self._cell(row, "cache_write_tokens") or "0", "cache_write_tokens")
+        if given < read + written:
+            raise ValueError(f"input_tokens: {given} is below its own cached tokens ({read} read, {written} written)")
+        output = _count(self._cell(row, "output_tokens"), "output_tokens")
+        return Call(at, line, end, who, given - read - written, read, written, output)
+
+    def _time(self, row: list[str]) -> Exact:
+        at = read_time(self._cell(row, "time"), self._start, self._unit["time"])
+        if not 0 <= at < _LATEST:
+            raise ValueError("time: is not between the years 1970 and 2200")
+        return at
+
+    def _check(self, who: tuple[str, str, str, str]) -> tuple[str, str, str, str]:
+        if not who[-1]:
+            raise ValueError("model: is empty")
+        check_attributes({name: value for name, value in zip(_ATTRIBUTES, who, strict=True) if value})
+        if len(self._known) >= _CACHED:
+            self._known.clear()
+        self._known[who] = who
+        return who
+
+    def _cell(self, row: list[str], name: str) -> str:
+        index = self._index.get(name)
+        return (row[index].strip() if index is not None else "") or self._fill.get(name, "")
+
+    def _body(self) -> Iterator[tuple[int, list[str]]]:
+        rows = self._read()
+        next(rows, None)
+        return rows
+
+    def _read(self) -> Iterator[tuple[int, list[str]]]:
+        """Iterate the lines that are not blank, with their numbers."""
+        line = 0
+        try:
+            with self.path.open("rb") as raw:
+                packed = raw.peek(2)[:2] == b"\x1f\x8b"
+                plain = cast(BufferedReader, gzip.GzipFile(fileobj=raw)) if packed else raw
+                # A byte that is not UTF-8 spoils its own row, if it stands in a column that is read, and no other.
+                with TextIOWrapper(plain, encoding="utf-8-sig", errors="surrogateescape", newline="") as text:
+                    reader = csv.reader(text, strict=True)
+                    for row in reader:
+                        line = reader.line_num
+                        if row:
+                            yield line, row
+        except (OSError, EOFError, zlib.error, csv.Error) as error:
+            raise ConfigError(f"{self.path}, after line {line}: {error}") from error
+
+
+def read_time(text: str, start: Exact = 0, unit: int = _SECOND) -> Exact:
+    """Read an instant, exactly, as nanoseconds since the epoch.
+
+    Args:
+        text: ISO 8601 with any number of decimals, UTC where it names no zone; or a number, relative to `start`.
+        start: Where relative times begin.
+        unit: Nanoseconds in one of a relative time.
+
+    Raises:
+        ValueError: It is neither, or a number that looks like Unix time where `start` is not the epoch.
+    """
+    if _NUMBER.fullmatch(text):
+        offset = _number(text, "time", unit)
+        if start and offset >= _UNIX:
+            raise ValueError("time: looks like Unix time; read it as such with --start 1970-01-01")
+        return start + offset
+    fraction = _FRACTION.search(text)
+    whole = text if fraction is None else text[: fraction.start()] + text[fraction.end() :]
+    try:
+        moment = datetime.fromisoformat(whole)
+    except ValueError:
+        raise ValueError("time: is neither like 2026-01-31T12:00:00Z nor a number") from None
+    at = instant(moment if moment.tzinfo else moment.replace(tzinfo=UTC)) * 1000
+    return at + _number(f"0.{fraction[1]}", "time", _SECOND) if fraction else at
+
+
+def _number(text: str, name: str, unit: int) -> Exact:
+    if not _NUMBER.fullmatch(text):
+        raise ValueError(f"{name}: is not a number")
+    value = Fraction(text) * unit
+    return value.numerator if value.denominator == 1 else value
+
+
+def _count(text: str, name: str) -> int:
+    match = _COUNT.fullmatch(text)
+    if match is None:
+        raise ValueError(f"{name}: is not a whole number from 0 to 10^15")
+    return int(match[1])
+
+
+def _field(name: str, option: str) -> str:
+    if name not in FIELDS:
+        raise ConfigError(f"{option}: {name[:40]!r} is none of {', '.join(FIELDS)}")
+    return name
+
+
+def _listed(header: list[str]) -> str:
+    # As literals, because a name from a file may hold what a terminal would obey.
+    return ", ".join(map(repr, header))[:400]
+
+
+def _columns(header: list[str], preset: str | None, columns: Mapping[str, str]) -> dict[str, str]:
+    """Return the column of each field that has one."""
+    if preset is None:
+        fits = (name for name, wanted in PRESETS.items() if set(wanted.values()) <= set(header))
+        preset = next(fits, None)
+    elif preset not in PRESETS:
+        raise ConfigError(f"--preset: {preset[:40]!r} is none of {', '.join(PRESETS)}")
+    names = {name: name for name in FIELDS if name in header}
+    names |= PRESETS[preset] if preset else {}
+    names |= {_field(name, "--column"): column for name, column in columns.items()}
+    wrong = [column for column in names.values() if header.count(column) != 1]
+    if wrong:
+        how = "stands twice in" if wrong[0] in header else "is not in"
+        raise ConfigError(f"trace: {wrong[0]!r} {how} the header: {_listed(header)}")
+    return names

@@ -1,0 +1,403 @@
+"""Every store gives the same answers as every other one, and as a model that shares no code with them.
+
+The machine makes commands, hands each with the same `now` to all stores and to the model, and compares each outcome; at
+the end it compares all counters and entries, and audits the ledgers. Some commands go in groups, which the SQLite store
+carries out in one transaction over what it has cached.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
+
+from budget.commands import (
+    Amounts,
+    ChangePolicy,
+    Command,
+    Draw,
+    Outcome,
+    Reconcile,
+    Record,
+    Refund,
+    Renew,
+    Reserve,
+    Status,
+    Sweep,
+)
+from budget.money import MAX
+from budget.stores.base import Store, open_store
+from budget.stores.sqlite import SqliteStore, _Ticket
+from budget.window import FOREVER
+from conftest import STORES, books
+
+S = 1_000_000
+# What a caller may draw on: unit, limit, and the length of a window in seconds (None: it does not end).
+POOLS = {
+    "hourly": (0, 20, 100),
+    "tokens": (1, 50, 250),
+    "forever": (0, 60, None),
+    "calls": (4, 6, 100),
+    "huge": (0, MAX, None),
+}
+
+
+class Model:
+    """The pool in plain dicts, from the words of the design alone."""
+
+    def __init__(self) -> None:
+        self.clock = self.version = 0
+        self.rows: dict[tuple[str, str], str] = {}
+        self.buckets: dict[str, list[dict[str, int]]] = {}
+        self.reservations: dict[str, dict[str, Any]] = {}
+        self.entries: list[tuple[str, str | None, int]] = []
+
+    def do(self, command: Command, now: int) -> dict[str, Any]:
+        back, self.clock = self.clock - now, max(self.clock, now)
+        if isinstance(command, Reserve) and back > 5 * S:
+            return {"status": "clock"}
+        due = [r for r in self.reservations.values() if r["state"] == "open" and r["lease_end"] <= self.clock]
+        for r in sorted(due, key=lambda r: (r["lease_end"], r["id"]))[:64]:
+            self.end(r, "expired", r["amounts"])
+        if isinstance(command, Sweep):
+            return {"status": "swept", "count": min(len(due), 64)}
+        answer: dict[str, Any] = getattr(self, type(command).__name__.lower())(command)
+        return answer
+
+    def reserve(self, command: Reserve) -> dict[str, Any]:
+        known = self.reservations.get(command.id)
+        if known:
+            return {"status": "repeated" if known["digest"] == command.digest else "conflict", "known": known}
+        if command.version != self.version:
+            return {"status": "stale_policy"}
+        found = [self.present(draw) for draw in command.draws]
+        if None in found:
+            return {"status": "stale_window"}
+        room = [d.limit - b["spent"] - b["reserved"] for d, b in zip(command.draws, found, strict=True)]  # type: ignore[index]
+        refused = [i for i, d in enumerate(command.draws) if d.amount > max(room[i], 0)]
+        if refused or command.frozen is not None:
+            self.entries.append(("refused", command.id, 0))
+            return {"status": "refused", "refused": refused}
+        shares = []
+        for draw, bucket in zip(command.draws, found, strict=True):
+            if draw.pool is not None:
+                bucket["reserved"] += draw.amount  # type: ignore[index]
+                shares.append((self.stored(draw.pool, bucket), draw.unit, draw.amount))  # type: ignore[arg-type]
+        made = {"id": command.id, "digest": command.digest, "state": "open", "amounts": command.amounts, "charged": None,
+                "lease_end": self.clock + command.lease_us, "shares": shares, "ended": 0}  # fmt: skip
+        self.reservations[command.id] = made
+        self.entries.append(("reserved", command.id, 0))
+        return {"status": "reserved", "known": made}
+
+    def reconcile(self, command: Reconcile) -> dict[str, Any]:
+        known = self.reservations.get(command.id)
+        if known is None:
+            if command.draws is None:
+                return {"status": "unknown"}
+            found = [self.at(draw, command.made) for draw in command.draws]
+            return self.book("reconciled", command.id, "", command.actual, command.draws, found)
+        usual = known["charged"] if known["state"] in ("reconciled", "refunded") else known["amounts"]
+        actual = tuple(u if a is None else a for a, u in zip(command.actual, usual, strict=True))
+        if known["state"] in ("reconciled", "refunded"):
+            same = known["state"] == "reconciled" and actual == known["charged"]
+            return {"status": "repeated" if same else "conflict", "known": known}
+        return self.end(known, "reconciled", actual)
+
+    def refund(self, command: Refund) -> dict[str, Any]:
+        known = self.reservations.get(command.id)
+        if known is None:
+            known = {"id": command.id, "digest": "", "state": "refunded", "amounts": (0,) * 5, "charged": (0,) * 5,
+                     "lease_end": self.clock, "shares": [], "ended": self.clock}  # fmt: skip
+            self.reservations[command.id] = known
+            return {"status": "refunded", "known": known}
+        if known["state"] in ("reconciled", "refunded"):
+            return {"status": "repeated" if known["state"] == "refunded" else "conflict", "known": known}
+        return self.end(known, "refunded", (0,) * 5)
+
+    def record(self, command: Record) -> dict[str, Any]:
+        known = self.reservations.get(command.id)
+        if known:
+            return {"status": "repeated" if known["digest"] == command.digest else "conflict", "known": known}
+        if command.version != self.version:
+            return {"status": "stale_policy"}
+        found = [self.present(draw) for draw in command.draws]
+        if None in found:
+            return {"status": "stale_window"}
+        return self.book("recorded", command.id, command.digest, command.actual, command.draws, found)
+
+    def renew(self, command: Renew) -> dict[str, Any]:
+        known = self.reservations.get(command.id)
+        if known is None or known["state"] != "open":
+            return {"status": "ended" if known else "unknown", "known": known}
+        known["lease_end"] = max(known["lease_end"], self.clock + command.lease_us)
+        return {"status": "renewed", "known": known}
+
+    def status(self, command: Status) -> dict[str, Any]:
+        newest = [self.newest(pool) for pool in command.pools]
+        return {"status": "status", "now": [b if b and b["start"] <= self.clock < b["end"] else None for b in newest]}
+
+    def changepolicy(self, command: ChangePolicy) -> dict[str, Any]:
+        key = (command.kind, command.identity)
+        if self.rows.get(key) == command.body:
+            return {"status": "unchanged"}
+        self.rows.pop(key, None)
+        if command.body is not None:
+            self.rows[key] = command.body
+        self.version += 1
+        self.entries.append(("limit_set" if command.body is not None else "limit_unset", None, 0))
+        return {"status": "changed"}
+
+    def end(self, known: dict[str, Any], how: str, actual: tuple[int, ...]) -> dict[str, Any]:
+        before = known["charged"] or (0,) * 5
+        for bucket, unit, amount in known["shares"]:
+            bucket["reserved"] -= amount if known["state"] == "open" else 0
+            self.spend(bucket, actual[unit] - before[unit])
+        known.update(state=how, charged=tuple(actual), ended=self.clock)
+        self.entries.append((how, known["id"], actual[0] - before[0]))
+        return {"status": how, "known": known}
+
+    def book(
+        self, how: str, id: str, digest: str, actual: Amounts, draws: Sequence[Draw], found: Sequence[Any]
+    ) -> dict[str, Any]:
+        for draw, bucket in zip(draws, found, strict=True):
+            self.spend(bucket, actual[draw.unit] or 0)
+            self.stored(draw.pool or "", bucket)
+        made = {"id": id, "digest": digest, "state": "reconciled", "amounts": (0,) * 5, "charged": actual, "shares": [],
+                "lease_end": self.clock, "ended": self.clock}  # fmt: skip
+        self.reservations[id] = made
+        self.entries.append((how, id, actual[0] or 0))
+        return {"status": how, "known": made}
+
+    def spend(self, bucket: dict[str, int], amount: int) -> None:
+        bucket["spent"] = MAX if bucket["spent"] == MAX else min(MAX, bucket["spent"] + amount)
+
+    def newest(self, pool: str) -> dict[str, int] | None:
+        return max(self.buckets.get(pool, []), key=lambda b: b["start"], default=None)
+
+    def present(self, draw: Draw) -> dict[str, int] | None:
+        newest = self.newest(draw.pool) if draw.pool else None
+        if newest and self.clock < newest["end"]:
+            return newest
+        if not draw.start <= self.clock < draw.end:
+            return None
+        start = max(draw.start, newest["end"]) if newest else draw.start
+        return {"start": start, "end": draw.end, "spent": 0, "reserved": 0}
+
+    def at(self, draw: Draw, made: int) -> dict[str, int]:
+        newest = self.newest(draw.pool or "")
+        if newest and newest["start"] <= made < newest["end"]:
+            return newest
+        known = [b for b in self.buckets.get(draw.pool or "", []) if b["start"] == draw.start]
+        return known[0] if known else {"start": draw.start, "end": draw.end, "spent": 0, "reserved": 0}
+
+    def stored(self, pool: str, bucket: dict[str, int]) -> dict[str, int]:
+        known = self.buckets.setdefault(pool, [])
+        if not any(b is bucket for b in known):
+            known.append(bucket)
+        return bucket
+
+
+def shown(outcome: Outcome) -> dict[str, Any]:
+    """What two stores must agree on: everything."""
+    return {name: getattr(outcome, name) for name in outcome.__slots__} | {
+        "buckets": list(outcome.buckets), "refused": list(outcome.refused), "rows": sorted(outcome.rows)
+    }  # fmt: skip
+
+
+def run_group(store: Store, commands: Sequence[Command], now: int) -> list[Outcome]:
+    """Carry out commands in one transaction, where the store has such a thing."""
+    if not isinstance(store, SqliteStore):
+        return [store.call("default", command, 10.0, now) for command in commands]
+    store.call("default", Status([], sweep=False), 10.0, 0)  # it is open now, and its writer is idle
+    tickets = [_Ticket("default", command, now) for command in commands]
+    store._commit(tickets)
+    assert all(ticket.error is None for ticket in tickets)
+    return [ticket.outcome for ticket in tickets]  # type: ignore[misc]
+
+
+IDS = st.sampled_from([f"{n:032x}" for n in range(12)])
+AMOUNTS = st.one_of(st.integers(0, 12), st.integers(0, 12), st.sampled_from([0, 60, MAX - 5, MAX, 2 * MAX]))
+FIGURES = st.tuples(AMOUNTS, st.integers(0, 30))
+SOME_POOLS = st.lists(st.sampled_from(sorted(POOLS)), unique=True, max_size=4)
+LEASES = st.sampled_from([1 * S, 60 * S, 600 * S])
+
+
+class Agreement(RuleBasedStateMachine):
+    """All stores and the model, in step."""
+
+    @initialize()
+    def start(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="agreement-"))
+        self.stores = {name: open_store(url(self.folder)) for name, url in STORES.items()}
+        self.model = Model()
+        self.now = 10_000 * S
+
+    def teardown(self) -> None:
+        if not hasattr(self, "stores"):
+            return
+        try:
+            self.compare_all()
+        finally:
+            for store in self.stores.values():
+                store.close()
+            shutil.rmtree(self.folder)
+
+    @rule(seconds=st.sampled_from([0, 1, 1, 30, 61, 100, 250, -1, -4, -90]))
+    def time_passes(self, seconds: int) -> None:
+        self.now += seconds * S
+
+    @rule(id=IDS, figures=FIGURES, pools=SOME_POOLS, lease=LEASES, old=st.booleans(), frozen=st.integers(0, 15))
+    def reserve(self, id: str, figures: tuple[int, int], pools: list[str], lease: int, old: bool, frozen: int) -> None:
+        if self.usable(id) and figures[0] <= MAX:
+            self.give([self.a_reserve(id, figures, pools, lease, frozen == 0, old and frozen < 4)])
+
+    @rule(id=IDS, figures=FIGURES, said=st.booleans(), known=st.booleans(), pools=SOME_POOLS, ago=st.sampled_from([0, 50, 300]))
+    def reconcile(self, id: str, figures: tuple[int, int], said: bool, known: bool, pools: list[str], ago: int) -> None:
+        if not self.usable(id):
+            return
+        amounts = self.amounts(figures)
+        made = max(0, self.model.clock - ago * S)
+        if known:
+            partial: Amounts = amounts if said else (amounts[0], None, None, None, None)
+            self.give([Reconcile(id, partial, {"model": "m"})])
+        else:
+            self.give([Reconcile(id, amounts, {}, self.draws(pools, amounts, made), {"user": "u"}, made)])
+
+    @rule(id=IDS)
+    def refund(self, id: str) -> None:
+        if self.usable(id):
+            self.give([Refund(id)])
+
+    @rule(id=IDS, figures=FIGURES, pools=SOME_POOLS)
+    def record(self, id: str, figures: tuple[int, int], pools: list[str]) -> None:
+        if self.usable(id):
+            self.give([self.a_record(id, figures, pools)])
+
+    @rule(id=IDS, lease=LEASES)
+    def renew(self, id: str, lease: int) -> None:
+        if self.usable(id):
+            self.give([Renew(id, lease)])
+
+    @rule()
+    def sweep(self) -> None:
+        self.give([Sweep()])
+
+    @rule(pools=SOME_POOLS)
+    def status(self, pools: list[str]) -> None:
+        self.give([Status(pools)])
+
+    @rule(identity=st.sampled_from("xy"), body=st.sampled_from(["1", "2", None]))
+    def policy(self, identity: str, body: str | None) -> None:
+        self.give([ChangePolicy("limit", identity, body, {"actor": "a"})])
+
+    @rule(data=st.data())
+    def group(self, data: st.DataObject) -> None:
+        """Several commands at one instant."""
+        commands: list[Command] = []
+        for id in data.draw(st.lists(IDS.filter(self.usable), min_size=2, max_size=8)):
+            figures, pools = data.draw(FIGURES), data.draw(SOME_POOLS)
+            kind = data.draw(st.sampled_from(["reserve", "reserve", "reconcile", "refund", "record", "renew", "policy"]))
+            match kind:
+                case "reserve":
+                    commands.append(self.a_reserve(id, (min(figures[0], MAX), figures[1]), pools, 60 * S, False, False))
+                case "reconcile":
+                    commands.append(Reconcile(id, self.amounts(figures), {}))
+                case "refund":
+                    commands.append(Refund(id))
+                case "record":
+                    commands.append(self.a_record(id, figures, pools))
+                case "renew":
+                    commands.append(Renew(id, 60 * S))
+                case "policy":
+                    commands.append(ChangePolicy("limit", "g", data.draw(st.sampled_from(["1", None])), {}))
+        self.give(commands)
+
+    # How.
+
+    def usable(self, id: str) -> bool:
+        """Whether no store may have forgotten it: an ended reservation is kept for an hour at least."""
+        known = self.model.reservations.get(id)
+        return known is None or known["state"] == "open" or max(self.now, self.model.clock) - known["ended"] < 3000 * S
+
+    def amounts(self, figures: tuple[int, int]) -> tuple[int, int, int, int, int]:
+        usd, tokens = figures
+        return usd, tokens, tokens, 0, 1
+
+    def draws(self, pools: list[str], amounts: Sequence[int], at: int) -> list[Draw]:
+        found = []
+        for pool in pools:
+            unit, limit, seconds = POOLS[pool]
+            start = 0 if seconds is None else at // (seconds * S) * seconds * S
+            end = FOREVER if seconds is None else start + seconds * S
+            found.append(Draw(pool, f"name of {pool}", unit, limit, amounts[unit], start, end, 0))
+        return found
+
+    def a_reserve(
+        self, id: str, figures: tuple[int, int], pools: list[str], lease: int, frozen: bool, old: bool
+    ) -> Reserve:
+        amounts = self.amounts(figures)
+        version = self.model.version - old
+        draws = self.draws(pools, amounts, self.now)
+        return Reserve(id, f"{figures}", amounts, draws, version, lease, {"user": "u"}, {}, "{}" if frozen else None)
+
+    def a_record(self, id: str, figures: tuple[int, int], pools: list[str]) -> Record:
+        amounts = self.amounts(figures)
+        draws = self.draws(pools, amounts, max(self.now, self.model.clock))
+        return Record(id, f"{figures}", amounts, draws, self.model.version, {}, {})
+
+    def give(self, commands: list[Command]) -> None:
+        answers = {name: run_group(store, commands, self.now) for name, store in self.stores.items()}
+        for i, command in enumerate(commands):
+            expected = self.model.do(command, self.now)
+            shapes = {name: shown(outcomes[i]) for name, outcomes in answers.items()}
+            first = next(iter(shapes.values()))
+            for name, shape in shapes.items():
+                assert shape == first, f"{name} differs on {command}"
+            self.compare(expected, next(iter(answers.values()))[i])
+
+    def compare(self, expected: dict[str, Any], outcome: Outcome) -> None:
+        assert outcome.status == expected["status"]
+        assert (outcome.now, outcome.count) == (self.model.clock, expected.get("count", 0))
+        assert list(outcome.refused) == expected.get("refused", [])
+        if known := expected.get("known"):
+            assert outcome.reservation is not None
+            found = outcome.reservation
+            assert (found.id, found.state, found.charged) == (known["id"], known["state"], known["charged"])
+            if known["state"] == "open":
+                assert found.lease_end == known["lease_end"]
+        if "now" in expected:
+            model = [b and (b["start"], b["end"], b["spent"], b["reserved"]) for b in expected["now"]]
+            assert [b and (b.start, b.end, b.spent, b.reserved) for b in outcome.buckets] == model
+
+    def compare_all(self) -> None:
+        model = {
+            (pool, b["start"]): (b["end"], b["spent"], b["reserved"]) for pool, found in self.model.buckets.items() for b in found
+        }
+        snapshots = [store.snapshot("default") for store in self.stores.values()]
+        for store, snapshot in zip(self.stores.values(), snapshots, strict=True):
+            assert {key: (b.end, b.spent, b.reserved) for key, b in snapshot.buckets.items()} == model
+            assert snapshot == snapshots[0]
+            entries = store.entries("default", 0)
+            assert [(e.kind, e.reservation, e.amounts[0]) for e in entries] == self.model.entries
+            open_ids = {r["id"] for r in self.model.reservations.values() if r["state"] == "open"}
+            assert {r.id for r in store.reservations("default")} == open_ids
+            assert books(store).faults == []
+        # Reserved is the sum of what is open.
+        held: dict[int, int] = {}
+        for r in self.model.reservations.values():
+            for bucket, _, amount in r["shares"] if r["state"] == "open" else ():
+                held[id(bucket)] = held.get(id(bucket), 0) + amount
+        for found in self.model.buckets.values():
+            assert all(b["reserved"] == held.get(id(b), 0) for b in found)
+
+
+TestAgreement = Agreement.TestCase
+TestAgreement.settings = settings(
+    max_examples=120, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+)
