@@ -143,7 +143,7 @@ class Refusal:
             return f"{self.who}: over its deadline" if self.unit == "deadline" else f"{self.who}: frozen"
         until = f"; resets {self.resets_at.isoformat()}" if self.resets_at else ""
         spent, reserved, needs = self._shown(self.spent), self._shown(self.reserved), self._shown(self.requested)
-        return f"{self.limit} ({self.who}): {spent} spent + {reserved} reserved, needs {needs}{until} [{self.verdict}]"
+        return f"{self.limit.rule} ({self.who}): {spent} spent + {reserved} reserved, needs {needs}{until} [{self.verdict}]"
 
     def _shown(self, amount: Decimal | int) -> str:
         return f"${amount:f}" if self.unit == "usd" else str(amount)

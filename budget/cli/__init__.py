@@ -58,7 +58,11 @@ class _Main(Commands):
     """The group `budget`, with the one place where errors become exit codes."""
 
     def main(  # type: ignore[override]
-        self, args: Sequence[str] | None = None, prog_name: str | None = None, standalone_mode: bool = True, **extra: Any
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        standalone_mode: bool = True,
+        **extra: Any,
     ) -> Any:
         """Run the command line; in standalone mode (the default) leave the process with the exit code."""
         given = list(sys.argv[1:] if args is None else args)
@@ -81,8 +85,7 @@ def _failed(error: Exception, as_json: bool) -> int:
     if isinstance(error, BrokenPipeError):  # the reader had enough; what is still buffered has nowhere to go
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 1
-    late = error.ctx and f"{error.ctx.command_path} {_wrong_name(error)}" if isinstance(error, click.UsageError) else None
-    if late in _LATER:
+    if (late := _missing(error)) in _LATER:
         error = ConfigError(f"{late}: not available in this version")
     if isinstance(error, click.ClickException):
         shown = io.StringIO()
@@ -98,9 +101,11 @@ def _failed(error: Exception, as_json: bool) -> int:
     return _code(error)
 
 
-def _wrong_name(error: click.UsageError) -> str:
-    """Return the name of the option or command that does not exist, or ""."""
-    return str(getattr(error, "option_name", getattr(error, "command_name", "")))
+def _missing(error: Exception) -> str:
+    """Return what does not exist, such as "budget set --until", if that is what the error is about."""
+    if not isinstance(error, click.UsageError) or error.ctx is None:
+        return ""
+    return f"{error.ctx.command_path} {getattr(error, 'option_name', getattr(error, 'command_name', ''))}"
 
 
 def _code(error: Exception) -> int:

@@ -100,7 +100,8 @@ class Commands(click.Group):
         while count < len(args) and args[count].partition("=")[0] in (*_VALUED, *_FLAGS):
             count += 2 if args[count] in _VALUED else 1
         moved, rest = args[:count], args[count:]
-        if self._default is not None and (not rest or (rest[0].startswith("-") and rest[0] not in ctx.help_option_names)):
+        bare = not rest or (rest[0].startswith("-") and rest[0] not in ctx.help_option_names)
+        if bare and self._default is not None:
             rest = [self._default, *rest]
         return super().parse_args(ctx, [*rest[:1], *moved, *rest[1:]])
 

@@ -19,8 +19,10 @@ import click
 
 from budget.money import NANOS, show_usd
 
-__all__ = ["Cell", "Column", "amount", "is_terminal", "note", "pairs", "print_json", "safe", "say", "scope_text", "table",
-           "when"]  # fmt: skip
+__all__ = [
+    "Cell", "Column", "amount", "is_terminal", "note", "pairs", "print_json", "safe", "say", "scope_text", "table",
+    "when",
+]  # fmt: skip
 
 Cell = str | tuple[str, str]
 """A text, or a text and a style of rich; what a style says must stand in the text too."""
@@ -123,7 +125,7 @@ def _print_table(columns: Sequence[Column], rows: list[list[tuple[str, str]]]) -
 
 
 def _fit(columns: Sequence[Column], widths: list[int], room: int) -> tuple[list[int], list[str]]:
-    """Make columns fit by shortening ids, then by leaving columns out; return which stay, and the names of the others."""
+    """Make columns fit: shorten ids, else leave columns out. Return which stay, and the names of the others."""
     kept = list(range(len(columns)))
     while True:
         excess = sum(widths[i] for i in kept) + _GAP * (len(kept) - 1) - room

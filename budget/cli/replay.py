@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -11,10 +10,12 @@ from fractions import Fraction
 
 import click
 
+from budget.cli.common import Common, common
+from budget.cli.output import Column, note, pairs, print_json, table
 from budget.config import load
 from budget.errors import ConfigError
 from budget.money import show_usd
-from budget.replay import FIELDS, PRESETS, Exact, Replay, Trace, read_time
+from budget.replay import FIELDS, PRESETS, Exact, LimitResult, Replay, Trace, read_time
 from budget.replay import replay as play
 from budget.stores.base import open_store
 
@@ -25,50 +26,47 @@ _LONG = 10_000  # rows from which a progress bar is worth its place
 
 @click.command("replay")
 @click.argument("trace", type=click.Path(exists=True, dir_okay=False))
-@click.option("--limit", "limits", multiple=True, metavar="LIMIT", help="A limit such as '$20/run' or 'per=user $5/day'; "
-              "may be given again. Only these apply.")  # fmt: skip
-@click.option("--preset", type=click.Choice(list(PRESETS)), help="The kind of trace; found from the header if not given.")
-@click.option("--column", "columns", multiple=True, metavar="FIELD=NAME", help=f"The column of a field: {', '.join(FIELDS)}. "
-              "Times and durations count seconds, or what the name ends in: _ms, _us, _ns.")  # fmt: skip
+@click.option("--limit", "limits", multiple=True, metavar="LIMIT",
+              help="A limit such as '$20/run' or 'per=user $5/day'; may be given again. No others apply.")
+@click.option("--preset", type=click.Choice(list(PRESETS)), help="The kind of trace. Default: told by the header.")
+@click.option("--column", "columns", multiple=True, metavar="FIELD=NAME", help="The column of a field. Numbers of time "
+              f"and duration are seconds, or what NAME ends in: _ms, _us, _ns. Fields: {', '.join(FIELDS)}.")
 @click.option("--set", "fill", multiple=True, metavar="FIELD=VALUE", help="What the trace lacks, such as model=gpt-4o.")
 @click.option("--start", default="2026-01-01T00:00Z", show_default=True, help="When relative times begin.")
-@click.option("--reserve", default="1", show_default=True, metavar="FACTOR", help="A call reserves its cost times this.")
+@click.option("--reserve", default="1", show_default=True, metavar="FACTOR",
+              help="A call reserves this times what it cost and the tokens it used.")  # fmt: skip
 @click.option("--prices-at", type=click.Choice(["today", "then"]), default="today", show_default=True,
               help="Price calls as of today, or of when each was made.")  # fmt: skip
 @click.option("--strict", is_flag=True, help="End with an error at a malformed row instead of skipping it.")
-@click.option("--store", metavar="URL", help="Where the scratch account is made; memory:// is fastest.")
-@click.option("--account", metavar="NAME", help="Checked, and left alone: a replay has an account of its own.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@common
 def replay(
-    trace: str, limits: Sequence[str], preset: str | None, columns: Sequence[str], fill: Sequence[str], start: str,
-    reserve: str, prices_at: str, strict: bool, store: str | None, account: str | None, as_json: bool,
+    shared: Common, trace: str, limits: Sequence[str], preset: str | None, columns: Sequence[str], fill: Sequence[str],
+    start: str, reserve: str, prices_at: str, strict: bool,
 ) -> None:  # fmt: skip
     """Replay a recorded TRACE (CSV, plain or gzipped) against limits: what would they have refused?
 
     It works in an account of its own, which is removed afterwards: no live pool is read or written.
+
+    \b
+    Example:
+      budget replay trace.csv.gz --set model=gpt-4o --limit '$2/hour' --limit 'per=user $5/day'
     """
-    settings = load(store=store, account=account)
+    settings = load(store=shared.store, account=shared.account)
     factor, begin = _factor(reserve), _start(start)
     calls = Trace(
-        trace, preset=preset, columns=_pairs(columns, "--column"), fill=_pairs(fill, "--set"), start=begin,
-        on_malformed=None if strict else _complain,
+        trace, preset=preset, columns=_assigned(columns, "--column"), fill=_assigned(fill, "--set"), start=begin,
+        on_malformed=None if strict else note,
     )  # fmt: skip
     priced_at = time.time_ns() // 1000 if prices_at == "today" else None
-    with closing(open_store(settings.store)) as opened, _progress(calls) as advance:
-        found = play(opened, calls, limits, settings.book, reserve=factor, priced_at=priced_at, on_progress=advance)
-    if as_json:
-        click.echo(json.dumps(found.to_dict()))
-    elif sys.stdout.isatty():
-        _print_table(found)
+    with closing(open_store(settings.store)) as store, _progress(calls) as advance:
+        found = play(store, calls, limits, settings.book, reserve=factor, priced_at=priced_at, on_progress=advance)
+    if shared.json:
+        print_json(found.to_dict())
     else:
-        _print_lines(found)
+        _print(found)
 
 
-def _complain(line: str) -> None:
-    click.echo(line, err=True)
-
-
-def _pairs(texts: Sequence[str], option: str) -> dict[str, str]:
+def _assigned(texts: Sequence[str], option: str) -> dict[str, str]:
     pairs: dict[str, str] = {}
     for text in texts:
         name, equals, value = text.partition("=")
@@ -93,42 +91,25 @@ def _start(text: str) -> Exact:
         raise ConfigError(f"--start: {text[:40]!r} is not an instant such as 2026-01-01T00:00Z") from None
 
 
-def _facts(found: Replay) -> list[tuple[str, str]]:
-    facts = [
+def _print(found: Replay) -> None:
+    rows = [
         ("calls", f"{found.calls:,}"),
-        ("admitted", f"{found.admitted:,}, {show_usd(found.spent)}"),
-        ("refused", f"{found.refused:,}, {show_usd(found.refused_cost)}"),
+        ("admitted", f"{found.admitted:,}"),
+        ("refused", f"{found.refused:,}"),
+        ("spent", show_usd(found.spent)),
+        ("refused spend", show_usd(found.refused_cost)),
+        ("malformed rows", f"{found.skipped:,}"),
     ]
-    if found.skipped:
-        facts.append(("skipped", f"{found.skipped:,} malformed rows"))
     if found.rate is not None and found.store_rate is not None:
-        facts.append(("speed", f"{found.rate:,.0f} calls/s; the store alone {found.store_rate:,.0f} calls/s"))
-    return facts
-
-
-def _print_lines(found: Replay) -> None:
-    for name, value in _facts(found):
-        click.echo(f"{name:<9} {value}")
-    for result in found.limits:
-        spent = "" if result.max_spent is None else f", max spent {show_usd(result.max_spent)}"
-        click.echo(f"limit     {result.text}: refused {result.refused:,}{spent}")
-
-
-def _print_table(found: Replay) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console()
-    for name, value in _facts(found):
-        console.print(f"{name:<9} {value}", markup=False, highlight=False)
-    table = Table("limit")
-    table.add_column("refused", justify="right")
-    table.add_column("max spent", justify="right")
-    for result in found.limits:
-        spent = "" if result.max_spent is None else show_usd(result.max_spent)
-        table.add_row(result.text.replace("[", "\\["), f"{result.refused:,}", spent)
+        rows.append(("calls per second", f"{found.rate:,.0f} (the store alone: {found.store_rate:,.0f})"))
+    pairs(rows)
     if found.limits:
-        console.print(table)
+        columns = [Column("limit", shrink=True), Column("refused", right=True), Column("max spent", right=True)]
+        table(columns, [(result.text, f"{result.refused:,}", _most(result)) for result in found.limits])
+
+
+def _most(result: LimitResult) -> str:
+    return "-" if result.max_spent is None else show_usd(result.max_spent)
 
 
 @contextmanager

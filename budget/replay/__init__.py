@@ -1,7 +1,7 @@
 """Replay: what would these budgets have refused?
 
 `trace` reads the recorded calls in the order of time, `walk` plays them against limits in a scratch account. Nothing is
-decided here: the limits that match, what a call draws and whether it is admitted come from `budget.policy` and the store.
+decided here: which limits match, what a call draws and whether it is admitted, `budget.policy` and the store say.
 """
 
 from __future__ import annotations

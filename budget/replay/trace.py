@@ -16,11 +16,12 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from fractions import Fraction
+from functools import lru_cache
 from io import BufferedReader, TextIOWrapper
 from pathlib import Path
 from typing import NamedTuple, cast
 
-from budget.errors import ConfigError
+from budget.errors import BudgetError, ConfigError
 from budget.limits import check_attributes
 from budget.window import instant
 
@@ -58,8 +59,9 @@ _UNITS = {"_ms": 10**6, "_us": 10**3, "_ns": 1}
 _LATEST = 7_258_118_400 * _SECOND  # the year 2200: every window that begins before it ends before `window.FOREVER`
 _UNIX = 10**9 * _SECOND  # as a number of seconds it is the year 2001; as an offset it would be 31 years
 _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d{1,2})?", re.ASCII)
+_PLAIN = re.compile(r"(\d{1,18})(?:\.(\d{1,9}))?", re.ASCII)
 _COUNT = re.compile(r"(\d{1,15})(?:\.0*)?", re.ASCII)
-_FRACTION = re.compile(r"(?<=:\d\d:\d\d)[.,](\d+)", re.ASCII)
+_FRACTION = re.compile(r"(?:(?<=:\d\d:\d\d)|(?<=[T ]\d{6}))[.,](\d{1,40})", re.ASCII)
 
 
 class Call(NamedTuple):
@@ -99,7 +101,8 @@ class Trace:
         skipped: Malformed rows so far.
 
     Raises:
-        ConfigError: The file cannot be read, or its columns do not give what is needed.
+        ConfigError: An argument cannot be used, or the columns do not give what is needed.
+        BudgetError: The file cannot be read.
     """
 
     def __init__(
@@ -118,7 +121,7 @@ class Trace:
         self._known: dict[tuple[str, ...], tuple[str, str, str, str]] = {}
         header = next((row for _, row in self._read()), None)
         if header is None:
-            raise ConfigError(f"{self.path}: the file is empty; its first line must name the columns")
+            raise BudgetError(f"{self.path}: the file is empty; its first line must name the columns")
         header = [name.strip() for name in header]
         names = _columns(header, preset, columns or {})
         missing = [name for name in _REQUIRED if name not in names and not self._fill.get(name)]
@@ -128,14 +131,16 @@ class Trace:
                 f"value for all with --set {missing[0]}=VALUE. The columns are {_listed(header)}"
             )
         self._width = len(header)
-        self._index = {name: header.index(column) for name, column in names.items()}
-        self._unit = {name: _UNITS.get(names.get(name, "")[-3:], _SECOND) for name in ("time", "duration")}
+        # A field without a column reads the empty cell that is put behind every row.
+        places = [header.index(names[name]) if name in names else self._width for name in FIELDS]
+        self._cells = [(place, self._fill.get(name, "")) for name, place in zip(FIELDS, places, strict=True)]
+        self._units = [_UNITS.get(names.get(name, "")[-3:], _SECOND) for name in ("time", "duration")]
 
     def calls(self) -> Iterator[Call]:
         """Iterate the calls by time, then file order.
 
         Raises:
-            ConfigError: The file cannot be read, or a row is malformed and `on_malformed` is None.
+            BudgetError: The file cannot be read, or a row is malformed and `on_malformed` is None.
         """
         ordered = self._scan()
         self.skipped = 0
@@ -144,11 +149,12 @@ class Trace:
     def _scan(self) -> bool:
         """Count the rows, and say whether their times never go back."""
         self.rows, last, ordered = 0, cast(Exact, -1), True
+        place, default = self._cells[0]
         for _, row in self._body():
             self.rows += 1
             if ordered and len(row) == self._width:
                 try:
-                    at = self._time(row)
+                    at = self._time((*row, "")[place].strip() or default)
                 except ValueError:
                     continue  # the second pass will say so
                 last, ordered = at, at >= last
@@ -157,33 +163,37 @@ class Trace:
     def _calls(self) -> Iterator[Call]:
         for line, row in self._body():
             try:
-                yield self._call(line, row)
+                call = self._call(line, row)
             except ValueError as error:
                 if self._on_malformed is None:
-                    raise ConfigError(f"{self.path}, line {line}: {error}") from None
+                    raise BudgetError(f"{self.path}, line {line}: {error}") from None
                 self.skipped += 1
                 self._on_malformed(f"{self.path}, line {line}: {error}; skipped")
+            else:
+                yield call
 
     def _call(self, line: int, row: list[str]) -> Call:
         if len(row) != self._width:
             raise ValueError(f"{len(row)} fields, the header has {self._width}")
-        at = self._time(row)
-        duration = self._cell(row, "duration")
-        end = at + _number(duration, "duration", self._unit["duration"]) if duration else None
-        if end is not None and not at <= end < _LATEST:
-            raise ValueError("duration: is negative, or ends after the year 2200")
-        user, session, agent, model = [self._cell(row, name) for name in _ATTRIBUTES]
+        row.append("")
+        time, user, session, agent, model, given, output, read, written, duration = [
+            row[place].strip() or default for place, default in self._cells
+        ]
+        at = self._time(time)
+        lasted = _number(duration, self._units[1]) if duration else 0
+        if lasted is None or not 0 <= lasted < _LATEST - at:
+            raise ValueError("duration: is not a number from 0 that ends before the year 2200")
+        end = at + lasted if duration else None
         who = self._known.get((user, session, agent, model)) or self._check((user, session, agent, model))
-        given = _count(self._cell(row, "input_tokens"), "input_tokens")
-        read = _count(self._cell(row, "cache_read_tokens") or "0", "cache_read_tokens")
-        written = _count(self._cell(row, "cache_write_tokens") or "0", "cache_write_tokens")
-        if given < read + written:
-            raise ValueError(f"input_tokens: {given} is below its own cached tokens ({read} read, {written} written)")
-        output = _count(self._cell(row, "output_tokens"), "output_tokens")
-        return Call(at, line, end, who, given - read - written, read, written, output)
+        all_input, cached = _count(given, "input_tokens"), _count(read or "0", "cache_read_tokens")
+        stored = _count(written or "0", "cache_write_tokens")
+        fresh = all_input - cached - stored
+        if fresh < 0:
+            raise ValueError(f"input_tokens: {all_input} is below its cached tokens ({cached} read, {stored} written)")
+        return Call(at, line, end, who, fresh, cached, stored, _count(output, "output_tokens"))
 
-    def _time(self, row: list[str]) -> Exact:
-        at = read_time(self._cell(row, "time"), self._start, self._unit["time"])
+    def _time(self, text: str) -> Exact:
+        at = read_time(text, self._start, self._units[0])
         if not 0 <= at < _LATEST:
             raise ValueError("time: is not between the years 1970 and 2200")
         return at
@@ -196,10 +206,6 @@ class Trace:
             self._known.clear()
         self._known[who] = who
         return who
-
-    def _cell(self, row: list[str], name: str) -> str:
-        index = self._index.get(name)
-        return (row[index].strip() if index is not None else "") or self._fill.get(name, "")
 
     def _body(self) -> Iterator[tuple[int, list[str]]]:
         rows = self._read()
@@ -221,7 +227,7 @@ class Trace:
                         if row:
                             yield line, row
         except (OSError, EOFError, zlib.error, csv.Error) as error:
-            raise ConfigError(f"{self.path}, after line {line}: {error}") from error
+            raise BudgetError(f"{self.path}, after line {line}: {error}") from error
 
 
 def read_time(text: str, start: Exact = 0, unit: int = _SECOND) -> Exact:
@@ -235,26 +241,39 @@ def read_time(text: str, start: Exact = 0, unit: int = _SECOND) -> Exact:
     Raises:
         ValueError: It is neither, or a number that looks like Unix time where `start` is not the epoch.
     """
-    if _NUMBER.fullmatch(text):
-        offset = _number(text, "time", unit)
+    offset = _number(text, unit)
+    if offset is not None:
         if start and offset >= _UNIX:
             raise ValueError("time: looks like Unix time; read it as such with --start 1970-01-01")
         return start + offset
     fraction = _FRACTION.search(text)
-    whole = text if fraction is None else text[: fraction.start()] + text[fraction.end() :]
+    if fraction is None:
+        return _whole(text)
+    return _whole(text[: fraction.start()] + text[fraction.end() :]) + (_number(f"0.{fraction[1]}", _SECOND) or 0)
+
+
+@lru_cache(maxsize=64)
+def _whole(text: str) -> int:
+    """Read an instant without a fraction of a second; the rows of one second are neighbours."""
     try:
-        moment = datetime.fromisoformat(whole)
+        moment = datetime.fromisoformat(text)
     except ValueError:
         raise ValueError("time: is neither like 2026-01-31T12:00:00Z nor a number") from None
-    at = instant(moment if moment.tzinfo else moment.replace(tzinfo=UTC)) * 1000
-    return at + _number(f"0.{fraction[1]}", "time", _SECOND) if fraction else at
+    return instant(moment if moment.tzinfo else moment.replace(tzinfo=UTC)) * 1000
 
 
-def _number(text: str, name: str, unit: int) -> Exact:
-    if not _NUMBER.fullmatch(text):
-        raise ValueError(f"{name}: is not a number")
-    value = Fraction(text) * unit
-    return value.numerator if value.denominator == 1 else value
+def _number(text: str, unit: int) -> Exact | None:
+    """Read a number of units as nanoseconds, exactly; None if it is not a number."""
+    plain = _PLAIN.fullmatch(text)
+    if plain is not None:
+        whole, decimals = plain.groups("")
+        value, rest = divmod(int(whole + decimals) * unit, 10 ** len(decimals))
+        if not rest:
+            return value
+    elif not _NUMBER.fullmatch(text):
+        return None
+    numerator, denominator = (Fraction(text) * unit).as_integer_ratio()
+    return numerator if denominator == 1 else Fraction(numerator, denominator)
 
 
 def _count(text: str, name: str) -> int:

@@ -1,7 +1,7 @@
 """The walk: a trace's calls, played against limits in a scratch account whose time it gives.
 
-Each call reserves what it cost (or that, scaled) when it began, and is reconciled when it ended, or at once if the trace
-does not know. Whatever ends at an instant ends before what begins then. A store's clock counts microseconds and never
+Each call reserves what it cost (or that, scaled) when it began, and is reconciled when it ended, or at once if the
+trace does not know. Whatever ends at an instant ends before what begins then. A store's clock counts microseconds and never
 goes back; the walk goes by exact times and hands over their whole microseconds, and as the bounds of windows are whole
 microseconds too, every call lands in the window of its exact time.
 
@@ -122,7 +122,8 @@ def replay(
         on_progress: Called now and then with the number of calls so far.
 
     Raises:
-        ConfigError: A limit or the trace cannot be used, or a model has no price.
+        ConfigError: A limit cannot be used.
+        BudgetError: The trace cannot be read, or a model has no price; names the line.
         StoreUnavailable: The store cannot answer.
     """
     found = Replay(_results(limits))
@@ -226,7 +227,7 @@ class _Walk:
         try:
             model = self.book.find(name)
         except UnknownModel as error:
-            raise ConfigError(f"line {call.line}: {error}") from None
+            raise BudgetError(f"line {call.line}: {error}") from error
         given = {"user": user, "session": session, "run": session, "agent": agent, "model": model.id}
         scope = {name: value for name, value in {**given, "provider": model.provider}.items() if value}
         matches = self.policy.matches(scope, [scope] if session else (), ())
@@ -259,7 +260,7 @@ def _results(texts: Sequence[str]) -> list[LimitResult]:
         limit = Limit(text)
         twin = results.get(limit.identity)
         if twin is not None:
-            raise ConfigError(f"--limit: {twin.text!r} and {text!r} are one limit, set twice; replay one after the other")
+            raise ConfigError(f"limit: {twin.text!r} and {text!r} are one limit, set twice; replay one after the other")
         results[limit.identity] = LimitResult(text, limit, 0, 0 if limit.unit == "usd" else None)
     return list(results.values())
 

@@ -1,8 +1,8 @@
 """Reports: what calls cost, grouped by an attribute, from the entries of the ledger.
 
-A call is one reservation id with an end that was charged: reconciled, expired or recorded. A refunded one is not a call.
-A correction after expiry belongs to the same call: its figures are added to those of the expiry, and a late refund takes
-the call away again. Nothing is kept of an entry but a few integers per call, so a ledger of any length can be read.
+A call is one reservation id with an end that was charged: reconciled, expired or recorded. A refunded one is no call.
+A correction after expiry belongs to the same call: its figures are added to those of the expiry, and a late refund
+takes the call away again. Of an entry nothing is kept but a few integers per call, so ledgers may be long.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 from budget.ledger import Entry
 from budget.limits import check_attributes
-from budget.money import format_usd, to_decimal
+from budget.money import to_decimal
 
 __all__ = ["Row", "report"]
 
@@ -62,14 +62,17 @@ class _Call:
     __slots__ = ("by", "nanos", "tokens")
 
     def __init__(self, by: str | None):
-        self.by, self.nanos, self.tokens = by, 0, (0, 0, 0, 0)
+        self.by, self.nanos = by, 0
+        self.tokens: tuple[int, ...] = (0, 0, 0, 0)
 
     def add(self, entry: Entry) -> None:
         self.nanos += entry.amounts[0]
         usage = entry.usage
-        # A usage is the whole truth about a call; without one there are only the amounts, of which a correction is a part.
-        self.tokens = _tokens(usage) if usage else (
-            self.tokens[0] + entry.amounts[2], self.tokens[1] + entry.amounts[3], *self.tokens[2:])  # fmt: skip
+        if usage is not None:  # the whole truth about a call, also in a correction
+            self.tokens = _tokens(usage)
+        else:
+            known_input, known_output, *cached = self.tokens
+            self.tokens = (known_input + entry.amounts[2], known_output + entry.amounts[3], *cached)
 
 
 @dataclass(slots=True)
@@ -84,8 +87,8 @@ def report(entries: Iterable[Entry], by: str = "user") -> list[Row]:
 
     Args:
         entries: Entries of one account, oldest first. A call belongs to them if its first end is among them.
-        by: An attribute of the calls (`user`, `session`, `agent`, `run`, any tag), `model` (as answered), `provider`, or
-            `day` (UTC, of its end).
+        by: An attribute of the calls (`user`, `session`, `agent`, `run`, any tag), `model` (as answered), `provider`,
+            or `day` (UTC, of its end).
 
     Returns:
         The rows, the dearest first.
@@ -120,7 +123,7 @@ def _key(entry: Entry, by: str) -> str | None:
     return entry.scope.get(by) or (entry.detail.get("provider") if by == "provider" else None)
 
 
-def _tokens(usage: Mapping[str, Any]) -> tuple[int, int, int, int]:
+def _tokens(usage: Mapping[str, Any]) -> tuple[int, ...]:
     read, written = usage.get("cache_read", 0), sum(usage.get("cache_write", {}).values())
     return usage.get("input", 0) + read + written, usage.get("output", 0), read, written
 
@@ -129,8 +132,9 @@ def _row(by: str | None, group: _Group) -> Row:
     costs = sorted(group.costs)
     total, count = sum(costs), len(costs)
     mean = to_decimal((2 * total + count) // (2 * count)) if count else None
-    quantiles = (_nearest_rank(costs, percent) for percent in (50, 95, 99))
-    return Row(by, count, Decimal(format_usd(total)), mean, *quantiles, *group.tokens, group.refused)  # type: ignore[call-arg]
+    p50, p95, p99 = (_nearest_rank(costs, percent) for percent in (50, 95, 99))
+    tokens, answered, read, written = group.tokens
+    return Row(by, count, to_decimal(total), mean, p50, p95, p99, tokens, answered, read, written, group.refused)
 
 
 def _nearest_rank(ordered: Sequence[int], percent: int) -> Decimal | None:

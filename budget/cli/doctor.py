@@ -1,0 +1,138 @@
+"""`budget doctor`: one line for each thing that must be right before money depends on it."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+import click
+
+from budget.cli.common import Common, common
+from budget.cli.output import Column, print_json, table
+from budget.cli.records import verify_books
+from budget.errors import BudgetError
+from budget.window import SECOND
+
+if TYPE_CHECKING:
+    from budget.engine import Budget
+
+_CLOCK_AHEAD = 5 * SECOND  # how far the store's clock may be ahead: beyond it nothing is admitted (budget.pool)
+_QUICK = 20_000  # entries that are audited in about a second
+_PASSWORD = re.compile(r"//[^/\s]*@")  # who and with what, in a URL
+
+
+class Finding(NamedTuple):
+    """One line: `state` is ok, note (worth knowing) or FAULT."""
+
+    check: str
+    state: str
+    detail: str
+
+
+@click.command("doctor")
+@common
+def doctor(common: Common) -> int:
+    """Check the store, the clock, the prices and the installed SDKs; exit code 1 if there is a fault.
+
+    \b
+    Example:
+      budget doctor
+    """
+    with common.open() as budget:
+        every = (*_store(budget), *_prices(budget), *_sdks())
+    found = [finding._replace(detail=_PASSWORD.sub("//***@", finding.detail)) for finding in every]
+    ok = all(finding.state != "FAULT" for finding in found)
+    if common.json:
+        print_json({"ok": ok, "checks": [finding._asdict() for finding in found]})
+    else:
+        styles = {"ok": "green", "note": "yellow", "FAULT": "bold red"}
+        rows = [(f.check, (f.state, styles[f.state]), f.detail) for f in found]
+        table([Column("check"), Column("state"), Column("detail")], rows)
+    return 0 if ok else 1
+
+
+def _store(budget: Budget) -> Iterator[Finding]:
+    from budget.commands import Sweep
+
+    engine = budget.engine
+    url = engine.store.url
+    try:
+        before = time.time_ns() // 1000
+        now = engine.do(Sweep()).now
+        took = time.time_ns() // 1000 - before
+        yield Finding("store", "ok", f"{url}, account {budget.settings.account}: opens and writes")
+        yield from _sqlite() if url.startswith("sqlite:") else ()
+        ahead = now - before - took
+        late = f"the store's clock is {ahead / SECOND:.0f} s ahead: nothing is admitted until this host's catches up"
+        yield Finding("clock", *(("FAULT", late) if ahead > _CLOCK_AHEAD else ("ok", "agrees with the store's")))
+        limits, frozen = list(budget.limits), budget.limits.freezes()
+        state = "note" if frozen or not limits else "ok"
+        yield Finding("limits", state, f"limits: {len(limits)}, freezes: {len(frozen)}")
+        waiting = engine.store.reservations(budget.settings.account)
+        yield Finding("reservations", "ok", f"{len(waiting)} open")
+        yield _books(budget)
+    except (BudgetError, sqlite3.Error) as error:
+        yield Finding("store", "FAULT", f"{url}: {error}")
+
+
+def _sqlite() -> Iterator[Finding]:
+    from budget.stores.sqlitefile import SCHEMA_VERSION
+
+    # Which versions can corrupt a WAL file: sqlite.org/wal.html, "the WAL-reset bug"; fixed in 3.51.3, 3.50.7, 3.44.6.
+    version = sqlite3.sqlite_version_info
+    fixed = version >= (3, 51, 3) or (3, 50, 7) <= version < (3, 51) or (3, 44, 6) <= version < (3, 45)
+    about = f"SQLite {sqlite3.sqlite_version}, schema {SCHEMA_VERSION}"
+    bug = "; it has the WAL-reset bug, which the lock file beside the database keeps from happening"
+    yield Finding("sqlite", "ok" if fixed else "note", about if fixed else about + bug)
+
+
+def _books(budget: Budget) -> Finding:
+    entries = budget.engine.store.snapshot(budget.settings.account).seq
+    if entries > _QUICK:
+        return Finding("ledger", "note", f"{entries} entries; prove them with: budget ledger verify")
+    found = verify_books(budget)
+    if found.faults:
+        return Finding("ledger", "FAULT", "; ".join(found.faults))
+    if found.saturated:
+        return Finding("ledger", "note", f"{found.entries} entries balance; saturated: {'; '.join(found.saturated)}")
+    return Finding("ledger", "ok", f"{found.entries} entries balance")
+
+
+def _prices(budget: Budget) -> Iterator[Finding]:
+    from datetime import UTC, date, datetime
+
+    book, today = budget.settings.book, datetime.now(UTC).date()
+    models = list(book.models())
+    read = max((row.retrieved for model in models for row in model.rows if row.retrieved), default=None)
+    age = f", read {(today - date.fromisoformat(read)).days} days ago" if read else ""
+    yield Finding("prices", "ok", f"{len(models)} models{age}, book {book.hash[:12]}")
+    due = sorted({m.id for m in models for row in m.rows if row.review_by and row.review_by < today.isoformat()})
+    if due:
+        yield Finding("prices", "note", f"to be looked at again: {', '.join(due)}")
+
+
+def _sdks() -> Iterator[Finding]:
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {}
+    for name in ("anthropic", "openai"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            yield Finding(name, "note", "not installed")
+    try:
+        from budget.clients import self_test
+
+        missing = self_test()
+    except Exception as error:  # an SDK that cannot be imported may raise anything, and that is what is looked for
+        yield Finding("wrap", "FAULT", f"the SDKs cannot be checked: {type(error).__name__}: {error}")
+        return
+    for name, number in found.items():
+        if lacks := missing.get(name, ""):
+            yield Finding(name, "FAULT", f"{number}; wrap() cannot guard it, for it lacks {lacks}")
+        else:
+            state, can = ("ok", "can be wrapped") if name in missing else ("note", "cannot be wrapped in this version")
+            yield Finding(name, state, f"{number}; its clients {can}")

@@ -1,0 +1,168 @@
+"""What looks ahead without changing anything: status, check, estimate."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import IO, Any
+
+import click
+
+from budget.cli.common import Common, attributes_of, common
+from budget.cli.output import Cell, Column, amount, is_terminal, note, pairs, print_json, say, scope_text, table, when
+from budget.errors import ConfigError
+from budget.pools import Pool
+
+_REFUSED = 3
+_BAR = 10
+
+
+@click.command("status")
+@click.argument("words", nargs=-1, metavar="[attr=value ...]")
+@common
+def status(common: Common, words: tuple[str, ...]) -> None:
+    """Show what is spent, reserved and available: of all pools, or of those that such calls draw on.
+
+    In the bar, a full block is spent and a shaded one is reserved.
+
+    \b
+    Example:
+      budget status
+      budget status user=alice --json
+    """
+    attributes = attributes_of(words)
+    with common.open() as budget:
+        pools = budget.status(**attributes)
+        frozen = [subject for subject in budget.limits.freezes() if _concerns(subject, attributes)]
+    if common.json:
+        print_json([pool.to_dict() for pool in pools])
+        for subject in frozen:
+            note(f"frozen: {scope_text(subject) or 'everybody'}")
+        return
+    columns = [
+        Column("subject", shrink=True), Column("limit"), Column("spent", True), Column("reserved", True),
+        Column("available", True), *([Column("used", drop=2)] if is_terminal() else []), Column("resets", drop=1),
+    ]  # fmt: skip
+    empty = ["-"] * (len(columns) - 2)
+    rows: list[list[Cell]] = [[scope_text(x) or "everybody", ("FROZEN", "bold red"), *empty] for x in frozen]
+    table(columns, rows + [_cells(pool) for pool in pools])
+    if not pools and not frozen:
+        note("there are no pools yet; set a limit: budget set per=user '$5/day'")
+
+
+@click.command("check")
+@click.argument("words", nargs=-1, metavar="[attr=value ...]")
+@click.option("--model", required=True, help="The model, as its provider names it.")
+@click.option("--in", "input_tokens", type=int, required=True, metavar="TOKENS", help="Input tokens at most.")
+@click.option("--max-out", "output_tokens", type=int, required=True, metavar="TOKENS", help="Output tokens at most.")
+@click.option("--provider", help="Whose API; looked up by the model if not given.")
+@common
+def check(
+    common: Common, words: tuple[str, ...], model: str, input_tokens: int, output_tokens: int, provider: str | None
+) -> int:
+    """Ask whether a call would be admitted now. Writes and counts nothing; exit code 3 if it would be refused.
+
+    \b
+    Example:
+      budget check user=alice --model claude-sonnet-4-6 --in 12000 --max-out 2000
+    """
+    from budget.asks import make_ask
+
+    attributes = attributes_of(words)
+    with common.open() as budget:
+        counts = {"input_tokens": input_tokens, "output_tokens": output_tokens}
+        estimate = budget.estimate_counts(model, provider=provider, **counts)
+        engine = budget.engine
+        decision = engine.drive(engine.verbs.check(make_ask(budget.settings, estimate, None, attributes)))
+    if common.json:
+        print_json(decision.to_dict())
+    elif decision.admitted:
+        say(f"admitted: at most {amount(estimate.usd_max)}")
+    else:
+        for refusal in decision.refusals:
+            say(f"refused: {refusal}")
+    return 0 if decision.admitted else _REFUSED
+
+
+@click.command("estimate")
+@click.argument("request", type=click.File("rb"), metavar="REQUEST.json|-")
+@click.option("--cap", metavar="AMOUNT", help="Exit with 3 if the request can cost more, such as '$0.10'.")
+@click.option("--provider", help="Whose API; looked up by the model if not given.")
+@click.option("--endpoint", help="Which of its endpoints, such as messages.")
+@common
+def estimate(
+    common: Common, request: IO[bytes], cap: str | None, provider: str | None, endpoint: str | None
+) -> int:  # fmt: skip
+    """Estimate what a request body costs at most, without sending it. Nothing of it is stored.
+
+    \b
+    Example:
+      budget estimate request.json
+      budget estimate - --cap '$0.10' < request.json
+    """
+    from budget.money import format_usd, parse_usd
+
+    limit = None if cap is None else parse_usd(cap, "cap")
+    with common.open() as budget:
+        found = budget.estimate(_body(request), provider=provider, endpoint=endpoint)
+    over = cap is not None and found.exceeds(cap)
+    if common.json:
+        verdict = {} if limit is None else {"cap": format_usd(limit), "exceeds": over}
+        print_json({**found.to_dict(), **verdict})
+        return _REFUSED if over else 0
+    pairs([
+        ("model", f"{found.model} ({found.provider or 'own price'})"),
+        ("input tokens", f"{found.input_tokens:,}, at most {found.input_tokens_max:,}"),
+        ("output tokens", f"at most {found.output_tokens_max:,}"),
+        ("expected", amount(found.usd)),
+        ("at most", amount(found.usd_max) if found.closed else f"no bound: {'; '.join(found.reasons)}"),
+        *([] if cap is None else [("cap", f"{amount(found.usd_max)} is {'above' if over else 'within'} {cap}"
+                                   if found.closed else f"no bound, so above {cap}")]),
+    ])  # fmt: skip
+    return _REFUSED if over else 0
+
+
+def _body(request: IO[bytes]) -> Mapping[str, Any]:
+    """Read a request body.
+
+    Raises:
+        ConfigError: It is not a JSON object; the message tells where, and nothing of what stands there.
+    """
+    try:
+        body = json.loads(request.read())
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"request: not JSON (line {error.lineno}, column {error.colno})") from None
+    except UnicodeDecodeError:
+        raise ConfigError("request: not JSON (not UTF-8)") from None
+    except RecursionError:
+        raise ConfigError("request: not JSON of a request (nested too deeply)") from None
+    if not isinstance(body, dict):
+        raise ConfigError(f"request: a JSON object is needed, not {type(body).__name__}")
+    return body
+
+
+def _concerns(frozen: Mapping[str, str], attributes: Mapping[str, str]) -> bool:
+    """Whether a freeze has to do with calls that have these attributes."""
+    if any(attributes.get(name, value) != value for name, value in frozen.items()):
+        return False
+    return not attributes or not frozen or bool(frozen.keys() & attributes.keys())
+
+
+def _cells(pool: Pool) -> list[Cell]:
+    figures = [amount(value) for value in (pool.spent, pool.reserved, pool.available)]
+    resets = when(pool.resets_at)
+    if not is_terminal():
+        return [pool.subject_text, pool.limit.rule, *figures, resets]
+    return [pool.subject_text, pool.limit.rule, *figures, _bar(pool), resets[5:] or "-"]
+
+
+def _bar(pool: Pool) -> Cell:
+    """Draw how much is spent and reserved. What is not zero never looks like nothing, nor what is not full like all."""
+    whole = pool.limit.amount
+    if not whole:
+        return "-"
+    spent = min(_BAR, int(pool.spent * _BAR / whole) or int(pool.spent > 0))
+    taken = int((pool.spent + pool.reserved) * _BAR / whole) or int(pool.spent + pool.reserved > 0)
+    reserved = min(_BAR, taken) - spent
+    style = "red" if pool.available <= 0 else "yellow" if spent + reserved >= 0.8 * _BAR else "green"
+    return "█" * spent + "▒" * reserved + "░" * (_BAR - spent - reserved), style

@@ -1,0 +1,229 @@
+"""What reads the records: report, reservations, ledger."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from budget.cli.common import Commands, Common, attributes_of, common
+from budget.cli.output import Column, amount, print_json, say, scope_text, table, when
+from budget.ledger import Audit, Entry, audit
+from budget.money import format_usd
+from budget.stores.base import PAGE
+from budget.window import SECOND, at_zone
+
+if TYPE_CHECKING:
+    from budget.commands import Reservation
+    from budget.engine import Budget
+
+__all__ = ["sweep_all", "verify_books"]
+
+
+@click.command("report")
+@click.option("--by", default="user", show_default=True, metavar="WHAT",
+              help="user, session, agent, run, model, provider, day (UTC), or any attribute.")  # fmt: skip
+@click.option("--since", metavar="7d", help="How far back: 7d, 12h, 30m. Default: everything.")
+@common
+def report_costs(common: Common, by: str, since: str | None) -> None:
+    """Report what calls cost, the dearest first, with quantiles over the cost of each call.
+
+    \b
+    Example:
+      budget report --by model --since 7d
+      budget report --by day --json
+    """
+    from budget.report import report
+
+    with common.open() as budget:
+        rows = report(budget.entries(since=since), by)
+    if common.json:
+        print_json([row.to_dict() for row in rows])
+        return
+    columns = [
+        Column(by, shrink=True), Column("calls", True), Column("cost", True), Column("mean", True, drop=3),
+        Column("p50", True, drop=4), Column("p95", True, drop=2), Column("p99", True, drop=5),
+        Column("input", True, drop=6), Column("output", True, drop=7), Column("cache read", True, drop=8),
+        Column("cache write", True, drop=9), Column("refused", True, drop=1),
+    ]  # fmt: skip
+    names = [name for name in rows[0].__slots__ if name != "by"] if rows else []
+    table(columns, [["(none)" if r.by is None else r.by, *(amount(getattr(r, n)) for n in names)] for r in rows])
+
+
+@click.group("reservations", cls=Commands, default="list")
+def reservations() -> None:
+    """List open reservations, or charge those that are due.
+
+    \b
+    Example:
+      budget reservations
+      budget reservations sweep
+    """
+
+
+@reservations.command("list")
+@common
+def list_reservations(common: Common) -> None:
+    """List the open reservations, the oldest first.
+
+    \b
+    Example:
+      budget reservations list --json
+    """
+    with common.open() as budget:
+        found = budget.engine.store.reservations(budget.settings.account)
+    if common.json:
+        print_json([_reservation(known) for known in found])
+        return
+    now = time.time_ns() // 1000
+    columns = [
+        Column("id", shrink=True), Column("age", True), Column("lease ends"), Column("reserved", True),
+        Column("scope", shrink=True),
+    ]  # fmt: skip
+    rows = [(r.id, _age(now - r.made), when(at_zone(r.lease_end)), amount(r.usd), scope_text(r.scope)) for r in found]
+    table(columns, rows)
+
+
+@reservations.command("sweep")
+@common
+def sweep(common: Common) -> None:
+    """Charge the reservations whose lease has ended: what nobody reconciled is presumed spent.
+
+    \b
+    Example:
+      budget reservations sweep
+    """
+    with common.open() as budget:
+        count = sweep_all(budget)
+    print_json({"expired": count}) if common.json else say(f"expired: {count}")
+
+
+@click.group("ledger", cls=Commands, default="tail")
+def ledger() -> None:
+    """Read the ledger, or prove that the books balance.
+
+    \b
+    Example:
+      budget ledger tail -n 5
+      budget ledger verify
+    """
+
+
+@ledger.command("tail")
+@click.argument("words", nargs=-1, metavar="[attr=value ...]")
+@click.option("-n", "count", type=click.IntRange(1), default=20, show_default=True, help="How many entries.")
+@common
+def tail(common: Common, words: tuple[str, ...], count: int) -> None:
+    """Show the last entries, the oldest first, or the last of calls with some attributes.
+
+    \b
+    Example:
+      budget ledger tail -n 5 user=alice
+    """
+    wanted = attributes_of(words)
+    with common.open() as budget:
+        found = _last(budget, wanted, count)
+    if common.json:
+        print_json([entry.to_dict() for entry in found])
+        return
+    columns = [
+        Column("entry", True), Column("at", drop=2), Column("kind"), Column("cost", True), Column("scope", shrink=True),
+        Column("about", shrink=True), Column("reservation", shrink=True, drop=1),
+    ]  # fmt: skip
+    table(columns, [(str(e.seq), e.at.strftime("%Y-%m-%d %H:%M:%S"), e.kind, amount(e.usd), scope_text(e.scope) or "-",
+                     _about(e), e.reservation or "-") for e in found])  # fmt: skip
+
+
+@ledger.command("verify")
+@common
+def verify(common: Common) -> int:
+    """Prove that no entry is missing or changed and that the entries sum to what the pools say; exit code 1 if not.
+
+    \b
+    Example:
+      budget ledger verify --json
+    """
+    with common.open() as budget:
+        found = verify_books(budget)
+    if common.json:
+        print_json({"ok": found.ok, "entries": found.entries, "faults": found.faults, "saturated": found.saturated})
+        return 0 if found.ok else 1
+    say(f"{'ok' if found.ok else 'FAULT'}: {found.entries} entries")
+    for fault in found.faults:
+        say(f"fault: {fault}")
+    for pool in found.saturated:
+        say(f"saturated: {pool}")
+    return 0 if found.ok else 1
+
+
+def verify_books(budget: Budget) -> Audit:
+    """Audit the account: its entries up to one instant against its counters at that instant."""
+    account, store = budget.settings.account, budget.engine.store
+    found = store.snapshot(account)
+
+    def entries() -> Iterator[Entry]:
+        after = 0
+        while after < found.seq and (page := store.entries(account, after)):
+            yield from (entry for entry in page if entry.seq <= found.seq)
+            after = page[-1].seq
+
+    counters = {key: (bucket.spent, bucket.reserved) for key, bucket in found.buckets.items()}
+    return audit(entries(), counters, found.head, found.seq)
+
+
+def sweep_all(budget: Budget) -> int:
+    """Expire everything that is due, in as many commands as it takes; return how many."""
+    from budget.commands import Sweep
+
+    total = 0
+    while count := budget.engine.do(Sweep()).count:
+        total += count
+    return total
+
+
+def _last(budget: Budget, wanted: dict[str, str], count: int) -> list[Entry]:
+    """Read pages from the end of the ledger until there are enough entries."""
+    account, store = budget.settings.account, budget.engine.store
+    end = store.snapshot(account).seq
+    found: list[Entry] = []
+    while end > 0 and len(found) < count:
+        start = max(0, end - PAGE)
+        page = [entry for entry in store.entries(account, start) if entry.seq <= end]
+        found[:0] = [entry for entry in page if wanted.items() <= entry.scope.items()]
+        end = start
+    return found[-count:]
+
+
+def _reservation(known: Reservation) -> dict[str, Any]:
+    usd, tokens, input_tokens, output_tokens, requests = known.amounts
+    return {
+        "id": known.id,
+        "made": at_zone(known.made).isoformat(),
+        "lease_end": at_zone(known.lease_end).isoformat(),
+        "usd": format_usd(usd or 0),
+        "tokens": tokens,
+        "input_tokens": input_tokens,
+        "output_tokens": output_tokens,
+        "requests": requests,
+        "scope": dict(known.scope),
+        "parent": known.parent,
+    }
+
+
+def _about(entry: Entry) -> str:
+    """Say what an entry is about: the model of a call, or what was changed by whom and why."""
+    detail = entry.detail
+    if "actor" not in detail:
+        return entry.model or "-"
+    what = detail.get("limit") or scope_text(detail.get("subject", {})) or "everybody"
+    return f"{what} by {detail['actor']}" + (f": {detail['reason']}" if "reason" in detail else "")
+
+
+def _age(us: int) -> str:
+    seconds = max(0, us) // SECOND
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "m")):
+        if seconds >= size:
+            return f"{seconds // size}{unit}"
+    return f"{seconds}s"

@@ -1,0 +1,95 @@
+"""`budget init`: a configuration file in which every line is a comment, and every setting in it would work."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from budget.cli.common import Common, common
+from budget.cli.output import print_json, say
+
+__all__ = ["TEMPLATE"]
+
+TEMPLATE = """\
+# Configuration of budget. The nearest budget.toml counts: of the working folder, else of its parents.
+# An argument in code, or an option of the command line, goes before BUDGET_STORE, BUDGET_ACCOUNT and so on, and
+# those go before this file. Take the first "#" from a line to use it. Lines with "# " are words.
+
+# Where limits, pools and the ledger are kept. Three slashes: relative to the working folder; four: absolute.
+# Without it: budget/budget.db in $XDG_DATA_HOME (or ~/.local/share).
+#store = "sqlite:///budget.db"
+
+# One world of limits, pools and ledger in that store: 1 to 64 letters, digits, "_" or "-".
+#account = "default"
+
+# A model without a price: "refuse", or "allow", which counts its tokens and requests and no money.
+#on_unpriced = "refuse"
+
+# A request without an upper bound of cost: "refuse", or what it may reserve, such as "$0.50".
+#on_unbounded = "refuse"
+
+# When the store cannot answer: "refuse".
+#on_store_error = "refuse"
+
+# Seconds that one call may wait for the store.
+#store_timeout = 2.0
+
+# Limits of every process that reads this file, besides those set in the store (`budget set`), which win where both
+# exist. An amount per window: request, run, minute, hour, day, week, month, year or lifetime.
+
+# Everybody together.
+#[[limits]]
+#limit = "$500/day"
+
+# Each user, by the calendar of a time zone.
+#[[limits]]
+#limit = "$5/day"
+#per = "user"
+#tz = "Europe/Berlin"
+
+# One user: this replaces the limit per user of the same unit and window.
+#[[limits]]
+#limit = "$20/day"
+#user = "alice"
+
+# A cap: the most that one request may cost.
+#[[limits]]
+#limit = "$0.25/request"
+
+# Tokens (all input, cached too, and all output) and requests can be limited as well.
+#[[limits]]
+#limit = "2M tokens/hour"
+#per = "agent"
+
+#[[limits]]
+#limit = "100 requests/minute"
+#per = "user"
+
+# Prices of your own, USD per million tokens, as text. They go before the shipped ones.
+#[[prices]]
+#model = "my-model"
+#input = "0.10"
+#output = "0.40"
+#cache_read = "0.01"
+"""
+
+
+@click.command("init")
+@common
+def init(common: Common) -> None:
+    """Write a commented budget.toml into the working folder. An existing one stays as it is.
+
+    \b
+    Example:
+      budget init
+    """
+    from budget.config import FILE
+
+    path = Path(FILE)
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(TEMPLATE)
+    except FileExistsError:
+        raise click.ClickException(f"{FILE} exists already; it was left as it is") from None
+    print_json({"written": str(path.absolute())}) if common.json else say(f"written: {path.absolute()}")
