@@ -14,6 +14,7 @@ from budget.errors import ConfigError
 from budget.limits import Limit, check_attributes
 from budget.policy import Match, Policy, limit_body, match, read_name
 from budget.pools import Pool, make_pool
+from budget.subject import Subject
 from budget.window import bounds
 
 if TYPE_CHECKING:
@@ -138,7 +139,7 @@ def pools_of(engine: Engine, attributes: Mapping[str, str]) -> list[Pool]:
     return list(_all(policy, snapshot.names, newest, now))
 
 
-def _asked(policy: Policy, attributes: Mapping[str, str]) -> Iterator[tuple[Limit, Mapping[str, str | None], str]]:
+def _asked(policy: Policy, attributes: Mapping[str, str]) -> Iterator[tuple[Limit, Subject, str]]:
     for limit in policy.limits:
         kind = limit.window.kind
         if applies(limit, attributes) and kind != "request" and (kind != "run" or "run" in attributes):
@@ -155,7 +156,7 @@ def _replaced(policy: Policy, found: Match) -> bool:
 
 
 def _all(policy: Policy, names: Mapping[str, str], newest: Mapping[str, Bucket], now: int) -> Iterator[Pool]:
-    by_limit: dict[Any, list[tuple[str, dict[str, str | None]]]] = {}
+    by_limit: dict[Any, list[tuple[str, Subject]]] = {}
     for pool, name in names.items():
         identity, subject = read_name(name)
         by_limit.setdefault(identity, []).append((pool, subject))
@@ -163,12 +164,12 @@ def _all(policy: Policy, names: Mapping[str, str], newest: Mapping[str, Bucket],
         known = sorted(by_limit.get(limit.identity, []), key=lambda item: str(item[1]))
         live = [(limit, subject, newest[pool]) for pool, subject in known if pool in newest]
         if not live and limit.per is None and limit.window.kind not in ("request", "run"):
-            yield _pool((limit, dict(limit.selector), ""), None, now)
+            yield _pool((limit, Subject(limit.selector), ""), None, now)
         for item in live:
             yield make_pool(*item)
 
 
-def _pool(found: tuple[Limit, Mapping[str, str | None], str], bucket: Bucket | None, now: int) -> Pool:
+def _pool(found: tuple[Limit, Subject, str], bucket: Bucket | None, now: int) -> Pool:
     limit, subject, _ = found
     if bucket is None:
         start, end = bounds(limit.window, now, limit.tz)

@@ -55,9 +55,9 @@ def make_ask(settings: Settings, what: object, tokens: object, attributes: Mappi
     detail |= {} if what.priced else {"unpriced": True}
     amounts = what.amounts
     if not what.closed:
-        if settings.allowance is None:
+        if settings.allowance is None and not settings.disabled:
             raise Unbounded(what.reasons)
-        amounts = (max(what.nanos_max, settings.allowance), *amounts[1:])
+        amounts = (max(what.nanos_max, settings.allowance or 0), *amounts[1:])
     return Ask(amounts, scope, run, detail, what)
 
 
@@ -87,11 +87,13 @@ def price(
             error = error or unknown
             continue
         cost = found.rates(known.made if known else now).cost(usage)
+        if cost.nanos >= 2**63:  # more than $9 billion: one ledger entry holds 64 bits
+            raise ConfigError("usage: it costs more than one entry of the ledger can hold; the counts must be wrong")
         detail |= {"rates": cost.rates, "book": settings.book.hash}
         detail |= {"priced_as": name} if name != names[0] else {}
         detail |= {"unpriced": list(cost.unpriced)} if cost.unpriced else {}
         return (cost.nanos, *tokens), detail
-    if settings.unpriced or reserved.get("unpriced"):
+    if settings.unpriced or settings.disabled or reserved.get("unpriced"):
         return (0, *tokens), {**detail, "unpriced": True}
     assert error is not None
     raise error

@@ -20,6 +20,7 @@ from budget.config import Settings
 from budget.errors import ArgumentTypeError, ConfigError
 from budget.estimate import Estimate, estimate_body
 from budget.lease import Renewer
+from budget.limits import check_attributes
 from budget.money import parse_usd
 from budget.stores.base import Store, open_store
 from budget.usage import Usage
@@ -38,7 +39,7 @@ class Engine:
 
     def __init__(self, settings: Settings):
         self.settings = settings
-        self.store: Store = open_store(settings.store)
+        self.store: Store = open_store("disabled://" if settings.disabled else settings.store)
         self.verbs = Verbs(settings, self.drive)
         self.leases = Renewer(self._renew)
         self.timeout = settings.timeout or self.store.default_timeout
@@ -116,7 +117,7 @@ class Engine:
         from budget.estimator import REQUEST_FIELDS
 
         fields = {name: value for name, value in request.items() if name in REQUEST_FIELDS}
-        attributes = {name: value for name, value in request.items() if name not in REQUEST_FIELDS}
+        attributes = check_attributes({name: value for name, value in request.items() if name not in REQUEST_FIELDS})
         if what is None:
             if not fields:
                 raise ConfigError(

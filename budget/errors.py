@@ -20,6 +20,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from budget.subject import Subject
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from datetime import datetime
@@ -101,7 +103,7 @@ class Refusal:
 
     Attributes:
         limit: The `Limit` that refused; None for a freeze or a deadline.
-        subject: The pool's subject, such as `{"user": "alice"}`.
+        subject: Whose pool it is: {"user": "alice"}, printed "user=alice".
         unit: usd, tokens, input_tokens, output_tokens, requests or concurrent.
         spent, reserved, requested, available: The pool at the decision, and what was asked of it.
         resets_at: When the window ends, aware, in the limit's zone; None if it does not end.
@@ -109,7 +111,7 @@ class Refusal:
     """
 
     limit: Any
-    subject: Mapping[str, str | None]
+    subject: Subject
     unit: str
     spent: Decimal | int
     reserved: Decimal | int
@@ -122,7 +124,7 @@ class Refusal:
         """Return plain JSON types; amounts of money are decimal strings."""
         return {
             "limit": None if self.limit is None else str(self.limit),
-            "subject": dict(self.subject),
+            "subject": str(self.subject),
             "unit": self.unit,
             "spent": _plain(self.spent),
             "reserved": _plain(self.reserved),
@@ -132,18 +134,13 @@ class Refusal:
             "verdict": self.verdict,
         }
 
-    @property
-    def who(self) -> str:
-        """The subject as text: "user=alice", "user=(none)", "everybody"."""
-        parts = [f"{name}={'(none)' if value is None else value}" for name, value in self.subject.items()]
-        return ",".join(parts) or "everybody"
-
     def __str__(self) -> str:
         if self.limit is None:
-            return f"{self.who}: over its deadline" if self.unit == "deadline" else f"{self.who}: frozen"
+            return f"{self.subject}: over its deadline" if self.unit == "deadline" else f"{self.subject}: frozen"
         until = f"; resets {self.resets_at.isoformat()}" if self.resets_at else ""
         spent, reserved, needs = self._shown(self.spent), self._shown(self.reserved), self._shown(self.requested)
-        return f"{self.limit.rule} ({self.who}): {spent} spent + {reserved} reserved, needs {needs}{until} [{self.verdict}]"
+        pool = f"{self.limit.rule} ({self.subject}): {spent} spent + {reserved} reserved"
+        return f"{pool}, needs {needs}{until} [{self.verdict}]"
 
     def _shown(self, amount: Decimal | int) -> str:
         return f"${amount:f}" if self.unit == "usd" else str(amount)
@@ -192,7 +189,7 @@ class BudgetExceeded(BudgetError):
         return self.refusal.limit
 
     @property
-    def subject(self) -> Mapping[str, str | None]:
+    def subject(self) -> Subject:
         """The subject of the pool that decided."""
         return self.refusal.subject
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from budget.asks import Ask
 from budget.commands import Amounts, Reconcile, Refund, Reservation
 from budget.errors import BudgetError, ConfigError, StoreUnavailable
-from budget.outcome import REFUND, outcome
+from budget.outcome import CHARGE, REFUND, outcome
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -80,6 +80,8 @@ class Guard:
         return self
 
     def _reserve(self) -> Flow:
+        if self.stored is not None:
+            raise ConfigError("reservation: it was entered before; make another one for another block")
         return self._engine.verbs.reserve(self._ask, self._engine.verbs.new_id(), self._lease_us)
 
     def _kept(self, reservation: Reservation) -> None:
@@ -159,9 +161,13 @@ class Guard:
         self, error: BaseException | None, attempts: int | None, statuses: Sequence[int] = ()
     ) -> tuple[Amounts, dict[str, Any], bool]:
         """Return how a call without a usage ends, by the table of outcomes: (amounts, detail, refund)."""
-        decide = self._engine.settings.outcome or outcome
         cause = type(error).__name__ if error is not None else "no usage"
-        if decide(error, attempts, statuses) == REFUND:
+        try:
+            decided = (self._engine.settings.outcome or outcome)(error, attempts, statuses)
+        except Exception:
+            _log.exception("the function given as outcome= failed; the reservation is charged")
+            decided = CHARGE
+        if decided == REFUND:
             return _AS_RESERVED, {"outcome": cause}, True
         return _AS_RESERVED, {"outcome": cause, "estimated": True}, False
 

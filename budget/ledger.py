@@ -19,6 +19,7 @@ from decimal import Decimal
 from typing import Any, NamedTuple
 
 from budget.money import MAX, format_usd, to_decimal
+from budget.usage import Usage
 from budget.window import at_zone
 
 __all__ = ["GENESIS", "Audit", "Entry", "Posting", "audit", "dumps", "make_entry"]
@@ -85,9 +86,10 @@ class Entry:
         return self.detail.get("model") or self.scope.get("model")
 
     @property
-    def usage(self) -> Mapping[str, Any] | None:
-        """The usage buckets the provider reported, or None."""
-        return self.detail.get("usage")
+    def usage(self) -> Usage | None:
+        """The usage the provider reported, or None."""
+        found = self.detail.get("usage")
+        return None if found is None else Usage(**found)
 
     @property
     def estimate(self) -> Mapping[str, Any] | None:

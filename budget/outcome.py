@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-__all__ = ["CHARGE", "REFUND", "outcome", "unbilled_status"]
+__all__ = ["CHARGE", "REFUND", "never_connected", "outcome", "unbilled_status"]
 
 REFUND = "refund"
 CHARGE = "charge"
@@ -23,21 +23,24 @@ def outcome(error: BaseException | None, attempts: int | None, statuses: Sequenc
 
     Args:
         error: What ended the call; None for an answer without usage.
-        attempts: HTTP attempts that may have sent something; None if nobody counted them.
+        attempts: HTTP attempts that may have sent something; None if nobody counted them, which is taken for one.
         statuses: The status of each attempt that got an HTTP answer.
 
     Returns:
         `REFUND` or `CHARGE`.
     """
+    if attempts is None:
+        status = _status(error)
+        attempts, statuses = 0 if never_connected(error) else 1, [] if status is None else [status]
     if attempts == 0:
         return REFUND
-    if error is None:
-        return CHARGE
-    if attempts is None:
-        attempts, status = 1, _status(error)
-        statuses = [] if status is None else [status]
-    unknown = attempts - len(statuses) - any(type(cause).__name__ in _NEVER_CONNECTED for cause in _causes(error))
-    return REFUND if unknown <= 0 and all(map(unbilled_status, statuses)) else CHARGE
+    answered = error is not None and len(statuses) >= attempts
+    return REFUND if answered and all(map(unbilled_status, statuses)) else CHARGE
+
+
+def never_connected(error: BaseException | None) -> bool:
+    """Whether an error, or what caused it, says that no connection was made, so that nothing was sent."""
+    return any(type(cause).__name__ in _NEVER_CONNECTED for cause in _causes(error))
 
 
 def unbilled_status(status: int) -> bool:
@@ -45,7 +48,7 @@ def unbilled_status(status: int) -> bool:
     return (400 <= status < 500 and status not in _UNCERTAIN_4XX) or status in _UNBILLED_5XX
 
 
-def _status(error: BaseException) -> int | None:
+def _status(error: BaseException | None) -> int | None:
     status = getattr(error, "status_code", None)
     return status if isinstance(status, int) and not isinstance(status, bool) else None
 

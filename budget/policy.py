@@ -20,6 +20,7 @@ from budget.commands import Amounts, Draw
 from budget.errors import ConfigError
 from budget.ledger import dumps
 from budget.limits import UNITS, Limit
+from budget.subject import Subject
 from budget.window import Window, bounds
 
 __all__ = ["Match", "Policy", "limit_body", "match", "pool_id", "read_name", "selector_identity"]
@@ -31,7 +32,7 @@ class Match(NamedTuple):
     """A limit that applies to a call, and the pool it means: its subject, its name, and its id (None: a cap)."""
 
     limit: Limit
-    subject: Mapping[str, str | None]
+    subject: Subject
     name: str
     pool: str | None
 
@@ -162,7 +163,7 @@ def _as_subject(limit: Limit, scope: Mapping[str, str]) -> tuple[Any, ...] | Non
 
 def match(limit: Limit, scope: Mapping[str, str]) -> Match:
     """Return the pool that a limit means for a call with these attributes."""
-    subject: dict[str, str | None] = dict(limit.selector)
+    subject = Subject(limit.selector)
     if limit.per is not None:
         subject[limit.per] = scope.get(limit.per)
     run = scope.get("run", "") if limit.window.kind == "run" else None
@@ -181,10 +182,10 @@ def pool_id(name: str) -> str:
     return urlsafe_b64encode(blake2b(name.encode(), digest_size=12).digest()).decode()
 
 
-def read_name(name: str) -> tuple[tuple[Any, ...], dict[str, str | None]]:
+def read_name(name: str) -> tuple[tuple[Any, ...], Subject]:
     """Return the identity of the limit and the subject that a pool's name stands for."""
     unit, window, mode, selector, per, value, run = json.loads(name)
-    subject: dict[str, str | None] = dict(selector)
+    subject = Subject(selector)
     if per is not None:
         subject[per] = value
     if run:

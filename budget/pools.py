@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -11,6 +10,7 @@ from typing import Any
 from budget.commands import Bucket
 from budget.limits import Limit
 from budget.money import to_decimal
+from budget.subject import Subject
 from budget.window import FOREVER, at_zone
 
 __all__ = ["Pool", "make_pool", "shown"]
@@ -22,7 +22,7 @@ class Pool:
 
     Attributes:
         limit: The `Limit`; `.amount` is what may be spent.
-        subject: Whose it is: `{"user": "alice"}`; None stands for calls without the attribute; {} is everybody.
+        subject: Whose it is: {"user": "alice"}, printed "user=alice".
         unit: usd, tokens, input_tokens, output_tokens or requests.
         spent, reserved, available: In the present window; available = limit - spent - reserved.
         since: When counting began, later than the window's start for a new limit.
@@ -30,7 +30,7 @@ class Pool:
     """
 
     limit: Limit
-    subject: Mapping[str, str | None]
+    subject: Subject
     unit: str
     spent: Decimal | int
     reserved: Decimal | int
@@ -38,18 +38,12 @@ class Pool:
     since: datetime
     resets_at: datetime | None
 
-    @property
-    def subject_text(self) -> str:
-        """The subject as text: "user=alice", "user=(none)", "everybody"."""
-        parts = [f"{name}={'(none)' if value is None else value}" for name, value in self.subject.items()]
-        return ",".join(parts) or "everybody"
-
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON types; money is a decimal string."""
         amounts = {name: getattr(self, name) for name in ("spent", "reserved", "available")}
         return {
             "limit": str(self.limit),
-            "subject": dict(self.subject),
+            "subject": str(self.subject),
             "unit": self.unit,
             **{name: f"{value:f}" if isinstance(value, Decimal) else value for name, value in amounts.items()},
             "since": self.since.isoformat(),
@@ -62,7 +56,7 @@ def shown(unit: str, figure: int) -> Decimal | int:
     return to_decimal(figure) if unit == "usd" else figure
 
 
-def make_pool(limit: Limit, subject: Mapping[str, str | None], bucket: Bucket) -> Pool:
+def make_pool(limit: Limit, subject: Subject, bucket: Bucket) -> Pool:
     """Return the pool that a bucket is the present one of."""
     ends = None if bucket.end == FOREVER else at_zone(bucket.end, limit.tz)
     left = limit.quantity - bucket.spent - bucket.reserved

@@ -15,6 +15,7 @@ from budget.policy import Match
 from budget.pool import admits, verdict
 from budget.pools import shown
 from budget.prices import PriceBook
+from budget.subject import Subject
 from budget.window import FOREVER, at_zone
 
 __all__ = ["exceeded", "frozen_error", "refused_by"]
@@ -30,7 +31,7 @@ def frozen_error(ask: Ask, subject: Mapping[str, str]) -> Frozen:
     """Make the error of a frozen subject ({} is everybody)."""
     zero = Decimal(0)
     asked = to_decimal(ask.amounts[0] or 0)
-    return Frozen([Refusal(None, subject, "usd", zero, zero, asked, zero, None, "wait")], ask.scope)
+    return Frozen([Refusal(None, Subject(subject), "usd", zero, zero, asked, zero, None, "wait")], ask.scope)
 
 
 def exceeded(

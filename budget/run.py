@@ -22,6 +22,7 @@ from budget.errors import ArgumentTypeError, ConfigError, Refusal, RunStopped
 from budget.limits import UNITS, Limit, check_attributes
 from budget.money import to_decimal
 from budget.policy import match
+from budget.subject import Subject
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -90,7 +91,7 @@ class Run:
                 from budget.window import at_zone
 
                 over = at_zone(int(run.deadline_at * 1_000_000))
-                no = Refusal(None, {"run": run.id}, "deadline", 0, 0, 0, 0, over, "never")
+                no = Refusal(None, Subject(run=run.id), "deadline", 0, 0, 0, 0, over, "never")
                 raise RunStopped([no], self.scope)
 
     @property

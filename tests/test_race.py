@@ -110,8 +110,8 @@ def test_threads_race(budget_factory: Callable[..., Budget], limit: str) -> None
 
 def test_what_is_given_back_is_admitted_again(budget_factory: Callable[..., Budget]) -> None:
     """Threads that reserve and refund, or reconcile to less, never leave room unused nor use what is not there."""
-    budget = budget_factory(limits=["$0.10/day"])
-    spent_each, threads = 5, 4
+    budget = budget_factory(limits=["$0.12/day"])
+    spent_each, threads = 5, 4  # 20 calls of $0.005: with the last of them $0.095 + $0.02 fit
 
     def work() -> None:
         done = 0
@@ -119,9 +119,7 @@ def test_what_is_given_back_is_admitted_again(budget_factory: Callable[..., Budg
             try:
                 held = budget.reserve("$0.02", user="alice")
             except BudgetExceeded as no:
-                assert no.spent + no.reserved <= no.limit.amount
-                if no.spent == no.limit.amount:
-                    return
+                assert no.available < no.requested
                 continue
             if done % 2:
                 budget.refund(held)

@@ -42,9 +42,9 @@ _COMMANDS = {
     "report": ("records", "Report what calls cost, by user, model, day ..."),
     "reservations": ("records", "List open reservations, or charge those that are due."),
     "ledger": ("records", "Read the ledger, or prove that the books balance."),
-    "replay": ("replay", "Replay a trace against limits."),
+    "replay": ("replay", "Replay a trace: what would these limits refuse?"),
     "doctor": ("doctor", "Check the store, the prices and the installed SDKs."),
-    "demo": ("demo", "Run the main job on a demo provider."),
+    "demo": ("demo", "Watch agents try to overrun their limits."),
 }
 _LATER = {
     "budget adjust", "budget top", "budget watch", "budget prices", "budget run", "budget ledger export",
@@ -87,17 +87,12 @@ def _failed(error: Exception, as_json: bool) -> int:
         return 1
     if (late := _missing(error)) in _LATER:
         error = ConfigError(f"{late}: not available in this version")
-    if isinstance(error, click.ClickException):
-        shown = io.StringIO()
-        error.show(shown)
-        name, message, lines = "UsageError", error.format_message(), shown.getvalue().rstrip().split("\n")
-    else:
-        name, message = type(error).__name__, str(error) or "interrupted"
-        lines = [f"budget: {message}"]
+    message = error.format_message() if isinstance(error, click.ClickException) else str(error) or "interrupted"
     if as_json:
+        name = "UsageError" if isinstance(error, click.UsageError) else type(error).__name__
         print_json({"error": name, "message": message})
-    for line in lines:
-        note(line)
+    help = f" Try: {error.ctx.command_path} --help" if isinstance(error, click.UsageError) and error.ctx else ""
+    note(f"budget: {message}{help}")
     return _code(error)
 
 

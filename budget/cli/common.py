@@ -103,6 +103,11 @@ class Commands(click.Group):
         bare = not rest or (rest[0].startswith("-") and rest[0] not in ctx.help_option_names)
         if bare and self._default is not None:
             rest = [self._default, *rest]
+        if not rest and not ctx.resilient_parsing:
+            if moved:
+                ctx.fail("Missing command.")
+            click.echo(ctx.get_help(), err=True)
+            ctx.exit(2)
         return super().parse_args(ctx, [*rest[:1], *moved, *rest[1:]])
 
     def resolve_command(

@@ -152,8 +152,8 @@ def _cells(pool: Pool) -> list[Cell]:
     figures = [amount(value) for value in (pool.spent, pool.reserved, pool.available)]
     resets = when(pool.resets_at)
     if not is_terminal():
-        return [pool.subject_text, pool.limit.rule, *figures, resets]
-    return [pool.subject_text, pool.limit.rule, *figures, _bar(pool), resets[5:] or "-"]
+        return [str(pool.subject), pool.limit.rule, *figures, resets]
+    return [str(pool.subject), pool.limit.rule, *figures, _bar(pool), resets[5:] or "-"]
 
 
 def _bar(pool: Pool) -> Cell:

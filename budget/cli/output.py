@@ -27,7 +27,7 @@ __all__ = [
 Cell = str | tuple[str, str]
 """A text, or a text and a style of rich; what a style says must stand in the text too."""
 _GAP = 2
-_SHORT = 12
+_SHORT = 10
 
 
 @dataclass(frozen=True, slots=True)

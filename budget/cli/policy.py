@@ -10,6 +10,7 @@ from budget.cli.common import Common, Words, attributes_of, common, read_words
 from budget.cli.output import Column, note, print_json, say, scope_text, table
 from budget.errors import ConfigError
 from budget.limits import Limit
+from budget.subject import Subject
 
 _REASON = click.option("--reason", help="Why; the ledger keeps it, with who and when.")
 
@@ -48,8 +49,8 @@ def unset_limits(common: Common, words: tuple[str, ...], reason: str | None) -> 
 
     \b
     Example:
-      budget unset user=alice
       budget unset user=alice '$5/day' --reason 'pilot is over'
+      budget unset user=alice
     """
     read = read_words(words)
     with common.open() as budget:
@@ -156,6 +157,6 @@ def _print_changed(common: Common, verb: str, limits: Sequence[Limit]) -> None:
 
 def _print_frozen(common: Common, subject: dict[str, str], frozen: bool) -> None:
     if common.json:
-        print_json({"subject": subject, "frozen": frozen})
+        print_json({"subject": str(Subject(subject)), "frozen": frozen})
     else:
         say(f"{'frozen' if frozen else 'unfrozen'}: {scope_text(subject) or 'everybody'}")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from budget.cli.common import Commands, Common, attributes_of, common
-from budget.cli.output import Column, amount, print_json, say, scope_text, table, when
+from budget.cli.output import Column, amount, note, print_json, say, scope_text, table, when
 from budget.ledger import Audit, Entry, audit
 from budget.money import format_usd
 from budget.stores.base import PAGE
@@ -50,6 +50,8 @@ def report_costs(common: Common, by: str, since: str | None) -> None:
     ]  # fmt: skip
     names = [name for name in rows[0].__slots__ if name != "by"] if rows else []
     table(columns, [["(none)" if r.by is None else r.by, *(amount(getattr(r, n)) for n in names)] for r in rows])
+    if not rows:
+        note("there are no calls in the ledger")
 
 
 @click.group("reservations", cls=Commands, default="list")
@@ -129,8 +131,8 @@ def tail(common: Common, words: tuple[str, ...], count: int) -> None:
         print_json([entry.to_dict() for entry in found])
         return
     columns = [
-        Column("entry", True), Column("at", drop=2), Column("kind"), Column("cost", True), Column("scope", shrink=True),
-        Column("about", shrink=True), Column("reservation", shrink=True, drop=1),
+        Column("entry", True), Column("at", drop=1), Column("kind"), Column("cost", True), Column("scope", shrink=True),
+        Column("about", shrink=True), Column("reservation", shrink=True, drop=2),
     ]  # fmt: skip
     table(columns, [(str(e.seq), e.at.strftime("%Y-%m-%d %H:%M:%S"), e.kind, amount(e.usd), scope_text(e.scope) or "-",
                      _about(e), e.reservation or "-") for e in found])  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +22,7 @@ from budget.stores.base import open_store
 
 __all__ = ["replay"]
 
+_FACTOR = re.compile(r"\d{1,4}(?:\.\d{1,6})?", re.ASCII)
 _LONG = 10_000  # rows from which a progress bar is worth its place
 
 
@@ -78,10 +80,10 @@ def _assigned(texts: Sequence[str], option: str) -> dict[str, str]:
 
 
 def _factor(text: str) -> Fraction:
-    whole, _, rest = text.partition(".")
-    if not (whole.isascii() and f"{whole}{rest or 0}".isdecimal() and len(text) <= 12 and Fraction(text)):
+    factor = Fraction(text) if _FACTOR.fullmatch(text) else Fraction(0)
+    if not factor:
         raise ConfigError(f"--reserve: {text[:20]!r} is not a factor above zero, such as 1.5")
-    return Fraction(text)
+    return factor
 
 
 def _start(text: str) -> Exact:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 __all__ = ["self_test", "wrap"]
 
 C = TypeVar("C")
+_CLIENTS = {("anthropic", "Anthropic"), ("anthropic", "AsyncAnthropic")}
 
 
 def wrap(budget: Budget, client: C) -> C:
@@ -46,13 +47,15 @@ def self_test() -> dict[str, str]:
 
 
 def _protocol(client: object) -> Protocol:
-    """Return what knows a client's API, by the class of the SDK that it descends from."""
-    for base in type(client).__mro__:
+    """Return what knows a client's API, by the first class of an SDK that it descends from."""
+    classes = type(client).__mro__
+    base = next((each for each in classes if each.__module__.partition(".")[0] in ("anthropic", "openai")), None)
+    if base is not None and any(each.__name__ == "BaseClient" for each in classes):
         package = base.__module__.partition(".")[0]
-        if package == "anthropic" and base.__name__ in ("Anthropic", "AsyncAnthropic"):
-            from budget.clients.anthropic import PROTOCOL
-
-            return PROTOCOL
-        if package in ("anthropic", "openai") and base.__name__.endswith(("Client", "API")) is False and base is type(client):
+        if (package, base.__name__) not in _CLIENTS:
             raise ConfigError(f"wrap: {package}.{base.__name__} is not available in this version")
-    raise ArgumentTypeError(f"wrap: {type(client).__name__} is no client that is known here; give an anthropic.Anthropic()")
+        from budget.clients.anthropic import PROTOCOL
+
+        return PROTOCOL
+    name = type(client).__name__
+    raise ArgumentTypeError(f"wrap: {name} is no client that is known here; give an anthropic.Anthropic()")

@@ -52,7 +52,7 @@ class MessagesMeter:
         self._received: list[str] = []
         self._blocks = 0
         self._reasoned = estimate.thinking
-        self._complete = False
+        self._complete = self._failed = False
 
     def feed(self, event: Any) -> None:
         """Take note of one event."""
@@ -62,7 +62,7 @@ class MessagesMeter:
 
     def _start(self, event: Any) -> None:
         self._model = event.message.model
-        self._merge(event.message.usage)
+        self._merge(getattr(event.message, "usage", None))
 
     def _block(self, event: Any) -> None:
         self._blocks += 1
@@ -76,19 +76,25 @@ class MessagesMeter:
             self._received.append(text)
 
     def _message_delta(self, event: Any) -> None:
-        self._merge(event.usage)
-        self._complete = self._complete or event.delta.stop_reason is not None
+        usage = getattr(event, "usage", None)
+        self._merge(usage)
+        said = getattr(usage, "output_tokens", None) is not None
+        self._complete = self._complete or (said and event.delta.stop_reason is not None)
+
+    def _error(self, event: Any) -> None:
+        self._failed = True
 
     def _merge(self, usage: Any) -> None:
         """Take over what a usage says; figures are cumulative, and a later event may leave some out."""
-        fields = usage if isinstance(usage, Mapping) else getattr(usage, "__dict__", {})
+        model = {**getattr(usage, "__dict__", {}), **(getattr(usage, "__pydantic_extra__", None) or {})}
+        fields = usage if isinstance(usage, Mapping) else model
         self._usage.update({name: value for name, value in fields.items() if value is not None})
 
     def end(
         self, settings: Settings, reservation: Reservation, error: BaseException | None
     ) -> tuple[Amounts, dict[str, Any]] | None:
         """Return what the stream cost; None charges the whole reservation."""
-        if not self._usage or hasattr(error, "status_code"):  # nothing was said, or an error event came
+        if not self._usage or self._failed or hasattr(error, "status_code"):  # nothing was said, or an error event came
             return None
         usage = self._usage
         if not self._complete:
@@ -99,9 +105,9 @@ class MessagesMeter:
         return amounts, detail if self._complete else {**detail, "estimated": True, "outcome": "cut short"}
 
     def _counted(self, settings: Settings) -> int:
+        from budget.errors import UnknownModel
         from budget.estimator import Measure
         from budget.estimator.tokens import count
-        from budget.errors import UnknownModel
 
         estimate = self._estimate
         try:
@@ -118,5 +124,6 @@ _READ = {
     "content_block_start": MessagesMeter._block,
     "content_block_delta": MessagesMeter._delta,
     "message_delta": MessagesMeter._message_delta,
+    "error": MessagesMeter._error,
 }
 PROTOCOL = _Messages()

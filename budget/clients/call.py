@@ -16,13 +16,17 @@ from budget.asks import make_ask, price
 from budget.clients.protocol import Meter, Protocol
 from budget.errors import BudgetError
 from budget.guard import Guard
+from budget.outcome import never_connected
 from budget.usage import Usage
 
 if TYPE_CHECKING:
     from budget.commands import Amounts
     from budget.engine import Budget
 
-__all__ = ["Call"]
+__all__ = ["Call", "End"]
+
+End = tuple["Amounts", dict[str, Any], bool]
+"""How a call ends: amounts, what the ledger keeps, and whether it is a refund."""
 
 _log = logging.getLogger("budget")
 _LEASE_US = 60_000_000
@@ -36,7 +40,7 @@ class Call:
         self._budget, self._protocol = budget, protocol
         self._endpoint, self._body = endpoint, body
         self._guard: Guard | None = None
-        self.meter: Meter | None = None
+        self._meter: Meter | None = None
         self._begun = self._first = 0.0
         self._attempts: list[_Attempt] = []
         self._judged: Any = None
@@ -68,7 +72,7 @@ class Call:
         estimate = budget.estimate(self._body, provider=self._protocol.provider, endpoint=self._endpoint)
         self._body = {}  # nothing of the request is kept
         self._guard = Guard(budget, make_ask(budget.settings, estimate, None, {}), _LEASE_US)
-        self.meter = self._protocol.meter(self._endpoint, estimate)
+        self._meter = self._protocol.meter(self._endpoint, estimate)
 
     # While the SDK works.
 
@@ -87,51 +91,65 @@ class Call:
 
     # After it.
 
-    def answered(self, result: object) -> tuple[Amounts, dict[str, Any], bool]:
-        """Return how a call ends that has its whole answer: (amounts, detail, refund)."""
+    def answered(self, result: object) -> End:
+        """Return how a call ends that has its whole answer."""
         assert self._guard is not None
         stored = self._guard.stored
         try:
-            amounts, detail = price(self._budget.settings, Usage.of(result), None, None, stored, 0)
+            (amounts, detail), refund = price(self._budget.settings, Usage.of(result), None, None, stored, 0), False
         except BudgetError as error:
             # The answer is paid for; what it cost cannot be read from it.
             _log.warning("a call is charged its reservation: %s", error)
-            amounts, detail, _ = self._guard.unanswered(None, None)
-        return amounts, {**detail, **self._timing()}, False
+            amounts, detail, refund = self._unanswered(None, [200])
+        return amounts, {**detail, **self._timing()}, refund
 
-    def failed(self, error: BaseException) -> tuple[Amounts, dict[str, Any], bool]:
-        """Return how a call ends that raised: (amounts, detail, refund)."""
-        assert self._guard is not None
+    def failed(self, error: BaseException) -> End:
+        """Return how a call ends that raised."""
         response = getattr(error, "response", None)
         if response is not None and response is not self._judged and hasattr(response, "status_code"):
             self.judged(response)
-        silent = sum(attempt.sent_nothing for attempt in self._attempts)
-        amounts, detail, refund = self._guard.unanswered(error, len(self._attempts) - silent, self._statuses)
+        if self._attempts and never_connected(error):
+            self._attempts[-1].traced = True  # also by a transport that does not trace
+        amounts, detail, refund = self._unanswered(error, [])
         return amounts, {**detail, **self._timing()}, refund
 
-    def streamed(self, error: BaseException | None) -> tuple[Amounts, dict[str, Any], bool]:
+    def streamed(self, error: BaseException | None) -> End:
         """Return how a stream ends: by its meter, or charged whole."""
-        assert self._guard is not None and self._guard.stored is not None and self.meter is not None
+        stored, found = self.guard.stored, None
         try:
-            found = self.meter.end(self._budget.settings, self._guard.stored, error)
+            if self._meter is not None and stored is not None:
+                found = self._meter.end(self._budget.settings, stored, error)
         except BudgetError as unread:
             _log.warning("a stream is charged its reservation: %s", unread)
-            found = None
         if found is not None:
             return found[0], {**found[1], **self._timing()}, False
-        amounts, detail, _ = self._guard.unanswered(None, None)
+        amounts, detail, refund = self._unanswered(error, [200])
         cause = type(error).__name__ if error is not None else "cut short"
-        return amounts, {**detail, "outcome": cause, **self._timing()}, False
+        return amounts, {**detail, "outcome": cause, **self._timing()}, refund
 
-    def first_event(self) -> None:
-        """Take note of the time to the first event of a stream."""
+    def heard(self) -> None:
+        """Take note of the time to the first part of an answer that comes in parts."""
         self._first = self._first or monotonic()
+
+    def event(self, event: Any) -> None:
+        """Take note of an event of its stream. One that we cannot read is no fault in the user's stream."""
+        self.heard()
+        try:
+            if self._meter is not None:
+                self._meter.feed(event)
+        except Exception as error:
+            _log.warning("a stream is charged its reservation: an event cannot be read (%s)", type(error).__name__)
+            self._meter = None
 
     @property
     def guard(self) -> Guard:
         """The reservation and its end."""
         assert self._guard is not None
         return self._guard
+
+    def _unanswered(self, error: BaseException | None, last: list[int]) -> End:
+        sent = sum(not attempt.sent_nothing for attempt in self._attempts)
+        return self.guard.unanswered(error, sent, [*self._statuses, *last])
 
     def _timing(self) -> dict[str, int]:
         timing = {"latency_ms": int((monotonic() - self._begun) * 1000)}
@@ -144,15 +162,15 @@ class _Attempt:
     """What the transport said of one attempt (httpcore's `trace` extension)."""
 
     def __init__(self) -> None:
-        self._traced = self._sent = False
+        self.traced = self._sent = False
 
     @property
     def sent_nothing(self) -> bool:
         """Whether the transport was heard of, and never began to send."""
-        return self._traced and not self._sent
+        return self.traced and not self._sent
 
     def _note(self, event: str) -> None:
-        self._traced = True
+        self.traced = True
         self._sent = self._sent or "send_request_headers" in event
 
     def watch(self, given: Any) -> Any:

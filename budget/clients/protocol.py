@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol as Contract
+from typing import Any
+from typing import Protocol as Contract
 
 from budget.commands import Amounts, Reservation
 from budget.config import Settings

@@ -15,14 +15,13 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Mapping
 from contextvars import ContextVar
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
-from weakref import WeakKeyDictionary
 
 from budget.clients.call import Call
 from budget.clients.protocol import Protocol
+from budget.clients.raw import content, tap, tap_async, unread
 from budget.clients.stream import meter_async_stream, meter_stream
 from budget.errors import ConfigError, Unbounded
 
@@ -33,7 +32,6 @@ __all__ = ["guard_client", "guarded_by", "missing"]
 
 C = TypeVar("C")
 _call: ContextVar[Call | None] = ContextVar("budget_call", default=None)
-_classes: WeakKeyDictionary[Any, dict[type, type]] = WeakKeyDictionary()
 
 
 def guarded_by(client: object) -> Any:
@@ -48,7 +46,7 @@ def guard_client(budget: Budget, client: C, protocol: Protocol) -> C:
         ConfigError: The SDK lacks what guarding depends on.
     """
     base = type(client)
-    classes = _classes.setdefault(budget, {})
+    classes: dict[type, type] = vars(budget).setdefault("_guarded", {})  # they go when it goes
     guarded = classes.get(base)
     if guarded is None:
         absent = missing(base)
@@ -141,17 +139,6 @@ def _is_stream(result: Any) -> bool:
     return hasattr(type(result), "__stream__")
 
 
-def _content(result: Any) -> Any:
-    """Return what may carry the usage of a result: the model itself, or the JSON of a raw response that was read."""
-    response = getattr(result, "http_response", result)
-    if not hasattr(response, "is_stream_consumed"):
-        return result
-    try:
-        return json.loads(response.content)
-    except Exception:
-        return {}  # not read yet, or not JSON: there is no usage, and the reservation is charged
-
-
 def _attributes(base: type, budget: Budget) -> dict[str, Any]:
     names = ("__module__", "__qualname__", "__doc__")
     return {"_budget_engine": budget, **{name: getattr(base, name) for name in names}}
@@ -185,7 +172,10 @@ def _sync_class(base: Any, budget: Budget, protocol: Protocol) -> type:
             _call.reset(token)
         if _is_stream(result):
             return meter_stream(result, call)
-        call.guard.end(*call.answered(_content(result)))
+        if (response := unread(result)) is not None:
+            tap(response, call)
+        else:
+            call.guard.end(*call.answered(content(result)))
         return result
 
     def prepare_request(self: Any, http_request: Any) -> None:
@@ -228,7 +218,10 @@ def _async_class(base: Any, budget: Budget, protocol: Protocol) -> type:
             _call.reset(token)
         if _is_stream(result):
             return meter_async_stream(result, call)
-        await call.guard.aend(*call.answered(_content(result)))
+        if (response := unread(result)) is not None:
+            tap_async(response, call)
+        else:
+            await call.guard.aend(*call.answered(content(result)))
         return result
 
     async def prepare_request(self: Any, http_request: Any) -> None:

@@ -25,7 +25,8 @@ def meter_stream(stream: Any, call: Call) -> Any:
 
     def close_and_end() -> None:
         try:
-            close(reference())
+            if (alive := reference()) is not None:
+                close(alive)
         finally:
             call.guard.end(*call.streamed(None)) if not call.guard.ended else None
 
@@ -41,7 +42,8 @@ def meter_async_stream(stream: Any, call: Call) -> Any:
 
     async def close_and_end() -> None:
         try:
-            await close(reference())
+            if (alive := reference()) is not None:
+                await close(alive)
         except BaseException:
             _dropped(call)
             raise
@@ -86,8 +88,7 @@ class _Events:
         except BaseException as error:
             call.guard.end(*call.streamed(error))
             raise
-        call.first_event()
-        call.meter.feed(event)  # type: ignore[union-attr]
+        call.event(event)
         return event
 
 
@@ -115,6 +116,5 @@ class _AsyncEvents:
         except BaseException:
             _dropped(call)  # cancelled: the end is booked without another wait
             raise
-        call.first_event()
-        call.meter.feed(event)  # type: ignore[union-attr]
+        call.event(event)
         return event

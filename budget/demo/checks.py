@@ -6,9 +6,9 @@ each other. Prices are taken from the book as USD per token; the arithmetic here
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import ROUND_CEILING, Decimal
 from typing import TYPE_CHECKING, Any
 
@@ -93,120 +93,131 @@ async def collect(crew: Crew, budget: Budget, seen: Sequence[Seen]) -> Evidence:
     entries = list(budget.entries())
     found = budget.engine.store.snapshot(budget.settings.account)
     counters = {key: (bucket.spent, bucket.reserved) for key, bucket in found.buckets.items()}
-    rules = {limit.identity: limit.quantity for limit in (*budget.limits, *(crew.limited.limits if crew.limited else ()))}
+    rules = {limit.identity: limit.quantity for limit in (*budget.limits, *(pool.limit for pool in pools))}
     limits = {pool: rules[read_name(name)[0]] for pool, name in found.names.items()}
-    prices = {name: budget.cost({"usage": {**_USAGE, name: 10**6}}, model=MODEL).usd / 10**6 for name in _PRICED}
+    prices = {name: _price_of(budget, name) for name in _PRICED}
     return Evidence(crew.calls, seen, entries, pools, audit(entries, counters, found.head, found.seq), limits, prices)
 
 
 def check(evidence: Evidence) -> list[Check]:
     """Hold the three accounts against each other."""
-    sent = [call for call in evidence.calls if call.end != "refused"]
-    refused = len(evidence.calls) - len(sent)
-    ends = _ends(evidence)
-    exact, guessed, amounts = _amounts(evidence, ends)
-    return [
-        Check(f"each of the {len(sent)} calls admitted has one final entry, and no other call has any", _once(evidence, ends)),
-        Check(f"none of the {refused} refused calls reached the provider", _silent(evidence)),
-        Check(f"{len(sent) - guessed} calls are booked to the nano-dollar as the provider's log says", exact),
-        Check(f"{guessed} calls that agents left are booked as estimates, within what was reserved", amounts),
-        Check("each pool has spent the sum of its entries, and of the provider's log", _sums(evidence, ends)),
-        Check("no pool was above its limit at any instant", _peaks(evidence)),
-        Check("nothing is reserved any more", _open(evidence)),
-        Check(f"the ledger is whole: {len(evidence.entries)} entries, chained, equal to every counter",
-              tuple(evidence.audit.faults + evidence.audit.saturated)),
+    cases = _cases(evidence)
+    sent = [case for case in cases if case.sent]
+    known = [case for case in sent if case.billed is not None]
+    left = [case for case in sent if case.billed is None]
+    nothing = () if 0 < len(sent) < len(cases) else ("the demo shows nothing unless some are and some are not",)
+    once = (f"{case.tag}: {len(case.finals)} final entries" for case in cases if len(case.finals) != case.sent)
+    silent = (f"{case.tag}: the provider saw it" for case in cases if case.requests and not case.sent)
+    exact = (
+        f"{case.tag}: ${case.booked:f} was booked, the provider's log says ${case.billed:f}"
+        for case in known if case.booked != case.billed or case.estimated
+    )  # fmt: skip
+    guessed = (
+        f"{case.tag}: ${case.booked:f} was booked, ${case.bound:f} reserved, marked as estimated: {case.estimated}"
+        for case in left if not case.guessed
+    )  # fmt: skip
+    reserved = (f"{pool.name}: ${pool.reserved:f} is still reserved" for pool in evidence.pools if pool.reserved)
+    statements = [
+        (f"{len(sent)} of {len(cases)} calls were admitted, with one final entry each", (*nothing, *once)),
+        (f"none of the {len(cases) - len(sent)} calls refused reached the provider", silent),
+        (f"{len(known)} calls are booked to the nano-dollar as the provider's log says", exact),
+        (f"{len(left)} calls left early are booked as estimates, within what was reserved", guessed),
+        ("each pool has spent the sum of its entries, and of the provider's log", _sums(evidence, cases)),
+        ("no pool was ever above its limit, and nothing is reserved any more", (*_peaks(evidence), *reserved)),
+        (f"the ledger's {len(evidence.entries)} entries are chained, and equal to every counter",
+         (*evidence.audit.faults, *evidence.audit.saturated)),
     ]  # fmt: skip
+    return [Check(text, tuple(faults)) for text, faults in statements]
 
 
-def _ends(evidence: Evidence) -> dict[str, list[Entry]]:
-    """Return the final entries by call."""
-    found: dict[str, list[Entry]] = defaultdict(list)
+@dataclass(slots=True)
+class _Case:
+    """One call in all three accounts: the agent's, the ledger's and the provider's."""
+
+    tag: str
+    prices: Mapping[str, Decimal]
+    call: Call | None = None
+    bound: Decimal = _NONE
+    finals: list[Entry] = field(default_factory=list)
+    requests: list[Seen] = field(default_factory=list)
+
+    @property
+    def sent(self) -> bool:
+        return self.call is not None and self.call.end != "refused"
+
+    @property
+    def booked(self) -> Decimal:
+        return sum((entry.usd for entry in self.finals), _NONE)
+
+    @property
+    def estimated(self) -> bool:
+        return any(entry.detail.get("estimated") for entry in self.finals)
+
+    @property
+    def guessed(self) -> bool:
+        """Whether it is booked as an estimate within its reservation, or as nothing if nothing was sent."""
+        return 0 < self.booked <= self.bound if self.estimated else not (self.booked or self.requests)
+
+    @property
+    def billed(self) -> Decimal | None:
+        """What the provider's log says it cost; None if the agent left before it had the whole answer."""
+        if self.call is not None and self.call.end in ("left", "timed out"):
+            return None
+        return sum((_price(self.prices, request.usage) for request in self.requests if request.usage), _NONE)
+
+
+def _cases(evidence: Evidence) -> list[_Case]:
+    """Join the accounts by the calls' tags. What has no agent's call is a case too."""
+    found: dict[str, _Case] = {}
+
+    def case(tag: str | None) -> _Case:
+        name = tag or "(no call)"
+        return found.setdefault(name, _Case(name, evidence.prices))
+
+    for call in evidence.calls:
+        case(call.tag).call = call
+    for request in evidence.seen:
+        case(request.tag).requests.append(request)
     for entry in evidence.entries:
         if entry.kind in _FINAL:
-            found[entry.scope.get("call", "")].append(entry)
-    return found
+            case(entry.scope.get("call")).finals.append(entry)
+        elif entry.kind == "reserved" and entry.estimate:
+            case(entry.scope.get("call")).bound += Decimal(entry.estimate["usd_max"])
+    return list(found.values())
 
 
-def _once(evidence: Evidence, ends: Mapping[str, Sequence[Entry]]) -> tuple[str, ...]:
-    wanted = {call.tag: int(call.end != "refused") for call in evidence.calls}
-    pairs = ((tag, len(ends.get(tag, ())), wanted.get(tag, 0)) for tag in sorted(wanted.keys() | ends.keys()))
-    return tuple(f"{tag or 'no call'}: {n} final entries instead of {right}" for tag, n, right in pairs if n != right)
-
-
-def _silent(evidence: Evidence) -> tuple[str, ...]:
-    sent = {call.tag for call in evidence.calls if call.end != "refused"}
-    return tuple(f"{tag}: the provider saw it" for tag in sorted({str(seen.tag) for seen in evidence.seen} - sent))
-
-
-def _amounts(evidence: Evidence, ends: Mapping[str, Sequence[Entry]]) -> tuple[tuple[str, ...], int, tuple[str, ...]]:
-    """Compare what was booked with the provider's log: faults where it is known, how many are not, faults of those."""
-    requests: dict[str | None, list[Seen]] = defaultdict(list)
-    for seen in evidence.seen:
-        requests[seen.tag].append(seen)
-    bounds = {e.scope.get("call"): Decimal(e.estimate["usd_max"]) for e in evidence.entries if _is_reserve(e) and e.estimate}
-    exact: list[str] = []
-    guesses: list[str] = []
-    guessed = 0
-    for tag, entries in ends.items():
-        billed, booked = _billed(evidence, requests[tag]), sum((entry.usd for entry in entries), _NONE)
-        marked = any(entry.detail.get("estimated") for entry in entries)
-        if billed is None:
-            guessed += 1
-            if not (marked and _NONE < booked <= bounds.get(tag, _NONE)):
-                guesses.append(f"{tag}: ${booked:f} was booked, ${bounds.get(tag, _NONE):f} reserved, estimated: {marked}")
-        elif booked != billed or marked:
-            exact.append(f"{tag}: ${booked:f} was booked, the provider's log says ${billed:f}")
-    return tuple(exact), guessed, tuple(guesses)
-
-
-def _billed(evidence: Evidence, requests: Sequence[Seen]) -> Decimal | None:
-    """Return what the provider's log says a call cost; None if the agent left before the answer was complete."""
-    if any(request.disconnected for request in requests):
-        return None
-    return sum((_price(evidence.prices, request.usage) for request in requests if request.usage), _NONE)
-
-
-def _price(prices: Mapping[str, Decimal], usage: Mapping[str, Any]) -> Decimal:
-    exact = sum((usage[name] * price for name, price in prices.items()), _NONE)
-    return exact.quantize(_NANO, ROUND_CEILING)
-
-
-def _sums(evidence: Evidence, ends: Mapping[str, Sequence[Entry]]) -> tuple[str, ...]:
-    requests: dict[str | None, list[Seen]] = defaultdict(list)
-    for seen in evidence.seen:
-        requests[seen.tag].append(seen)
-    faults = []
+def _sums(evidence: Evidence, cases: Sequence[_Case]) -> Iterator[str]:
     for pool in evidence.pools:
-        calls = [call.tag for call in evidence.calls if _within(pool, call)]
-        booked = {tag: sum((entry.usd for entry in ends.get(tag, ())), _NONE) for tag in calls}
-        billed = {tag: _billed(evidence, requests[tag]) for tag in calls}
-        known = sum((booked[tag] if (usd := billed[tag]) is None else usd for tag in calls), _NONE)
-        if not pool.spent == sum(booked.values(), _NONE) == known:
-            total = sum(booked.values(), _NONE)
-            faults.append(f"{pool.name}: ${pool.spent:f} spent, entries ${total:f}, the provider's log ${known:f}")
-    return tuple(faults)
+        within = [case for case in cases if case.call is not None and _within(pool, case.call)]
+        entries = sum((case.booked for case in within), _NONE)
+        provider = sum((case.booked if case.billed is None else case.billed for case in within), _NONE)
+        if not pool.spent == entries == provider:
+            yield f"{pool.name}: ${pool.spent:f} spent, entries ${entries:f}, the provider's log ${provider:f}"
 
 
-def _peaks(evidence: Evidence) -> tuple[str, ...]:
+def _peaks(evidence: Evidence) -> Iterator[str]:
     totals: Counter[tuple[str, int]] = Counter()
-    above: dict[str, str] = {}
     for entry in evidence.entries:
         for posting in entry.postings:
             bucket = posting.pool, posting.start
             totals[bucket] += posting.spent + posting.reserved
             if totals[bucket] > evidence.limits.get(posting.pool, 0):
-                above.setdefault(posting.pool, f"entry {entry.seq}: pool {posting.pool} is above its limit")
-    return tuple(above.values())
+                yield f"entry {entry.seq}: pool {posting.pool} is at {totals[bucket]}, above its limit"
 
 
-def _open(evidence: Evidence) -> tuple[str, ...]:
-    return tuple(f"{pool.name}: ${pool.reserved:f} is still reserved" for pool in evidence.pools if pool.reserved)
+def _price_of(budget: Budget, bucket: str) -> Decimal:
+    """Return USD per token of one of the provider's buckets."""
+    tokens = 1000
+    usage = {"input_tokens": 0, "output_tokens": 0, bucket: tokens}
+    return budget.cost({"usage": usage}, model=MODEL).usd / tokens
+
+
+def _price(prices: Mapping[str, Decimal], usage: Mapping[str, Any]) -> Decimal:
+    """Price a usage block as the provider would, rounded up to nano-dollars."""
+    exact = sum((usage[name] * price for name, price in prices.items()), _NONE)
+    return exact.quantize(_NANO, ROUND_CEILING)
 
 
 def _within(pool: PoolNow, call: Call) -> bool:
     """Whether a call has the attributes of a pool's subject."""
     return pool.subject.items() <= {"user": call.user, "agent": call.agent}.items()
-
-
-def _is_reserve(entry: Entry) -> bool:
-    return entry.kind == "reserved"

@@ -120,8 +120,8 @@ class Trace:
         self._fill = {_field(name, "--set"): value.strip() for name, value in (fill or {}).items()}
         self._known: dict[tuple[str, ...], tuple[str, str, str, str]] = {}
         header = next((row for _, row in self._read()), None)
-        if header is None:
-            raise BudgetError(f"{self.path}: the file is empty; its first line must name the columns")
+        if header is None or isinstance(header, csv.Error):
+            raise BudgetError(f"{self.path}: {header or 'the file is empty'}; the first line must name the columns")
         header = [name.strip() for name in header]
         names = _columns(header, preset, columns or {})
         missing = [name for name in _REQUIRED if name not in names and not self._fill.get(name)]
@@ -152,7 +152,7 @@ class Trace:
         place, default = self._cells[0]
         for _, row in self._body():
             self.rows += 1
-            if ordered and len(row) == self._width:
+            if ordered and isinstance(row, list) and len(row) == self._width:
                 try:
                     at = self._time((*row, "")[place].strip() or default)
                 except ValueError:
@@ -172,7 +172,9 @@ class Trace:
             else:
                 yield call
 
-    def _call(self, line: int, row: list[str]) -> Call:
+    def _call(self, line: int, row: list[str] | csv.Error) -> Call:
+        if isinstance(row, csv.Error):
+            raise ValueError(str(row))
         if len(row) != self._width:
             raise ValueError(f"{len(row)} fields, the header has {self._width}")
         row.append("")
@@ -207,13 +209,13 @@ class Trace:
         self._known[who] = who
         return who
 
-    def _body(self) -> Iterator[tuple[int, list[str]]]:
+    def _body(self) -> Iterator[tuple[int, list[str] | csv.Error]]:
         rows = self._read()
         next(rows, None)
         return rows
 
-    def _read(self) -> Iterator[tuple[int, list[str]]]:
-        """Iterate the lines that are not blank, with their numbers."""
+    def _read(self) -> Iterator[tuple[int, list[str] | csv.Error]]:
+        """Iterate the rows that are not blank, with the number of their last line; an error for what is no CSV."""
         line = 0
         try:
             with self.path.open("rb") as raw:
@@ -222,11 +224,18 @@ class Trace:
                 # A byte that is not UTF-8 spoils its own row, if it stands in a column that is read, and no other.
                 with TextIOWrapper(plain, encoding="utf-8-sig", errors="surrogateescape", newline="") as text:
                     reader = csv.reader(text, strict=True)
-                    for row in reader:
+                    while True:
+                        row: list[str] | csv.Error | None
+                        try:
+                            row = next(reader, None)
+                        except csv.Error as error:
+                            row = error
                         line = reader.line_num
+                        if row is None:
+                            return
                         if row:
                             yield line, row
-        except (OSError, EOFError, zlib.error, csv.Error) as error:
+        except (OSError, EOFError, zlib.error) as error:
             raise BudgetError(f"{self.path}, after line {line}: {error}") from error
 
 
@@ -267,13 +276,14 @@ def _number(text: str, unit: int) -> Exact | None:
     plain = _PLAIN.fullmatch(text)
     if plain is not None:
         whole, decimals = plain.groups("")
-        value, rest = divmod(int(whole + decimals) * unit, 10 ** len(decimals))
+        parts: int = 10 ** len(decimals)
+        value, rest = divmod(int(whole + decimals) * unit, parts)
         if not rest:
             return value
     elif not _NUMBER.fullmatch(text):
         return None
-    numerator, denominator = (Fraction(text) * unit).as_integer_ratio()
-    return numerator if denominator == 1 else Fraction(numerator, denominator)
+    exact = Fraction(text) * unit
+    return exact.numerator if exact.denominator == 1 else exact
 
 
 def _count(text: str, name: str) -> int:

@@ -1,9 +1,9 @@
 """The walk: a trace's calls, played against limits in a scratch account whose time it gives.
 
 Each call reserves what it cost (or that, scaled) when it began, and is reconciled when it ended, or at once if the
-trace does not know. Whatever ends at an instant ends before what begins then. A store's clock counts microseconds and never
-goes back; the walk goes by exact times and hands over their whole microseconds, and as the bounds of windows are whole
-microseconds too, every call lands in the window of its exact time.
+trace does not know. Whatever ends at an instant ends before what begins then. A store's clock counts microseconds and
+never goes back; the walk goes by exact times and hands over their whole microseconds, and as the bounds of windows are
+whole microseconds too, every call lands in the window of its exact time.
 
 The account is new, so the version of its policy is 0 and the limits given are the only ones; it is removed at the end,
 however that comes. Nothing else of the store is read or written.

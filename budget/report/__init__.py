@@ -67,7 +67,7 @@ class _Call:
 
     def add(self, entry: Entry) -> None:
         self.nanos += entry.amounts[0]
-        usage = entry.usage
+        usage = entry.detail.get("usage")
         if usage is not None:  # the whole truth about a call, also in a correction
             self.tokens = _tokens(usage)
         else:

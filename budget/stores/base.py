@@ -87,6 +87,10 @@ def open_store(url: str) -> Store:
     Raises:
         ConfigError: The URL names no store that exists here.
     """
+    if url == "disabled://":
+        from budget.stores.disabled import DisabledStore
+
+        return DisabledStore()
     if url == "memory://":
         from budget.stores.memory import MemoryStore
 

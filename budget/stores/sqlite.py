@@ -11,11 +11,13 @@ answer. Readers use a connection of their own and see what was committed.
 
 from __future__ import annotations
 
-import atexit
+import logging
 import os
 import sqlite3
 import time
+import weakref
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Lock, Thread
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = ["GROUP", "SqliteStore"]
 
+_log = logging.getLogger("budget")
 GROUP = 128
 """Commands that one transaction takes at most."""
 _OPEN_TIMEOUT = 5.0
@@ -111,6 +114,9 @@ class SqliteStore:
     def post(self, account: str, command: Command) -> None:
         """Leave a command with the writer. `SimpleQueue.put` may be called by a finalizer anywhere."""
         self._queue.put(_Ticket(account, command))
+        if self._thread is None:  # closed, or not opened yet; opening takes locks, which a finalizer must not
+            with suppress(RuntimeError):  # the interpreter is ending: no thread starts any more
+                Thread(target=self._start, name="budget-sqlite-open", daemon=True).start()
 
     def _wait(self, ticket: _Ticket, timeout: float) -> Outcome:
         if self._thread is None:
@@ -118,6 +124,8 @@ class SqliteStore:
         ticket.done = Lock()
         ticket.done.acquire()
         self._queue.put(ticket)
+        if self._thread is None:  # another thread closed it in between
+            self._start()
         if not ticket.done.acquire(timeout=timeout):
             raise _late(timeout)
         if ticket.error is not None:
@@ -132,11 +140,16 @@ class SqliteStore:
                 return
             try:
                 prepare(self._path)
-                self._file_lock = FileLock(self._path.with_name(self._path.name + ".lock"))
-                with self._file_lock.held():
-                    self._db = connect(self._path)
+                lock = FileLock(self._path.with_name(self._path.name + ".lock"))
+                try:
+                    with lock.held(_OPEN_TIMEOUT):
+                        self._db = connect(self._path)
+                except BaseException:
+                    lock.close()
+                    raise
             except (sqlite3.Error, OSError) as error:
                 raise StoreUnavailable(f"the store {str(self._path)!r} cannot be opened: {error}") from error
+            self._file_lock = lock
             self._thread = Thread(target=self._write, name="budget-sqlite", daemon=True)
             self._thread.start()
 
@@ -171,7 +184,10 @@ class SqliteStore:
                     self._commit([ticket])
                 return
             expected = isinstance(error, sqlite3.Error | OSError)
-            group[0].error = StoreUnavailable(f"the store cannot write: {error}") if expected else error
+            ticket = group[0]
+            ticket.error = StoreUnavailable(f"the store cannot write: {error}") if expected else error
+            if ticket.done is None and ticket.loop is None:
+                _log.warning("%s was not carried out: %s", type(ticket.command).__name__, ticket.error)
 
     def _transact(self, group: Sequence[_Ticket]) -> None:
         db = self._db
@@ -220,6 +236,12 @@ class SqliteStore:
 
     def snapshot(self, account: str) -> Snapshot:
         """Read all counters at one instant."""
+        try:
+            return self._snapshot(account)
+        except sqlite3.Error as error:
+            raise StoreUnavailable(f"the store cannot read: {error}") from error
+
+    def _snapshot(self, account: str) -> Snapshot:
         db = self._open_reader()
         with self._read_lock:
             db.execute("begin")
@@ -246,7 +268,7 @@ class SqliteStore:
         assert self._file_lock is not None
         with self._read_lock:
             if self._reader is None:
-                with self._file_lock.held():
+                with self._file_lock.held(_OPEN_TIMEOUT):
                     self._reader = connect(self._path)
                 self._reader.execute("pragma query_only = on")
             return self._reader
@@ -273,6 +295,8 @@ class SqliteStore:
                         db.close()
                 self._reader = self._db = self._thread = self._file_lock = None
             lock.close()
+        if not self._queue.empty():  # handed over while it closed
+            self._start()
 
     def _forked(self) -> None:
         """Start anew in a forked child. The parent's connections stay unclosed: closing one here would checkpoint."""
@@ -331,10 +355,10 @@ def _forked() -> None:
 
 
 def _exit() -> None:
-    # Finalizers that run at exit post their ends before this: they register later, and exit handlers run in reverse.
+    # Finalizers run in reverse at exit: those of streams, which are younger, hand over their ends before this.
     for store in list(_STORES):
         store.close()
 
 
 os.register_at_fork(after_in_child=_forked)
-atexit.register(_exit)
+weakref.finalize(SqliteStore, _exit)

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
+from time import monotonic, sleep
 
 from budget.errors import StoreUnavailable
 
@@ -29,15 +30,33 @@ class FileLock:
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
     @contextmanager
-    def held(self) -> Iterator[None]:
-        """Wait for the lock, and let it go afterwards."""
+    def held(self, timeout: float | None = None) -> Iterator[None]:
+        """Wait for the lock, and let it go afterwards.
+
+        Raises:
+            StoreUnavailable: Somebody else kept it for longer than `timeout` seconds.
+        """
         import fcntl
 
-        fcntl.flock(self._fd, fcntl.LOCK_EX)
+        if timeout is None:
+            fcntl.flock(self._fd, fcntl.LOCK_EX)
+        else:
+            self._try(monotonic() + timeout)
         try:
             yield
         finally:
             fcntl.flock(self._fd, fcntl.LOCK_UN)
+
+    def _try(self, until: float) -> None:
+        import fcntl
+
+        while True:
+            try:
+                return fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if monotonic() >= until:
+                    raise StoreUnavailable("another process keeps the store's lock") from None
+                sleep(0.005)
 
     def close(self) -> None:
         """Close the file. A forked child must do so at once: its copy would keep a killed parent's lock alive."""

@@ -15,7 +15,7 @@ from typing import Any
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from budget.commands import (
     Amounts,
@@ -221,11 +221,12 @@ def run_group(store: Store, commands: Sequence[Command], now: int) -> list[Outco
     return [ticket.outcome for ticket in tickets]  # type: ignore[misc]
 
 
-IDS = st.sampled_from([f"{n:032x}" for n in range(12)])
+IDS = st.sampled_from([f"{n:032x}" for n in range(8)])
 AMOUNTS = st.one_of(st.integers(0, 12), st.integers(0, 12), st.sampled_from([0, 60, MAX - 5, MAX, 2 * MAX]))
 FIGURES = st.tuples(AMOUNTS, st.integers(0, 30))
 SOME_POOLS = st.lists(st.sampled_from(sorted(POOLS)), unique=True, max_size=4)
-LEASES = st.sampled_from([1 * S, 60 * S, 600 * S])
+LEASES = st.sampled_from([1 * S, 60 * S, 60 * S, 600 * S])
+SHIFTS = st.sampled_from([0, 0, 0, 40])  # callers who put the windows elsewhere
 
 
 class Agreement(RuleBasedStateMachine):
@@ -252,10 +253,26 @@ class Agreement(RuleBasedStateMachine):
     def time_passes(self, seconds: int) -> None:
         self.now += seconds * S
 
-    @rule(id=IDS, figures=FIGURES, pools=SOME_POOLS, lease=LEASES, old=st.booleans(), frozen=st.integers(0, 15))
-    def reserve(self, id: str, figures: tuple[int, int], pools: list[str], lease: int, old: bool, frozen: int) -> None:
+    @rule(id=IDS, figures=FIGURES, pools=SOME_POOLS, lease=LEASES, how=st.integers(0, 15), shift=SHIFTS)
+    def reserve(self, id: str, figures: tuple[int, int], pools: list[str], lease: int, how: int, shift: int) -> None:
         if self.usable(id) and figures[0] <= MAX:
-            self.give([self.a_reserve(id, figures, pools, lease, frozen == 0, old and frozen < 4)])
+            self.give([self.a_reserve(id, figures, pools, lease, frozen=how == 0, old=how == 1, shift=shift)])
+
+    @precondition(lambda self: any(r["state"] in ("open", "expired") for r in self.model.reservations.values()))
+    @rule(data=st.data(), figures=FIGURES)
+    def end(self, data: st.DataObject, figures: tuple[int, int]) -> None:
+        """End one that is open, or correct one that expired."""
+        known = sorted(r["id"] for r in self.model.reservations.values() if r["state"] in ("open", "expired"))
+        id = data.draw(st.sampled_from(known))
+        if data.draw(st.booleans()):
+            self.give([Reconcile(id, (figures[0], None, None, None, None), {})])
+        else:
+            self.give([Refund(id)])
+
+    @precondition(lambda self: any(r["state"] == "open" for r in self.model.reservations.values()))
+    @rule()
+    def a_lease_ends(self) -> None:
+        self.now = max(self.now, min(r["lease_end"] for r in self.model.reservations.values() if r["state"] == "open"))
 
     @rule(id=IDS, figures=FIGURES, said=st.booleans(), known=st.booleans(), pools=SOME_POOLS, ago=st.sampled_from([0, 50, 300]))
     def reconcile(self, id: str, figures: tuple[int, int], said: bool, known: bool, pools: list[str], ago: int) -> None:
@@ -305,7 +322,7 @@ class Agreement(RuleBasedStateMachine):
             kind = data.draw(st.sampled_from(["reserve", "reserve", "reconcile", "refund", "record", "renew", "policy"]))
             match kind:
                 case "reserve":
-                    commands.append(self.a_reserve(id, (min(figures[0], MAX), figures[1]), pools, 60 * S, False, False))
+                    commands.append(self.a_reserve(id, (min(figures[0], MAX), figures[1]), pools, 60 * S))
                 case "reconcile":
                     commands.append(Reconcile(id, self.amounts(figures), {}))
                 case "refund":
@@ -329,21 +346,22 @@ class Agreement(RuleBasedStateMachine):
         usd, tokens = figures
         return usd, tokens, tokens, 0, 1
 
-    def draws(self, pools: list[str], amounts: Sequence[int], at: int) -> list[Draw]:
+    def draws(self, pools: list[str], amounts: Sequence[int], at: int, shift: int = 0) -> list[Draw]:
         found = []
         for pool in pools:
             unit, limit, seconds = POOLS[pool]
-            start = 0 if seconds is None else at // (seconds * S) * seconds * S
+            start = 0 if seconds is None else (at - shift * S) // (seconds * S) * seconds * S + shift * S
             end = FOREVER if seconds is None else start + seconds * S
             found.append(Draw(pool, f"name of {pool}", unit, limit, amounts[unit], start, end, 0))
         return found
 
     def a_reserve(
-        self, id: str, figures: tuple[int, int], pools: list[str], lease: int, frozen: bool, old: bool
-    ) -> Reserve:
+        self, id: str, figures: tuple[int, int], pools: list[str], lease: int, *, frozen: bool = False, old: bool = False,
+        shift: int = 0,
+    ) -> Reserve:  # fmt: skip
         amounts = self.amounts(figures)
         version = self.model.version - old
-        draws = self.draws(pools, amounts, self.now)
+        draws = self.draws(pools, amounts, self.now, shift)
         return Reserve(id, f"{figures}", amounts, draws, version, lease, {"user": "u"}, {}, "{}" if frozen else None)
 
     def a_record(self, id: str, figures: tuple[int, int], pools: list[str]) -> Record:
@@ -399,5 +417,5 @@ class Agreement(RuleBasedStateMachine):
 
 TestAgreement = Agreement.TestCase
 TestAgreement.settings = settings(
-    max_examples=120, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=100, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
 )

@@ -1,0 +1,168 @@
+"""report, reservations, ledger."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from pathlib import Path
+
+import pytest
+from invoke import Cli
+
+KEYS = [
+    "by", "calls", "usd", "mean_usd", "p50_usd", "p95_usd", "p99_usd", "input_tokens", "output_tokens",
+    "cache_read_tokens", "cache_write_tokens", "refused",
+]  # fmt: skip
+USAGE = {
+    "input_tokens": 1000,
+    "output_tokens": 100,
+    "cache_read_input_tokens": 4000,
+    "cache_creation_input_tokens": 500,
+}
+
+
+@pytest.fixture
+def cli(tmp_path: Path) -> Cli:
+    return Cli(tmp_path)
+
+
+def test_report_json_has_exactly_the_keys_of_the_contract(cli: Cli) -> None:
+    cli("set", "per=user", "$5/day")
+    with cli.budget() as budget:
+        spent = budget.record(USAGE, model="claude-sonnet-4-6", user="alice").charged
+        budget.record(usd="0.5", user="alice")
+        assert not budget.check("$6", user="alice")
+        with pytest.raises(Exception, match=r"\$5/day"):
+            budget.reserve("$6", user="alice")
+    [row] = cli.json("report")
+    assert list(row) == KEYS
+    assert spent is not None
+    assert row["usd"] == f"0.{500_000_000 + (spent[0] or 0):09d}".rstrip("0")
+    assert (row["by"], row["calls"], row["refused"], row["p99_usd"]) == ("alice", 2, 1, "0.5")
+    tokens = [row[name] for name in KEYS if name.endswith("_tokens")]
+    assert tokens == [5500, 100, 4000, 500]
+
+
+@pytest.mark.parametrize(
+    ("by", "groups"),
+    [
+        ("user", ["alice", "bob", None]), ("agent", ["a", None]), ("session", ["s", None]), ("provider", [None]),
+        ("model", ["claude-sonnet-4-6", None]), ("run", [None]), ("team", ["(none)", None]),
+    ],
+)  # fmt: skip
+def test_report_groups_by_any_attribute(cli: Cli, by: str, groups: list[str | None]) -> None:
+    with cli.budget() as budget:
+        budget.record(usd="3", user="alice", agent="a", session="s", model="claude-sonnet-4-6", team="(none)")
+        budget.record(usd="2", user="bob")
+        budget.record(usd="1")
+    rows = cli.json("report", "--by", by)
+    assert sorted(map(str, (row["by"] for row in rows))) == sorted(map(str, groups))
+    assert sum(row["calls"] for row in rows) == 3
+    costs = [float(row["usd"]) for row in rows]
+    assert costs == sorted(costs, reverse=True)
+
+
+def test_report_since(cli: Cli) -> None:
+    with cli.budget() as budget:
+        budget.record(usd="3", user="alice")
+    assert len(cli.json("report", "--since", "7d", "--by", "day")) == 1
+    assert "is not a duration" in cli("report", "--since", "yesterday", code=2).stderr
+    assert "is not a name" in cli("report", "--by", "a b", code=2).stderr
+
+
+def test_an_empty_report_says_so(cli: Cli) -> None:
+    assert "no calls" in cli("report").stderr
+    assert cli.json("report") == []
+
+
+def test_reservations_are_listed_and_swept(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    with cli.budget() as budget:
+        open_one = budget.reserve("$0.40", user="alice", tokens=7, lease=86400)
+        for _ in range(70):  # more than one sweep takes
+            budget.reserve("$0.01", user="bob")
+    found = cli.json("reservations")
+    assert found == cli.json("reservations", "list")
+    mine = next(row for row in found if row["id"] == open_one.id)
+    assert (mine["usd"], mine["tokens"], mine["scope"], mine["parent"]) == ("0.4", 7, {"user": "alice"}, None)
+    assert mine["made"] < mine["lease_end"]
+    assert any(row[0] == open_one.id and row[3:] == ["$0.40", "user=alice"] for row in cli.lines("reservations"))
+    assert cli.json("reservations", "sweep") == {"expired": 0}
+    later = time.time_ns() + 3600 * 10**9
+    monkeypatch.setattr("time.time_ns", lambda: later)
+    assert cli.json("reservations", "sweep") == {"expired": 70}
+    assert cli.lines("reservations")[0][1] in ("59m", "1h")
+    assert [row["id"] for row in cli.json("reservations")] == [open_one.id]
+    assert cli("reservations", "sweep").stdout == "expired: 0\n"
+    assert sum(entry["kind"] == "expired" for entry in cli.json("ledger", "tail", "-n", "500")) == 70
+
+
+def test_ledger_tail_gives_the_last_entries_oldest_first(cli: Cli) -> None:
+    with cli.budget() as budget:
+        for i in range(30):
+            budget.record(usd=f"0.{i + 1:02d}", user="alice" if i % 10 == 0 else "bob")
+        newest = [entry.to_dict() for entry in budget.entries()][-20:]
+    assert cli.json("ledger", "tail") == cli.json("ledger") == newest
+    assert [entry["seq"] for entry in cli.json("ledger", "-n", "2")] == [29, 30]
+    assert [entry["seq"] for entry in cli.json("ledger", "tail", "user=alice", "-n", "2")] == [11, 21]
+    assert cli.json("ledger", "tail", "user=carol") == []
+    [line] = cli.lines("ledger", "tail", "-n", "1")
+    assert [line[0], *line[2:5]] == ["30", "recorded", "$0.30", "user=bob"]
+    cli("ledger", "tail", "-n", "0", code=2)
+
+
+def test_ledger_tail_reads_back_over_pages(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("budget.cli.records.PAGE", 7)
+    with cli.budget() as budget:
+        for i in range(30):
+            budget.record(usd="0.01", user="alice" if i in (0, 5, 20) else "bob")
+    assert [entry["seq"] for entry in cli.json("ledger", "tail", "user=alice")] == [1, 6, 21]
+    assert [entry["seq"] for entry in cli.json("ledger", "tail", "-n", "10")] == list(range(21, 31))
+
+
+def test_ledger_verify_proves_the_books(cli: Cli) -> None:
+    cli("set", "per=user", "$5/day")
+    with cli.budget() as budget:
+        budget.reconcile(budget.reserve("$1", user="alice"), usd="0.5")
+        budget.reserve("$2", user="bob")
+    assert cli.json("ledger", "verify") == {"ok": True, "entries": 4, "faults": [], "saturated": []}
+    assert cli("ledger", "verify").stdout == "ok: 4 entries\n"
+
+
+def test_ledger_verify_reads_more_than_a_page(cli: Cli) -> None:
+    with cli.budget() as budget:
+        for _ in range(1003):
+            budget.record(usd="0.01")
+    assert cli.json("ledger", "verify")["entries"] == 1003
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "update entries set usd = 1 where kind = 'recorded'",
+        "delete from entries where seq = 2",
+        "update buckets set spent = spent + 1",
+    ],
+)
+def test_ledger_verify_finds_a_fault(cli: Cli, damage: str) -> None:
+    cli("set", "$5/day")
+    with cli.budget() as budget:
+        budget.record(usd="0.5", user="alice")
+    with sqlite3.connect(cli.url.removeprefix("sqlite:///")) as db:
+        db.execute(damage)
+    db.close()
+    found = cli.json("ledger", "verify", code=1)
+    assert not found["ok"]
+    assert found["faults"]
+    assert "fault: " in cli("ledger", "verify", code=1).stdout
+    health = cli.json("doctor", code=1)
+    assert [row["state"] for row in health["checks"] if row["check"] == "ledger"] == ["FAULT"]
+
+
+def test_ledger_verify_reports_what_is_saturated_and_is_no_fault(cli: Cli) -> None:
+    cli("set", "$5/day")
+    with cli.budget() as budget:
+        budget.record(usd="10000000")
+    found = cli.json("ledger", "verify")
+    assert found["ok"]
+    assert len(found["saturated"]) == 1
+    assert "saturated: pool" in cli("ledger", "verify").stdout

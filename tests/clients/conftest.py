@@ -1,0 +1,112 @@
+"""What the tests of wrapped clients share: a provider on loopback, guarded clients of it, and questions to the ledger."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections.abc import Callable, Iterator
+from decimal import Decimal
+from typing import Any
+
+import anthropic
+import pytest
+
+from budget import Budget
+from budget.demo.provider import Provider
+from budget.ledger import Entry
+
+MODEL = "claude-sonnet-4-6"
+REQUEST: dict[str, Any] = {"model": MODEL, "max_tokens": 100, "messages": [{"role": "user", "content": "hello there"}]}
+IN, OUT = Decimal("0.000003"), Decimal("0.000015")  # USD per token of that model
+ENDS = ("reconciled", "refunded", "expired")
+
+
+def steer(text: str, tag: str | None = None, **more: Any) -> dict[str, Any]:
+    """A request that tells the provider how to answer it; errors are retried almost at once."""
+    headers = {"x-demo": f"{text},retry-after=0.001" if "status" in text or "fail_first" in text else text}
+    return {**REQUEST, "extra_headers": headers | ({"x-demo-tag": tag} if tag else {}), **more}
+
+
+def ends(budget: Budget, **scope: str) -> list[Entry]:
+    """The final entries of calls, oldest first."""
+    return [entry for entry in budget.entries(**scope) if entry.kind in ENDS]
+
+
+def only_end(budget: Budget, **scope: str) -> Entry:
+    """The final entry of the one call there was: one reservation, one end, and nothing left reserved."""
+    if open_reservations(budget):
+        gc.collect()  # an exception's traceback holds the frames of the call, and with them its stream
+    found = [entry for entry in budget.entries(**scope) if entry.kind not in ("limit_set", "limit_unset")]
+    assert [entry.kind for entry in found[:1]] == ["reserved"]
+    assert len(found) == 2, [entry.kind for entry in found]
+    assert found[0].reservation == found[1].reservation
+    assert not open_reservations(budget)
+    assert found[1].kind in ENDS
+    return found[1]
+
+
+def open_reservations(budget: Budget) -> list[str]:
+    """The ids of what is still reserved."""
+    store = budget.engine.store
+    return [reservation.id for reservation in store.reservations(budget.settings.account)]
+
+
+def reserved_usd(budget: Budget) -> Decimal:
+    """What the only call there was had reserved."""
+    entry = next(entry for entry in budget.entries() if entry.kind == "reserved")
+    assert entry.estimate is not None
+    return Decimal(entry.estimate["usd_max"])
+
+
+def cost(usage: dict[str, Any]) -> Decimal:
+    """What the provider would bill for a usage block of its own, without a cache."""
+    return usage["input_tokens"] * IN + usage["output_tokens"] * OUT
+
+
+def run_async(client: Any, main: Callable[[Any], Any]) -> Any:
+    """Run `main(client)` in an event loop of its own, and close the client in it."""
+
+    async def whole() -> Any:
+        async with client:
+            return await main(client)
+
+    return asyncio.run(whole())
+
+
+@pytest.fixture
+def provider() -> Iterator[Provider]:
+    with Provider() as running:
+        yield running
+        running.wait()
+
+
+@pytest.fixture
+def budget(make_budget: Callable[..., Budget]) -> Budget:
+    return make_budget("memory://", limits=["$100/day"])
+
+
+@pytest.fixture
+def plain(provider: Provider) -> Iterator[Callable[..., Any]]:
+    """Make clients of the provider that nobody guards. Sync ones are closed when the test ends (async: `run_async`)."""
+    made: list[Any] = []
+
+    def make(kind: Any = anthropic.Anthropic, **options: Any) -> Any:
+        made.append(kind(**{"base_url": provider.url, "api_key": "key", "max_retries": 0, **options}))
+        return made[-1]
+
+    yield make
+    for client in made:
+        if isinstance(client, anthropic.Anthropic):
+            client.close()
+
+
+@pytest.fixture
+def client(budget: Budget, plain: Callable[..., Any]) -> anthropic.Anthropic:
+    guarded: anthropic.Anthropic = budget.wrap(plain())
+    return guarded
+
+
+@pytest.fixture
+def aclient(budget: Budget, plain: Callable[..., Any]) -> anthropic.AsyncAnthropic:
+    guarded: anthropic.AsyncAnthropic = budget.wrap(plain(anthropic.AsyncAnthropic))
+    return guarded
