@@ -48,6 +48,10 @@ class Bucket(NamedTuple):
     spent: int
     reserved: int
 
+    def at(self, spent: int, reserved: int) -> Bucket:
+        """Return it with other counters; `_replace` takes three times as long, and verbs do this for every pool."""
+        return Bucket(self.start, self.end, self.since, spent, reserved)
+
 
 class Draw(NamedTuple):
     """What one call asks of one pool: `pool` is its id, or None where nothing is shared (a cap)."""

@@ -9,8 +9,8 @@ out.
 from __future__ import annotations
 
 import logging
+import weakref
 from collections.abc import Mapping, Sequence
-from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from budget.asks import Ask
@@ -21,6 +21,7 @@ from budget.outcome import CHARGE, REFUND, outcome
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from budget.core import Engine
     from budget.engine import Budget
     from budget.verbs import Flow
 
@@ -40,8 +41,6 @@ class Guard:
     def __init__(self, budget: Budget, ask: Ask, lease_us: int):
         self._engine = budget.engine
         self._ask, self._lease_us = ask, lease_us
-        self._lock = Lock()
-        self._ending = False
         self.stored: Reservation | None = None
 
     @property
@@ -57,7 +56,7 @@ class Guard:
     @property
     def ended(self) -> bool:
         """Whether an end was handed to the store."""
-        return self._ending
+        return self.stored is not None and not self._engine.leases.keeps(self.stored.id)
 
     @property
     def _known(self) -> Reservation:
@@ -70,33 +69,42 @@ class Guard:
     def begin(self) -> Guard:
         """Reserve, or raise what `Budget.reserve` raises."""
         if not self._engine.settings.disabled:
-            self._kept(self._engine.drive(self._reserve(), call_back=True))
+            id = self._announce()
+            try:
+                self.stored = self._engine.drive(self._reserve(id), call_back=True)
+            except Exception:
+                self._engine.leases.drop(id)
+                raise
         return self
 
     async def abegin(self) -> Guard:
         """Reserve without blocking the event loop."""
         if not self._engine.settings.disabled:
-            self._kept(await self._engine.adrive(self._reserve(), call_back=True))
+            id = self._announce()
+            try:
+                self.stored = await self._engine.adrive(self._reserve(id), call_back=True)
+            except Exception:
+                self._engine.leases.drop(id)
+                raise
         return self
 
-    def _reserve(self) -> Flow:
+    def _announce(self) -> str:
+        """Make the id and see to its end before it is reserved, so that an interrupt after any step finds one."""
         if self.stored is not None:
             raise ConfigError("reservation: it was entered before; make another one for another block")
-        return self._engine.verbs.reserve(self._ask, self._engine.verbs.new_id(), self._lease_us)
+        id = self._engine.verbs.new_id()
+        weakref.finalize(self, _dropped, self._engine, id)
+        self._engine.leases.keep(id, self._lease_us)
+        return id
 
-    def _kept(self, reservation: Reservation) -> None:
-        self.stored = reservation
-        self._engine.leases.keep(reservation.id, self._lease_us)
+    def _reserve(self, id: str) -> Flow:
+        return self._engine.verbs.reserve(self._ask, id, self._lease_us)
 
     # Ending: each returns False if it had ended before.
 
     def claim(self) -> bool:
-        """Take the right to end it; True for the first who asks. Takes no lock that a finalizer could wait for."""
-        if self._ending or self.stored is None or not self._lock.acquire(blocking=False):
-            return False
-        self._ending = True
-        self._engine.leases.drop(self.stored.id)
-        return True
+        """Take the right to end it; True for the first who asks: who takes it out of the leases, which is one step."""
+        return self.stored is not None and self._engine.leases.drop(self.stored.id)
 
     def reconcile(self, usage: object = None, *, usd: object = None, tokens: int | None = None) -> None:
         """Replace the reservation by the true cost. See `Budget.reconcile`.
@@ -127,7 +135,7 @@ class Guard:
         except BudgetError as error:
             self._failed(error)
         except BaseException:
-            # The command is with the store and will be carried out; only the wait was interrupted.
+            self._hand_over(amounts, detail, refund)  # it may have been interrupted before; twice is once
             raise
         return True
 
@@ -139,15 +147,22 @@ class Guard:
             await self._engine.adrive(self._end_flow(amounts, detail, refund))
         except BudgetError as error:
             self._failed(error)
+        except BaseException:
+            self._hand_over(amounts, detail, refund)
+            raise
         return True
 
     def post(self, amounts: Amounts, detail: Mapping[str, Any], refund: bool = False) -> bool:
         """Hand the end to the store without waiting: for finalizers and cancelled tasks."""
         if not self.claim():
             return False
-        id = self._known.id
-        self._engine.post(Refund(id, detail) if refund else Reconcile(id, amounts, detail))
+        self._hand_over(amounts, detail, refund)
         return True
+
+    def _hand_over(self, amounts: Amounts, detail: Mapping[str, Any], refund: bool) -> None:
+        known = self._known
+        self._engine.post(Refund(known.id, detail) if refund else Reconcile(known.id, amounts, detail))
+        self._engine.verbs.presume(known, amounts, refund)
 
     def _end_flow(self, amounts: Amounts, detail: Mapping[str, Any], refund: bool) -> Flow:
         verbs = self._engine.verbs
@@ -191,3 +206,9 @@ class Guard:
 
     def __repr__(self) -> str:
         return f"Guard({self.stored.id if self.stored else 'not entered'})"
+
+
+def _dropped(engine: Engine, id: str) -> None:
+    """Charge what was dropped while it was open: by its owner, by an interrupt, or by the end of the interpreter."""
+    if engine.leases.drop(id):
+        engine.post(Reconcile(id, _AS_RESERVED, {"outcome": "dropped", "estimated": True}))

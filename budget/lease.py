@@ -6,6 +6,7 @@ something can be due, and a new entry is never due earlier than what it already 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from threading import Condition, Thread
 from time import monotonic
@@ -18,33 +19,39 @@ class Renewer:
 
     def __init__(self, renew: Callable[[str, int], None]):
         self._renew = renew
-        self._due: dict[str, tuple[float, int]] = {}
+        self._due: dict[str, list[float]] = {}  # when it is to be renewed next, and its lease in microseconds
         self._changed = Condition()
         self._thread: Thread | None = None
         self._wakes = 0.0
         self._closed = False
+        self._pid = os.getpid()
 
     def keep(self, id: str, lease_us: int) -> None:
         """Renew a reservation from now on."""
+        if self._pid != os.getpid():  # forked: what is kept here is the parent's, and its thread is not here
+            self.__init__(self._renew)  # type: ignore[misc]
         due = monotonic() + lease_us / 3e6
         with self._changed:
-            self._due[id] = (due, lease_us)
-            if self._thread is None or not self._thread.is_alive():  # never started, or lost in a fork
+            self._due[id] = [due, lease_us]
+            if self._thread is None or not self._thread.is_alive():
                 self._wakes, self._closed = due, False
                 self._thread = Thread(target=self._run, name="budget-lease", daemon=True)
                 self._thread.start()
             elif due < self._wakes:
                 self._changed.notify()
 
-    def drop(self, id: str) -> None:
-        """Renew it no more. A finalizer may call this anywhere: it takes no lock."""
-        self._due.pop(id, None)
+    def drop(self, id: str) -> bool:
+        """Renew it no more; True for the first who says so. A finalizer may call this anywhere: it takes no lock."""
+        return self._due.pop(id, None) is not None and self._pid == os.getpid()  # a parent's is not ours to end
+
+    def keeps(self, id: str) -> bool:
+        """Whether it is renewed."""
+        return id in self._due
 
     def close(self) -> None:
         """End the thread."""
         with self._changed:
             self._closed = True
-            self._due.clear()
             self._changed.notify()
 
     def _run(self) -> None:
@@ -52,12 +59,12 @@ class Renewer:
             with self._changed:
                 if self._closed:
                     return
-                waiting = list(self._due.values())
-                self._wakes = min((due for due, _ in waiting), default=monotonic() + 60.0)
+                # A copy is made in one step; a finalizer may drop one while we iterate.
+                self._wakes = min((due for due, _ in self._due.copy().values()), default=monotonic() + 60.0)
                 self._changed.wait(max(0.0, self._wakes - monotonic()))
                 now = monotonic()
-                due = [(id, lease) for id, (at, lease) in list(self._due.items()) if at <= now]
-            for id, lease_us in due:
-                self._renew(id, lease_us)
-                if id in self._due:
-                    self._due[id] = (now + lease_us / 3e6, lease_us)
+                waiting = self._due.copy()
+            for id, entry in waiting.items():
+                if entry[0] <= now:
+                    self._renew(id, int(entry[1]))
+                    entry[0] = now + entry[1] / 3e6

@@ -27,6 +27,7 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}", re.ASCII)
 _COUNT = re.compile(
     r"(\d{1,16}(?:\.\d{1,12})?)([kKMB]?) (tokens|input tokens|output tokens)|(\d{1,16}) (requests?)", re.ASCII
 )
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
 _CONCURRENT = re.compile(r"\d+ concurrent", re.ASCII)
 _SCALE = {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "B": 10**9}
 _RESERVED_NAMES = frozenset({"per"})
@@ -104,6 +105,8 @@ class Limit:
         if starts is not None:
             raise ConfigError("starts: not available in this version")
         if tz is not None:
+            if not isinstance(tz, str):  # before `zone`, whose cache takes only what can be hashed
+                raise ArgumentTypeError(f"tz: {type(tz).__name__} is not the name of a zone such as 'Europe/Berlin'")
             zone(tz)
             if not window.calendar:
                 raise ConfigError(f"tz: a window of one {window} has no time zone")
@@ -197,7 +200,7 @@ def check_attributes(attributes: Mapping[str, object]) -> dict[str, str]:
             raise ConfigError(f"{name}: the value is not valid UTF-8") from None
         if not 1 <= size <= 256:
             raise ConfigError(f"{name}: the value has {size} bytes; 1 to 256 are allowed")
-        if any(ord(c) < 32 or 127 <= ord(c) < 160 for c in value):
+        if _CONTROL.search(value):
             raise ConfigError(f"{name}: the value has a control character (a newline, say)")
     return dict(attributes)  # type: ignore[arg-type]
 

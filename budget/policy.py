@@ -21,7 +21,7 @@ from budget.errors import ConfigError
 from budget.ledger import dumps
 from budget.limits import UNITS, Limit
 from budget.subject import Subject
-from budget.window import Window, bounds
+from budget.window import bounds
 
 __all__ = ["Match", "Policy", "limit_body", "match", "pool_id", "read_name", "selector_identity"]
 
@@ -63,7 +63,7 @@ class Policy:
         self._names = sorted({n for x in self.limits for n in (*dict(x.selector), *([x.per] if x.per else []))})
         self._per_run = any(limit.window.kind == "run" for limit in self.limits)
         self._matched: dict[tuple[str | None, ...], tuple[Match, ...]] = {}
-        self._bounds: dict[tuple[Window, str], tuple[int, int]] = {}
+        self._bounds: dict[tuple[str, str], tuple[int, int]] = {}
 
     def frozen(self, scopes: Iterable[Mapping[str, str]]) -> dict[str, str] | None:
         """Return the selector of a freeze that holds for one of the scopes ({} is everybody), or None."""
@@ -126,9 +126,10 @@ class Policy:
     def _window(self, limit: Limit, now: int) -> tuple[int, int]:
         if not limit.window.calendar:
             return bounds(limit.window, now)
-        known = self._bounds.get((limit.window, limit.tz))
+        key = (limit.window.kind, limit.tz)
+        known = self._bounds.get(key)
         if known is None or not known[0] <= now < known[1]:
-            known = self._bounds[limit.window, limit.tz] = bounds(limit.window, now, limit.tz)
+            known = self._bounds[key] = bounds(limit.window, now, limit.tz)
         return known
 
     def _window_matches(self, scope: Mapping[str, str]) -> tuple[Match, ...]:

@@ -117,7 +117,7 @@ def _reserve(state: State, command: Reserve, now: int) -> Outcome:
         if draw.pool is None:
             after.append(bucket)
             continue
-        after.append(bucket._replace(reserved=bucket.reserved + draw.amount))
+        after.append(bucket.at(bucket.spent, bucket.reserved + draw.amount))
         state.put_bucket(draw.pool, after[-1], draw.name)
         shares.append(Share(draw.pool, draw.unit, bucket.start, draw.amount))
         postings.append(Posting(draw.pool, bucket.start, 0, draw.amount))
@@ -170,7 +170,7 @@ def _end(state: State, known: Reservation, how: str, actual: Amounts, detail: Ma
         assert bucket is not None, "a reservation's buckets outlive it"
         added = (actual[share.unit] or 0) - (before[share.unit] or 0)
         freed = 0 if late else share.amount
-        bucket = bucket._replace(spent=_add(bucket.spent, added), reserved=bucket.reserved - freed)
+        bucket = bucket.at(_add(bucket.spent, added), bucket.reserved - freed)
         state.put_bucket(share.pool, bucket)
         buckets.append(bucket)
         postings.append(Posting(share.pool, share.start, added, -freed))
@@ -206,7 +206,7 @@ def _book(
     for draw, bucket in zip(draws, buckets, strict=True):
         assert draw.pool is not None
         added = actual[draw.unit] or 0
-        after.append(bucket._replace(spent=_add(bucket.spent, added)))
+        after.append(bucket.at(_add(bucket.spent, added), bucket.reserved))
         state.put_bucket(draw.pool, after[-1], draw.name)
         shares.append(Share(draw.pool, draw.unit, bucket.start, 0))
         postings.append(Posting(draw.pool, bucket.start, added, 0))

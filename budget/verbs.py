@@ -203,6 +203,12 @@ class Verbs:
             for each in run.chain():
                 each.saw(outcome.reservation, outcome.buckets)
 
+    def presume(self, known: Reservation, amounts: Amounts, refund: bool) -> None:
+        """Let the runs of a call know of an end whose answer nobody waits for."""
+        charged = (0, 0, 0, 0, 0) if refund else filled(amounts, known.amounts)
+        ended = replace(known, state="refunded" if refund else "reconciled", charged=charged)
+        self.note(known.id, Outcome(ended.state, 0, 0, reservation=ended))
+
     def _stored(self, run: Run | None, outcome: Outcome, buckets: Sequence[Bucket | None]) -> Reservation:
         """Return the reservation that the store keeps; `buckets` are those of its shares."""
         if outcome.status == "clock":

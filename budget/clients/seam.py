@@ -18,6 +18,7 @@ import json
 from contextvars import ContextVar
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import ref
 
 from budget.clients.call import Call
 from budget.clients.protocol import Protocol
@@ -31,7 +32,14 @@ if TYPE_CHECKING:
 __all__ = ["guard_client", "guarded_by", "missing"]
 
 C = TypeVar("C")
-_call: ContextVar[Call | None] = ContextVar("budget_call", default=None)
+_call: ContextVar[ref[Call] | None] = ContextVar("budget_call", default=None)
+
+
+def _current() -> Call | None:
+    """Return the call that is under way here. (Held weakly: an interrupt may leave one behind.)"""
+    reference = _call.get()
+    call = None if reference is None else reference()
+    return None if call is None or call.guard.ended else call
 
 
 def guarded_by(client: object) -> Any:
@@ -162,14 +170,15 @@ def _sync_class(base: Any, budget: Budget, protocol: Protocol) -> type:
         options = self._copy_and_prepare(options) if hasattr(self, "_copy_and_prepare") else options
         call = Call(budget, protocol, endpoint, protocol.body(options))
         call.begin()
-        token = _call.set(call)
+        outer = _call.get()
         try:
+            _call.set(ref(call))
             result = base.request(self, cast_to, options, **kwargs)
         except BaseException as error:
             call.guard.end(*call.failed(error))
             raise
         finally:
-            _call.reset(token)
+            _call.set(outer)
         if _is_stream(result):
             return meter_stream(result, call)
         if (response := unread(result)) is not None:
@@ -179,7 +188,7 @@ def _sync_class(base: Any, budget: Budget, protocol: Protocol) -> type:
         return result
 
     def prepare_request(self: Any, http_request: Any) -> None:
-        call = _call.get()
+        call = _current()
         if call is None and not budget.settings.disabled:
             call = _backstop(budget, protocol, http_request)
             if call is not None:
@@ -205,8 +214,9 @@ def _async_class(base: Any, budget: Budget, protocol: Protocol) -> type:
         options = await self._copy_and_prepare(options) if hasattr(self, "_copy_and_prepare") else options
         call = Call(budget, protocol, endpoint, protocol.body(options))
         await call.abegin()
-        token = _call.set(call)
+        outer = _call.get()
         try:
+            _call.set(ref(call))
             result = await base.request(self, cast_to, options, **kwargs)
         except Exception as error:
             await call.guard.aend(*call.failed(error))
@@ -215,7 +225,7 @@ def _async_class(base: Any, budget: Budget, protocol: Protocol) -> type:
             call.guard.post(*call.failed(error))  # cancelled: the end is booked without another wait
             raise
         finally:
-            _call.reset(token)
+            _call.set(outer)
         if _is_stream(result):
             return meter_async_stream(result, call)
         if (response := unread(result)) is not None:
@@ -225,7 +235,7 @@ def _async_class(base: Any, budget: Budget, protocol: Protocol) -> type:
         return result
 
     async def prepare_request(self: Any, http_request: Any) -> None:
-        call = _call.get()
+        call = _current()
         if call is None and not budget.settings.disabled:
             call = _backstop(budget, protocol, http_request)
             if call is not None:
@@ -243,7 +253,7 @@ def _async_class(base: Any, budget: Budget, protocol: Protocol) -> type:
 
 def _judge(base: Any) -> Any:
     def should_retry(self: Any, response: Any) -> Any:
-        call = _call.get()
+        call = _current()
         if call is not None:
             call.judged(response)
         return base._should_retry(self, response)

@@ -230,7 +230,7 @@ class _Walk:
             raise BudgetError(f"line {call.line}: {error}") from error
         given = {"user": user, "session": session, "run": session, "agent": agent, "model": model.id}
         scope = {name: value for name, value in {**given, "provider": model.provider}.items() if value}
-        matches = self.policy.matches(scope, [scope] if session else (), ())
+        matches = self.policy.matches(scope, (), ())
         by_limit = {result.limit.identity: result for result in self.found.limits}
         results = [by_limit[match.limit.identity] for match in matches]
         pooled = [result for match, result in zip(matches, results, strict=True) if match.pool is not None]

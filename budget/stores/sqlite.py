@@ -41,6 +41,7 @@ _log = logging.getLogger("budget")
 GROUP = 128
 """Commands that one transaction takes at most."""
 _OPEN_TIMEOUT = 5.0
+_SYNC = {"full": "pragma synchronous = full", "normal": "pragma synchronous = normal"}
 _FORGET = 256
 _REMOVE = (
     "delete from policy where account = ?",
@@ -88,6 +89,7 @@ class SqliteStore:
         self._reader: sqlite3.Connection | None = None
         self._file_lock: FileLock | None = None
         self._next_forget = 0.0
+        self._synchronous = "full"
 
     # What callers do.
 
@@ -149,7 +151,7 @@ class SqliteStore:
                     raise
             except (sqlite3.Error, OSError) as error:
                 raise StoreUnavailable(f"the store {str(self._path)!r} cannot be opened: {error}") from error
-            self._file_lock = lock
+            self._file_lock, self._synchronous = lock, "full"
             self._thread = Thread(target=self._write, name="budget-sqlite", daemon=True)
             self._thread.start()
 
@@ -192,6 +194,7 @@ class SqliteStore:
     def _transact(self, group: Sequence[_Ticket]) -> None:
         db = self._db
         assert db is not None
+        self._sync(db, "full" if any(ticket.now is None for ticket in group) else "normal")
         db.execute("begin immediate")
         try:
             states: dict[str, SqliteState] = {}
@@ -216,6 +219,12 @@ class SqliteStore:
             raise
         if forget:
             self._next_forget = time.monotonic() + 1.0
+
+    def _sync(self, db: sqlite3.Connection, how: str) -> None:
+        """Have commits reach the disk, but for a scratch account's: those may be lost with the power."""
+        if how != self._synchronous:
+            db.execute(_SYNC[how])
+            self._synchronous = how
 
     # Reading.
 

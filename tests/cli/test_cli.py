@@ -101,6 +101,7 @@ def test_common_options_may_stand_before_the_command(cli: Cli, tmp_path: Path) -
     shown = cli("--json", "--store", other, "limits", "--account", "team-a").stdout
     assert json.loads(shown)[0]["limit"] == "$7/day"
     assert json.loads(cli("ledger", "--json", "--store", other, "--account", "team-a", "verify").stdout)["entries"] == 1
+    assert json.loads(cli("--json", "status", "--", "user=alice").stdout) == []
     assert json.loads(cli("--json", "ledger", "--store", other, "--account", "team-a").stdout)[0]["kind"] == "limit_set"
 
 
@@ -166,7 +167,8 @@ def test_a_reader_that_had_enough_is_no_traceback(cli: Cli) -> None:
         for _ in range(2000):
             budget.record(usd="0.01", user="alice" * 20)
     command = f"{sys.executable} -m budget.cli ledger tail -n 2000 --store {cli.url} | head -1"
-    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60, check=True)
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60, check=True, env=buffered)
     assert done.stdout.startswith("entry\t")
     assert done.stderr == ""
 

@@ -18,8 +18,8 @@ units (nano-dollars), times are seconds; both may be written as sums with MAX (2
     last [N]                                               -> the kinds and money of the last N entries
     audit                                                  -> ok, or ok saturated N
 
-A reserve and a record count one request. Beside the outcome, every event is held to the laws that need no table: what is
-not carried out changes no counter and writes at most one entry (a refusal), and the books balance after each scenario.
+A reserve and a record count one request. Beside the outcome, every event is held to the laws that need no table: what
+is not carried out changes no counter and writes at most one entry (a refusal), and the books balance at the end.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from conftest import books
 
 from budget.commands import (
     ChangePolicy,
@@ -47,10 +49,19 @@ from budget.limits import UNITS
 from budget.money import MAX
 from budget.stores.base import Store
 from budget.window import FOREVER
-from conftest import books
 
 FOLDER = Path(__file__).parent / "scenarios"
-NO_EFFECT = {"refused", "conflict", "repeated", "stale_policy", "stale_window", "clock", "unknown", "ended", "unchanged"}
+NO_EFFECT = {
+    "refused",
+    "conflict",
+    "repeated",
+    "stale_policy",
+    "stale_window",
+    "clock",
+    "unknown",
+    "ended",
+    "unchanged",
+}
 _TERM = re.compile(r"([+-]?)(\d+|MAX)")
 
 

@@ -1,0 +1,507 @@
+"""Nothing stays reserved: calls abandoned at random, interrupted at every step, slow beyond their lease, left at exit."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import os
+import pickle
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import anthropic
+import httpx2
+import pytest
+from conftest import books
+
+import budget.clients
+import budget.core
+import budget.guard
+import budget.lease
+from budget import Budget, BudgetError, Unbounded
+from budget.demo.provider import Provider, Seen
+from budget.money import to_decimal
+
+from .conftest import ENDS, MODEL, REQUEST, cost, ends, only_end, open_reservations, reserved_usd, run_async, steer
+
+Make = Callable[..., Any]
+KINDS = (anthropic.Anthropic, anthropic.AsyncAnthropic)
+
+# The acceptance test: 1,000 calls, each abandoned in its own way.
+
+_CALLS = 1000
+_PLAIN = (
+    "", "", "output=3", "status=400", "status=429", "status=503", "status=504", "fail_first=1:529", "fail_first=2:429",
+    "cut=0", "hang=0", "usage=none", "latency=0.02", "hang=9", "output=500",
+)  # fmt: skip
+_STREAMED = (
+    "", "output=9", "output=30,pace=0.001", "output=30,pace=0.001", "cut=0", "cut=1", "cut=5", "cut=44", "cut=46",
+    "error_event=2", "error_event=9", "thinking=8,cut=9", "status=500", "status=408", "usage=none", "hang=9",
+    "output=500", "tool=1", "cut=0,latency=0.01",
+)  # fmt: skip
+_TOOL = {"name": "look", "input_schema": {"type": "object", "properties": {}, "required": ["where"]}}
+_LEAVE = ("read", "read", "break", "close", "drop", "raise", "helper", "helper break", "raw", "lines")
+
+
+class _Plan:
+    """What one call asks for and how it is abandoned; the same for each number, whatever thread or task makes it."""
+
+    def __init__(self, number: int):
+        chance = random.Random(number)
+        self.tag = f"call-{number}"
+        self.user = f"u{number % 7}"
+        self.streamed = chance.random() < 0.6
+        self.leave = chance.choice(_LEAVE) if self.streamed else "read"
+        self.after = chance.randrange(0, 20)
+        self.cancel = chance.uniform(0, 0.05) if chance.random() < 0.4 else None
+        demo = chance.choice(_STREAMED if self.streamed else _PLAIN)
+        self.complete = demo in ("", "output=3", "output=9") and self.leave in ("read", "helper", "raw", "lines")
+        self.request = steer(demo, self.tag, tools=[_TOOL])
+        if number % 11 == 0:  # refused: above the cap
+            self.request["max_tokens"] = 50_000
+
+
+def _sync(client: Any, plan: _Plan) -> None:
+    messages, request, after = client.messages, plan.request, plan.after
+    if not plan.streamed:
+        messages.create(**request)
+    elif plan.leave.startswith("helper"):
+        with messages.stream(**request) as stream:
+            for number, _ in enumerate(stream):
+                if plan.leave == "helper break" and number == after:
+                    break
+    elif plan.leave == "raw":
+        for _ in messages.with_raw_response.create(**request, stream=True).parse():
+            pass
+    elif plan.leave == "lines":
+        with messages.with_streaming_response.create(**request, stream=True) as response:
+            for _ in response.iter_lines():
+                pass
+    else:
+        stream = messages.create(**request, stream=True)
+        for number, _ in enumerate(stream):
+            if plan.leave == "read" or number < after:
+                continue
+            if plan.leave == "raise":
+                with contextlib.suppress(LookupError), stream:
+                    raise LookupError
+            if plan.leave == "close":
+                stream.close()
+            break  # and drop it
+
+
+async def _async(client: Any, plan: _Plan) -> None:
+    messages, request, after = client.messages, plan.request, plan.after
+    if not plan.streamed:
+        await messages.create(**request)
+    elif plan.leave.startswith("helper"):
+        async with messages.stream(**request) as stream:
+            number = 0
+            async for _ in stream:
+                number += 1
+                if plan.leave == "helper break" and number > after:
+                    break
+    elif plan.leave == "raw":
+        response = await messages.with_raw_response.create(**request, stream=True)
+        async for _ in await response.parse():
+            pass
+    elif plan.leave == "lines":
+        async with messages.with_streaming_response.create(**request, stream=True) as response:
+            async for _ in response.iter_lines():
+                pass
+    else:
+        stream, number = await messages.create(**request, stream=True), 0
+        async for _ in stream:
+            number += 1
+            if plan.leave == "read" or number <= after:
+                continue
+            if plan.leave == "raise":
+                with contextlib.suppress(LookupError):
+                    async with stream:
+                        raise LookupError
+            if plan.leave == "close":
+                await stream.close()
+            break
+
+
+def _made(kind: Any, provider: Provider) -> Any:
+    http = httpx2.Client if kind is anthropic.Anthropic else httpx2.AsyncClient
+    limits = httpx2.Limits(max_connections=64)
+    timeout = httpx2.Timeout(30, read=0.3)
+    return kind(
+        base_url=provider.url, api_key="key", max_retries=1, timeout=timeout,
+        http_client=http(limits=limits, timeout=timeout, verify=False),
+    )  # fmt: skip
+
+
+def _in_threads(made: Budget, provider: Provider, plans: list[_Plan], failed: Counter[str]) -> None:
+    def one(plan: _Plan) -> None:
+        with made.run(user=plan.user, call=plan.tag):
+            try:
+                _sync(client, plan)
+            except (anthropic.APIError, httpx2.HTTPError, BudgetError, AttributeError) as error:
+                failed[type(error).__name__] += 1
+
+    with made.wrap(_made(anthropic.Anthropic, provider)) as client, ThreadPoolExecutor(16) as pool:
+        list(pool.map(one, plans))
+
+
+def _in_tasks(made: Budget, provider: Provider, plans: list[_Plan], failed: Counter[str]) -> None:
+    async def one(client: Any, plan: _Plan, room: asyncio.Semaphore) -> None:
+        async with room:
+            with made.run(user=plan.user, call=plan.tag):
+                task = asyncio.create_task(_async(client, plan))
+                if plan.cancel is not None:
+                    asyncio.get_running_loop().call_later(plan.cancel, task.cancel)
+                try:
+                    await task
+                except (asyncio.CancelledError, anthropic.APIError, httpx2.HTTPError, BudgetError, AttributeError) as error:
+                    failed[type(error).__name__] += 1
+
+    async def main(client: Any) -> None:
+        room = asyncio.Semaphore(48)
+        await asyncio.gather(*(one(client, plan, room) for plan in plans))
+        await asyncio.sleep(0.05)  # dropped async streams are closed by the loop
+
+    run_async(made.wrap(_made(anthropic.AsyncAnthropic, provider)), main)
+
+
+def test_a_thousand_calls_abandoned_at_random(make_budget: Make, sqlite_url: str) -> None:
+    made = make_budget(sqlite_url, limits=["$900/day", "per=user $0.05/day", "$0.1/request", "9M tokens/day"])
+    plans, failed = [_Plan(number) for number in range(_CALLS)], Counter[str]()
+    with Provider() as provider:
+        _in_threads(made, provider, plans[: _CALLS // 2], failed)
+        _in_tasks(made, provider, plans[_CALLS // 2 :], failed)
+        provider.wait()
+        seen = list(provider.requests)
+    gc.collect()
+    _check_books(made)
+    _check_calls(made, plans, seen)
+    # It was as wild as it claims to be.
+    assert {"CapExceeded", "BudgetExceeded", "CancelledError", "APITimeoutError", "RemoteProtocolError"} <= failed.keys()
+
+
+def _check_books(made: Budget) -> None:
+    """Nothing reserved, no lease kept, a whole ledger, and every pool the sum of its entries."""
+    assert not open_reservations(made)
+    assert not made.engine.leases._due
+    assert all(pool.reserved == 0 for pool in made.status())
+    found = books(made.engine.store)
+    assert found.ok, found.faults
+    booked = ends(made)
+    by_user = Counter[str]()
+    for end in booked:
+        by_user[end.scope["user"]] += end.amounts[0]
+    spent = {(str(pool.limit.window.kind), pool.unit, pool.subject.get("user")): pool.spent for pool in made.status()}
+    per_user = {user: amount for (_, unit, user), amount in spent.items() if unit == "usd" and user}
+    assert per_user == {user: to_decimal(by_user[user]) for user in per_user}
+    assert sum(per_user.values()) == sum(end.usd for end in booked)
+    assert sum(end.tokens for end in booked) == next(amount for (_, unit, _), amount in spent.items() if unit == "tokens")
+
+
+def _check_calls(made: Budget, plans: list[_Plan], seen: list[Seen]) -> None:
+    """Each call that reached the provider has one reservation and one end; a refused one never reached it."""
+    kinds: dict[str, list[str]] = {}
+    final: dict[str, Any] = {}
+    for entry in made.entries():
+        kinds.setdefault(entry.scope["call"], []).append(entry.kind)
+        if entry.kind in ENDS:
+            final[entry.scope["call"]] = entry
+    arrived = {one.tag: one for one in seen}
+    for plan in plans:
+        was = kinds.get(plan.tag, [])
+        if plan.tag in arrived or "reserved" in was:
+            assert was == ["reserved", final[plan.tag].kind], (plan.tag, was)
+        else:
+            assert was in (["refused"], []), (plan.tag, was)  # or cancelled before it asked
+        if plan.complete and plan.cancel is None and plan.tag in arrived:
+            assert final[plan.tag].usd == cost(arrived[plan.tag].usage or {}), plan.tag
+    assert not [entry for entry in final.values() if entry.kind == "expired"]
+    assert sum(was == ["refused"] for was in kinds.values()) > _CALLS / 20
+
+
+# An interrupt (Ctrl-C) at every line of ours that a call passes.
+
+_WATCHED = {str(path) for path in Path(budget.clients.__file__).parent.glob("*.py")}
+_WATCHED |= {budget.guard.__file__, budget.core.__file__, budget.lease.__file__}
+
+
+class _Interrupt:
+    """Raises KeyboardInterrupt at the n-th line of the watched files; Python then stops tracing by itself."""
+
+    def __init__(self, at: int):
+        self.left = at
+
+    def __enter__(self) -> _Interrupt:
+        sys.settrace(self.trace)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        sys.settrace(None)
+
+    def trace(self, frame: Any, event: str, arg: object) -> Any:
+        if frame.f_code.co_filename not in _WATCHED or _finalizing(frame):
+            return None
+        if event == "line":
+            self.left -= 1
+            if self.left == 0:
+                raise KeyboardInterrupt
+        return self.trace
+
+
+def _finalizing(frame: Any) -> bool:
+    while frame is not None:
+        if frame.f_code.co_name in ("__del__", "_dropped"):
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _create(client: Any) -> None:
+    client.messages.create(**REQUEST)
+
+
+def _stream(client: Any) -> None:
+    with client.messages.stream(**steer("output=2")) as stream:
+        for _ in stream:
+            pass
+
+
+def _leave(client: Any) -> None:
+    with client.messages.create(**steer("output=2"), stream=True) as stream:
+        next(stream)
+
+
+def _lines(client: Any) -> None:
+    with client.messages.with_streaming_response.create(**REQUEST) as response:
+        response.read()
+
+
+@pytest.mark.skipif(sys.gettrace() is not None, reason="a debugger or a coverage tool is tracing")
+@pytest.mark.parametrize("call", [_create, _stream, _leave, _lines])
+def test_an_interrupt_at_every_step(make_budget: Make, client: Any, plain: Make, call: Callable[[Any], None]) -> None:
+    """No interrupt leaves a reservation that goes on being renewed; all but those that nobody knows of end at once."""
+    left, step = 0, 0
+    while True:
+        step += 1
+        made = make_budget("memory://")
+        with contextlib.suppress(KeyboardInterrupt), _Interrupt(step) as interrupt:
+            call(made.wrap(client.__class__.__mro__[1](base_url=client.base_url, api_key="k", http_client=client._client)))
+        if interrupt.left > 0:
+            break
+        if open_reservations(made):
+            gc.collect()
+        left += len(open_reservations(made))
+        assert not made.engine.leases._due, step
+        assert len(ends(made)) <= 1
+        assert books(made.engine.store).ok
+    assert step > 50
+    assert left <= 12  # between the store's answer and our taking note of it: those expire, and are charged then
+
+
+# Slow calls, and leases.
+
+
+def _short_lease(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("budget.clients.call._LEASE_US", 900_000)
+
+
+@pytest.mark.parametrize("demo", ["latency=2", "output=20,pace=0.1"])
+def test_the_lease_of_a_slow_call_is_renewed(
+    budget: Budget, client: Any, monkeypatch: pytest.MonkeyPatch, demo: str
+) -> None:
+    _short_lease(monkeypatch)
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(client.messages.create, **steer(demo, stream="pace" in demo))
+        if "pace" in demo:
+            stream = running.result()
+            running = pool.submit(lambda: [event for event in stream])
+        while not running.done():
+            budget.status()  # moves what is due
+            time.sleep(0.05)
+        running.result()
+    end = only_end(budget)
+    assert end.kind == "reconciled"
+    assert end.usd < reserved_usd(budget)
+
+
+def test_a_call_whose_lease_ended_is_charged_and_corrected_by_its_answer(
+    budget: Budget, client: Any, provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the renewal prevents: it is how a process that was stopped for too long finds its reservation."""
+    _short_lease(monkeypatch)
+    monkeypatch.setattr("budget.lease.Renewer.keep", lambda self, id, lease_us: None)
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(client.messages.create, **steer("latency=2"))
+        while not running.done():
+            budget.status()
+            time.sleep(0.05)
+        running.result()
+    expired, late = ends(budget)
+    assert (expired.kind, late.kind, late.detail["late"]) == ("expired", "reconciled", True)
+    assert expired.usd + late.usd == cost(provider.requests[0].usage or {})
+    assert not open_reservations(budget)
+
+
+def test_an_ended_call_is_renewed_no_more(budget: Budget, client: Any) -> None:
+    for demo in ("", "status=429", "hang=0"):
+        with contextlib.suppress(anthropic.APIError):
+            client.messages.create(**steer(demo))
+    with client.messages.stream(**REQUEST) as stream:
+        assert len(budget.engine.leases._due) == 1
+        stream.until_done()
+    assert not budget.engine.leases._due
+
+
+# The end of the interpreter.
+
+_CHILD = """
+import asyncio, os, sys, tempfile
+{first}
+from anthropic import Anthropic, AsyncAnthropic
+from budget import Budget
+budget = Budget("sqlite:///exit.db")
+client = budget.wrap(Anthropic(base_url=os.environ["PROVIDER"], api_key="key"))
+request = dict(model="{model}", max_tokens=100, messages=[dict(role="user", content="hello there")],
+               extra_headers={{"x-demo": "output=40,pace=0.01"}})
+{last}
+"""
+_OPEN = "stream = client.messages.create(**request, stream=True)\nfor _ in range(6): next(stream)\n"
+_ASYNC = """
+async def main():
+    client = budget.wrap(AsyncAnthropic(base_url=os.environ["PROVIDER"], api_key="key"))
+    stream = await client.messages.create(**request, stream=True)
+    for _ in range(6): await anext(stream)
+    {then}
+asyncio.run(main())
+"""
+_EXITS: dict[str, tuple[str, str]] = {
+    "an open stream": ("", _OPEN),
+    "an open stream, and older finalizers": ("folder = tempfile.TemporaryDirectory()", _OPEN),
+    "an unread stream": ("", "stream = client.messages.create(**request, stream=True)"),
+    "an open streaming response": (
+        "", "manager = client.messages.with_streaming_response.create(**request); response = manager.__enter__()"
+    ),
+    "an open stream in a cycle": ("", _OPEN + "cycle = [stream]; cycle.append(cycle); del stream, cycle"),
+    "sys.exit": ("", _OPEN + "sys.exit(3)"),
+    "sys.exit in the block": ("", _OPEN + "with stream: sys.exit(3)"),
+    "an uncaught error": ("", _OPEN + "raise LookupError"),
+    "a closed store": ("", _OPEN + "budget.close()"),
+    "an open block": ("", "guard = budget.reservation('$0.001'); guard.__enter__()"),
+    "an open async stream": ("", _ASYNC.format(then="globals().update(stream=stream)")),
+    "sys.exit in a task": ("", _ASYNC.format(then="sys.exit(3)")),
+    "an unfinished task": ("", _ASYNC.format(then="globals().update(task=asyncio.create_task(anext(stream)))")),
+}  # fmt: skip
+
+
+def _child(first: str, last: str, provider: Provider) -> subprocess.Popen[str]:
+    code = _CHILD.format(first=first, last=last, model=MODEL)
+    environment = {**os.environ, "PROVIDER": provider.url}
+    return subprocess.Popen(
+        [sys.executable, "-c", code], env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+
+
+def _check_exit(make_budget: Make) -> None:
+    after = make_budget("sqlite:///exit.db")
+    end = only_end(after)
+    assert end.kind == "reconciled"
+    assert 0 < end.usd <= reserved_usd(after)
+    assert books(after.engine.store).ok
+
+
+@pytest.mark.parametrize("name", _EXITS)
+def test_nothing_stays_reserved_when_the_interpreter_exits(make_budget: Make, provider: Provider, name: str) -> None:
+    _, errors = _child(*_EXITS[name], provider).communicate(timeout=60)
+    if name != "an uncaught error":
+        assert "Traceback" not in errors
+        assert "Exception ignored" not in errors
+    _check_exit(make_budget)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+@pytest.mark.parametrize("waiting", ["next(stream) and None", "client.messages.create(**request, timeout=60)"])
+def test_ctrl_c_leaves_nothing_reserved(make_budget: Make, provider: Provider, waiting: str) -> None:
+    request = 'request["extra_headers"] = {"x-demo": "latency=60"}\nprint("now", flush=True)\n'
+    opened = _OPEN.replace("stream =", 'request["extra_headers"] = {"x-demo": "output=6000,pace=0.01"}\nstream =', 1)
+    last = f"{opened}print('now', flush=True)\nwhile True: {waiting}" if "stream" in waiting else request + waiting
+    child = _child("", last, provider)
+    assert child.stdout is not None
+    assert child.stdout.readline() == "now\n"
+    while not provider.requests:
+        time.sleep(0.01)
+    child.send_signal(signal.SIGINT)
+    _, errors = child.communicate(timeout=60)
+    assert "KeyboardInterrupt" in errors
+    _check_exit(make_budget)
+
+
+# No text of a request, and no key, is ever kept.
+
+
+def test_no_text_of_a_request_is_kept_anywhere(
+    make_budget: Make, plain: Make, sqlite_url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "budget")
+    canary = "canary-7f3a"
+    request: dict[str, Any] = {
+        "model": MODEL, "max_tokens": 100, "system": f"system {canary}",
+        "messages": [{"role": "user", "content": f"prompt {canary}"}],
+        "tools": [{"name": canary, "description": canary, "input_schema": {"type": "object", "required": [canary]}}],
+    }  # fmt: skip
+    made = make_budget(sqlite_url, limits=["$1/day", "$0.05/request"], on_unbounded="$0.04")
+    client = made.wrap(plain(api_key=f"sk-{canary}", max_retries=1))
+    shown: list[object] = [made, client, client.messages, made.estimate(**request), made.reservation(**request)]
+    for demo in ("", "tool=1,output=30", "status=400", "status=504", "usage=none", "hang=0"):
+        with contextlib.suppress(anthropic.APIError):
+            client.messages.create(**{**request, "extra_headers": {"x-demo": demo}})
+    for demo in ("", "cut=6", "tool=1,cut=5", "error_event=4", "usage=none"):
+        with contextlib.suppress(anthropic.APIError, httpx2.HTTPError), client.messages.create(
+            **{**request, "extra_headers": {"x-demo": demo}}, stream=True
+        ) as stream:
+            for _ in stream:
+                shown.append(stream._iterator)
+    wrong: list[dict[str, Any]] = [
+        {"max_tokens": 20_000},
+        {"max_tokens": canary},
+        {"messages": canary},
+        {"messages": [canary]},
+        {"messages": [{"role": "user", "content": [{"type": "image", "source": {"type": "url", "url": canary}}]}]},
+        {"messages": [{"role": "user", "content": [{"type": "document", "source": {"type": "text", "data": canary}}]}]},
+        {"messages": [{"role": "user", "content": {canary: canary}}]},
+        {"system": {canary: canary}},
+        {"tools": canary},
+        {"tools": [{"type": "web_search_20250305", "name": canary}]},
+        {"tools": [{"name": canary, "input_schema": {canary: object()}}]},
+    ]
+    errors = []
+    for change in wrong:
+        try:
+            client.messages.create(**{**request, **change})
+        except BudgetError as error:
+            errors += [error, error.args, pickle.dumps(error)]
+        except (anthropic.APIError, TypeError):
+            pass  # admitted and refused by the provider, or by the SDK
+    with pytest.raises(Unbounded) as caught:
+        client.post("/v1/dreams", cast_to=object, body={"dream": canary})
+    errors += [caught.value]
+    assert len(errors) > 10
+    for thing in [*shown, *errors]:
+        assert canary not in f"{thing!r} {thing!s}"
+    assert canary not in repr([entry.to_dict() for entry in made.entries()])
+    assert len(ends(made)) >= 11
+    assert canary not in caplog.text.replace(f"sk-{canary}", canary)
+    made.close()
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert any(path.name == "budget.db" for path in files)
+    assert not [path for path in files if canary.encode() in path.read_bytes()]

@@ -1,0 +1,303 @@
+"""The policy: which limits a call must satisfy, and which pools it draws on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from budget.errors import ConfigError
+from budget.limits import Limit
+from budget.policy import Match, Policy, limit_body, match, pool_id, read_name, selector_identity
+
+AMOUNTS = (10, 20, 15, 5, 1)
+DAY = 86400 * 10**6
+IDS = [
+    "alice",
+    "bob",
+    "(none)",
+    "None",
+    "null",
+    "",
+    '"',
+    "a b",
+    "user",
+    "*",
+    "{x}",
+    "a:b",
+    "a,b",
+    '","',
+    "\\",
+    "alice ",
+    "Alice",
+    "ａ",
+]
+
+
+def policy(*own: Limit, stored: Sequence[Limit] = (), freezes: Sequence[Mapping[str, str]] = ()) -> Policy:
+    rows = [("limit", *limit_body(limit)) for limit in stored]
+    rows += [("freeze", selector_identity(selector), "{}") for selector in freezes]
+    return Policy(7, rows, own)
+
+
+def applied(found: Policy, **scope: str) -> list[str]:
+    return [str(m.limit) for m in found.matches(scope, [], [])]
+
+
+def pools(found: Policy, **scope: str) -> list[str | None]:
+    return [m.pool for m in found.matches(scope, [], [])]
+
+
+# Which limits.
+
+
+def test_selectors_and_attributes() -> None:
+    found = policy(
+        Limit("$9/day"),
+        Limit("$5/day", user="alice"),
+        Limit("$4/day", team="x"),
+        Limit("$3/day", user="alice", team="x"),
+    )
+    assert applied(found) == ["$9/day"]
+    assert applied(found, user="bob") == ["$9/day"]
+    assert applied(found, user="alice") == ["$9/day", "user=alice $5/day"]
+    assert applied(found, team="x") == ["$9/day", "team=x $4/day"]
+    assert applied(found, user="alice", team="y", agent="z") == ["$9/day", "user=alice $5/day"]
+    assert applied(found, user="alice", team="x") == [
+        "$9/day",
+        "user=alice $5/day",
+        "team=x $4/day",
+        "team=x user=alice $3/day",
+    ]
+
+
+def test_one_subject_replaces_per() -> None:
+    found = policy(
+        Limit("$5/day", per="user"),
+        Limit("$50/day", user="alice"),
+        Limit("$9/week", per="user"),
+        Limit("7 requests/day", per="user"),
+    )
+    assert applied(found, user="alice") == ["user=alice $50/day", "per=user $9/week", "per=user 7 requests/day"]
+    assert applied(found, user="bob") == ["per=user $5/day", "per=user $9/week", "per=user 7 requests/day"]
+
+
+@pytest.mark.parametrize("other", ["$1/week", "5 tokens/day", "$1/lifetime", "5 requests/day"])
+def test_only_of_the_same_unit_and_window(other: str) -> None:
+    found = policy(Limit("$5/day", per="user"), Limit(other, user="alice"))
+    assert len(applied(found, user="alice")) == 2
+
+
+def test_replacement_among_several_attributes() -> None:
+    found = policy(
+        Limit("$5/day", per="user", team="x"), Limit("$6/day", user="alice", team="x"), Limit("$7/day", user="alice"),
+        Limit("$8/day", per="user"), Limit("$9/day", per="team"),
+    )  # fmt: skip
+    assert applied(found, user="alice", team="x") == [
+        "team=x user=alice $6/day",
+        "user=alice $7/day",
+        "per=team $9/day",
+    ]
+    assert applied(found, user="bob", team="x") == ["team=x per=user $5/day", "per=user $8/day", "per=team $9/day"]
+    assert applied(found, user="alice", team="y") == ["user=alice $7/day", "per=team $9/day"]
+
+
+def test_a_replacing_limit_may_be_in_the_store() -> None:
+    found = policy(Limit("$5/day", per="user"), stored=[Limit("$50/day", user="alice", source="store", created_us=3)])
+    assert applied(found, user="alice") == ["user=alice $50/day"]
+
+
+def test_the_store_over_the_code() -> None:
+    stored = [Limit("$1/day", source="store", created_us=5, tz="Europe/Berlin"), Limit("$2/week", source="store",
+    created_us=9),
+              Limit("$3/month", source="store", created_us=4)]  # fmt: skip
+    found = policy(Limit("$4/year"), Limit("$5/day"), stored=stored)
+    assert [(str(x), x.source, x.tz) for x in found.limits] == [
+        ("$4/year", "code", "UTC"), ("$1/day", "store", "Europe/Berlin"), ("$3/month", "store", "UTC"), ("$2/week",
+        "store", "UTC"),
+    ]  # fmt: skip
+
+
+@given(st.lists(st.sampled_from(["$5/day", "$6/day", "user=alice $1/day", "per=user $2/day", "team=x $3/week",
+"per=team $4/day",
+                                 "team=x per=user $7/day", "9 requests/day", "user=alice team=x 8 tokens/hour"]),
+                                 unique=True),
+       st.dictionaries(st.sampled_from(["user", "team"]), st.sampled_from(["alice", "x", "y"])))  # fmt: skip
+def test_matches_by_brute_force(texts: list[str], scope: dict[str, str]) -> None:
+    own = list({limit.identity: limit for limit in map(Limit, texts)}.values())
+    expected = []
+    for limit in own:
+        if not dict(limit.selector).items() <= scope.items():
+            continue
+        if limit.per in scope:
+            subject = {**dict(limit.selector), limit.per: scope[limit.per]}  # type: ignore[dict-item]
+            if any(
+                dict(x.selector) == subject and x.per is None and (x.unit, x.window) == (limit.unit, limit.window)
+                for x in own
+            ):
+                continue
+        expected.append(limit)
+    assert [m.limit for m in policy(*own).matches(scope, [], [])] == expected
+
+
+# Which pools.
+
+
+def test_each_value_has_a_pool_of_its_own() -> None:
+    found = policy(Limit("$5/day", per="user"))
+    ids = [pools(found, user=id)[0] for id in IDS]
+    assert len(set(ids)) == len(IDS)
+    assert pools(found, user="alice", agent="x", run="y") == pools(found, user="alice")
+
+
+def test_no_id_is_nobody() -> None:
+    """Calls without the attribute share one pool, which no id can collide with."""
+    found = policy(Limit("$5/day", per="user"))
+    (nobody,) = found.matches({}, [], [])
+    assert nobody.subject == {"user": None}
+    assert nobody.pool not in {pools(found, user=id)[0] for id in IDS}
+    assert pools(found) == pools(found, agent="x")
+
+
+@given(st.text(max_size=20), st.text(max_size=20))
+def test_no_two_ids_share_a_pool(one: str, two: str) -> None:
+    limit = Limit("$5/day", per="user")
+    assert (match(limit, {"user": one}).pool == match(limit, {"user": two}).pool) == (one == two)
+    assert match(limit, {"user": one}).pool != match(limit, {}).pool
+
+
+def test_what_a_pool_is_of() -> None:
+    """Two limits share a pool only if they have one identity; amount and zone do not matter."""
+    scope = {"user": "alice", "team": "x", "run": "r"}
+    limits = [Limit(text) for text in (
+        "$5/day", "$5/week", "5 tokens/day", "5 requests/day", "5 input tokens/day", "per=user $5/day",
+        "user=alice $5/day",
+        "per=team $5/day", "team=x $5/day", "team=x per=user $5/day", "user=alice per=team $5/day",
+        "user=alice team=x $5/day",
+        "$5/run", "per=user $5/run", "$5/lifetime")]  # fmt: skip
+    ids = [match(limit, scope).pool for limit in limits]
+    assert len(set(ids)) == len(limits)
+    assert match(Limit("$6/day", tz="Europe/Berlin"), {}).pool == match(Limit("$5/day"), {}).pool
+    for limit in limits:
+        found = match(limit, scope)
+        assert read_name(found.name) == (limit.identity, dict(found.subject))
+        assert found.pool == pool_id(found.name)
+        assert len(found.pool or "") == 16
+
+
+# Caps and runs.
+
+
+def test_a_cap_has_no_pool() -> None:
+    (found,) = policy(Limit("$0.25/request", user="alice")).matches({"user": "alice"}, [], [])
+    assert found.pool is None
+    (draw,) = policy().draws([found], AMOUNTS, 5)
+    assert (draw.pool, draw.limit, draw.amount) == (None, 25 * 10**7, 10)
+
+
+def test_a_run_limit() -> None:
+    found = policy(Limit("$2/run"), Limit("$1/run", per="user"))
+    assert pools(found, user="alice") == [None, None]  # outside a run each call is its own
+    one = found.matches({"user": "alice", "run": "r1"}, [{"user": "alice", "run": "r1"}], [])
+    two = found.matches({"user": "alice", "run": "r2"}, [{"user": "alice", "run": "r2"}], [])
+    assert len({m.pool for m in (*one, *two)} - {None}) == 4
+    assert one[0].subject == {"run": "r1"}
+
+
+def test_run_limits_in_nested_runs() -> None:
+    """A call draws on the pool of every run it is in, each with that run's own attributes."""
+    found = policy(Limit("$2/run"), Limit("$1/run", agent="inner"), Limit("$5/day", per="agent"))
+    outer, inner = {"agent": "outer", "run": "r1"}, {"agent": "inner", "run": "r2"}
+    matches = found.matches(inner, [inner, outer], [])
+    assert [(str(m.limit), m.subject) for m in matches] == [
+        ("per=agent $5/day", {"agent": "inner"}),
+        ("$2/run", {"run": "r2"}),
+        ("agent=inner $1/run", {"agent": "inner", "run": "r2"}),
+        ("$2/run", {"run": "r1"}),
+    ]
+
+
+def test_a_run_limit_per_subject_in_nested_runs_of_other_subjects() -> None:
+    found = policy(Limit("$2/run", per="user"))
+    outer, inner = {"user": "alice", "run": "r1"}, {"user": "bob", "run": "r2"}
+    subjects = [m.subject for m in found.matches(inner, [inner, outer], [])]
+    assert subjects == [{"user": "bob", "run": "r2"}, {"user": "alice", "run": "r1"}]
+
+
+def test_a_pool_is_drawn_on_once() -> None:
+    found = policy(Limit("$9/day"))
+    scope = {"run": "r1"}
+    own = Limit("$2/run", run="r1")
+    twice = found.matches(scope, [scope, scope], [(own, scope), (own, scope)])
+    assert [str(m.limit) for m in twice] == ["$9/day", "run=r1 $2/run"]
+    caps = found.matches(
+        scope, [scope], [(Limit("$1/request", run="r1"), scope), (Limit("$2/request", run="r1"), scope)]
+    )
+    assert len(caps) == 3  # caps are about the request: each is asked
+
+
+def test_a_policy_is_reused() -> None:
+    """What was matched for one call is not another's."""
+    found = policy(Limit("$5/day", per="user"), Limit("$1/day", user="bob"), Limit("$1/run"))
+    first = found.matches({"user": "alice"}, [], [])
+    assert found.matches({"user": "bob"}, [], []) != first
+    in_a_run = found.matches({"user": "alice", "run": "r"}, [{"user": "alice", "run": "r"}], [])
+    assert in_a_run[0].pool == first[0].pool
+    assert found.matches({"user": "alice"}, [], []) == first
+
+
+# Draws.
+
+
+def test_draws() -> None:
+    found = policy(Limit("$5/day", created_us=77), Limit("9 tokens/day"), Limit("9 input tokens/day"),
+    Limit("9 output tokens/day"),
+                   Limit("9 requests/lifetime"))  # fmt: skip
+    draws = found.draws(found.matches({}, [], []), AMOUNTS, 3 * DAY + 5)
+    assert [draw.amount for draw in draws] == list(AMOUNTS)
+    assert [draw.unit for draw in draws] == [0, 1, 2, 3, 4]
+    assert {(draw.start, draw.end) for draw in draws[:4]} == {(3 * DAY, 4 * DAY)}
+    assert (draws[0].limit, draws[0].since) == (5 * 10**9, 77)
+    # The bounds that are kept for the next call are those of its instant.
+    assert found.draws(found.matches({}, [], []), AMOUNTS, 4 * DAY)[0].start == 4 * DAY
+    assert found.draws(found.matches({}, [], []), AMOUNTS, 3 * DAY)[0].start == 3 * DAY
+
+
+def test_zones_have_bounds_of_their_own() -> None:
+    found = policy(Limit("$5/day", user="a", tz="Europe/Berlin"), Limit("$5/day", team="x"))
+    one, two = found.draws(found.matches({"user": "a", "team": "x"}, [], []), AMOUNTS, 200 * DAY)
+    assert (one.start, two.start) == (200 * DAY - 3600 * 10**6, 200 * DAY)
+
+
+def test_tokens_that_nobody_said() -> None:
+    found = policy(Limit("9 tokens/day"))
+    with pytest.raises(ConfigError, match="tokens="):
+        found.draws(found.matches({}, [], []), (10, None, None, None, 1), 5)
+
+
+# Freezes.
+
+
+def test_freezes() -> None:
+    found = policy(freezes=[{"user": "alice"}, {"team": "x", "agent": "y"}])
+    assert found.frozen([{"user": "alice", "team": "z"}]) == {"user": "alice"}
+    assert found.frozen([{"team": "x"}]) is None
+    assert found.frozen([{"team": "x", "agent": "y", "user": "bob"}]) == {"team": "x", "agent": "y"}
+    assert found.frozen([{"user": "bob"}, {"user": "alice"}]) == {"user": "alice"}  # a run around it
+    assert found.frozen([{}]) is None
+    assert policy(freezes=[{}]).frozen([{}]) == {}
+
+
+def test_rows_are_read_as_they_were_written() -> None:
+    limit = Limit("$5/day", user="{x} 'y\"", per="agent", tz="Asia/Kathmandu", source="store", created_us=123)
+    (again,) = policy(stored=[limit]).limits
+    assert (again, again.created_us, again.source) == (limit, 123, "store")
+
+
+def test_many_limits_are_found_at_once() -> None:
+    found = policy(*(Limit("$5/day", user=f"u{n}") for n in range(2000)), Limit("$1/day", per="user"))
+    assert applied(found, user="u777") == ["user=u777 $5/day"]
+    assert applied(found, user="other") == ["per=user $1/day"]
+    assert isinstance(found.matches({"user": "u7"}, [], [])[0], Match)
