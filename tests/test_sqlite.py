@@ -371,8 +371,9 @@ def test_reading_scans_only_an_account(opened: SqliteStore) -> None:
 # Forks.
 
 FORK = """
-import os, sys, threading
+import os, signal, sys, threading
 from budget import Budget
+signal.alarm(40)  # a deadlock is a failure, not a wait
 budget = Budget(sys.argv[1], limits=["$1000/day"], store_timeout=10)
 stop = threading.Event()
 done = [0] * 3
@@ -391,6 +392,7 @@ for _ in range(8):
     done[0] += 1
     pid = os.fork()
     if pid == 0:
+        signal.alarm(20)
         try:
             for _ in range(3):
                 budget.record(usd="0.001", user="child")

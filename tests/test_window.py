@@ -43,6 +43,71 @@ def test_windows_partition_time(kind: str, tz: str, now: int, data: st.DataObjec
     assert bounds(Window(kind), start - 1, tz)[1] == start
 
 
+def changes(tz: str, year: int) -> list[int]:
+    """The instants of a year at which a zone's offset changes."""
+    found, low = [], instant(datetime(year, 1, 1, tzinfo=UTC))
+    for _ in range(366):
+        high = low + 24 * HOUR
+        left, right = low, high
+        if at_zone(left, tz).utcoffset() != at_zone(right, tz).utcoffset():
+            while right - left > 1:
+                middle = (left + right) // 2
+                same = at_zone(middle, tz).utcoffset() == at_zone(low, tz).utcoffset()
+                left, right = (middle, right) if same else (left, middle)
+            found.append(right)
+        low = high
+    return found
+
+
+def check_partition(kind: str, tz: str, now: int) -> None:
+    start, end = bounds(Window(kind), now, tz)
+    assert start <= now < end
+    for same in (start, end - 1):
+        assert bounds(Window(kind), same, tz) == (start, end)
+    assert bounds(Window(kind), end, tz)[0] == end
+    assert bounds(Window(kind), start - 1, tz)[1] == start
+
+
+AROUND = [0, -1, 60, 1800, 3600, 5400, -60, -1800, -3599, -3600, -7200, 86400, -86400]
+
+
+@settings(max_examples=150)
+@given(st.sampled_from(ZONES), st.integers(1970, 2040), st.integers(-7200, 7200))
+def test_windows_partition_time_around_changes_of_the_clock(tz: str, year: int, seconds: int) -> None:
+    for change in changes(tz, year):
+        for kind in CALENDAR:
+            for delta in (*AROUND[:4], seconds):
+                check_partition(kind, tz, change + delta * SECOND)
+
+
+@pytest.mark.parametrize(
+    ("tz", "year"),
+    [
+        ("America/St_Johns", 2010),
+        ("America/St_Johns", 2006),
+        ("America/Sao_Paulo", 2018),
+        ("Pacific/Apia", 2011),
+        ("Australia/Lord_Howe", 2026),
+        ("Europe/Berlin", 2026),
+        ("America/Godthab", 2023),
+        ("Asia/Kathmandu", 1985),
+        ("Africa/Monrovia", 1972),
+        ("Antarctica/Casey", 2020),
+        ("Pacific/Kwajalein", 1993),
+        ("Asia/Pyongyang", 2018),
+        ("Africa/Cairo", 2014),
+        ("America/Havana", 2025),
+        ("Asia/Beirut", 2025),
+    ],
+)
+def test_windows_partition_time_around_odd_changes(tz: str, year: int) -> None:
+    assert changes(tz, year)
+    for change in changes(tz, year):
+        for kind in CALENDAR:
+            for delta in AROUND:
+                check_partition(kind, tz, change + delta * SECOND)
+
+
 @settings(max_examples=300)
 @given(st.sampled_from(ZONES), st.integers(START, END))
 def test_windows_begin_where_a_calendar_says(tz: str, now: int) -> None:

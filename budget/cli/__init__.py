@@ -15,7 +15,6 @@ With `--json`, stdout is one JSON document, also when there is an error.
 from __future__ import annotations
 
 import io
-import os
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -71,7 +70,6 @@ class _Main(Commands):
                 stream.reconfigure(errors="backslashreplace")
         try:
             answer = super().main(given, "budget", standalone_mode=False, **extra)
-            sys.stdout.flush()
         except (click.ClickException, click.Abort, BudgetError, OSError) as error:
             answer = _failed(error, "--json" in given)
         code = answer if isinstance(answer, int) else 0
@@ -82,9 +80,6 @@ class _Main(Commands):
 
 def _failed(error: Exception, as_json: bool) -> int:
     """Say what went wrong and return the exit code."""
-    if isinstance(error, BrokenPipeError):  # the reader had enough; what is still buffered has nowhere to go
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return 1
     if (late := _missing(error)) in _LATER:
         error = ConfigError(f"{late}: not available in this version")
     message = error.format_message() if isinstance(error, click.ClickException) else str(error) or "interrupted"

@@ -157,12 +157,11 @@ def _cells(pool: Pool) -> list[Cell]:
 
 
 def _bar(pool: Pool) -> Cell:
-    """Draw how much is spent and reserved. What is not zero never looks like nothing, nor what is not full like all."""
+    """Draw how much is spent and reserved; what is not zero has a block."""
     whole = pool.limit.amount
     if not whole:
         return "-"
-    spent = min(_BAR, int(pool.spent * _BAR / whole) or int(pool.spent > 0))
-    taken = int((pool.spent + pool.reserved) * _BAR / whole) or int(pool.spent + pool.reserved > 0)
-    reserved = min(_BAR, taken) - spent
+    spent = min(_BAR, max(int(pool.spent * _BAR / whole), pool.spent > 0))
+    reserved = min(_BAR - spent, max(int(pool.reserved * _BAR / whole), pool.reserved > 0))
     style = "red" if pool.available <= 0 else "yellow" if spent + reserved >= 0.8 * _BAR else "green"
     return "█" * spent + "▒" * reserved + "░" * (_BAR - spent - reserved), style

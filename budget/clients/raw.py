@@ -102,7 +102,8 @@ class _Read:
         except Exception:  # a part of a compressed body need not be readable
             body = b""
         if "event-stream" not in self._headers.get("content-type", ""):
-            return call.answered(_json(body))
+            found = _json(body)
+            return call.answered(found) if found else call.streamed(None)
         for line in body.decode("utf-8", "replace").split("\n"):
             event = _json(line[5:]) if line.startswith("data:") else None
             if event:

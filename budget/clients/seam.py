@@ -38,8 +38,7 @@ _call: ContextVar[ref[Call] | None] = ContextVar("budget_call", default=None)
 def _current() -> Call | None:
     """Return the call that is under way here. (Held weakly: an interrupt may leave one behind.)"""
     reference = _call.get()
-    call = None if reference is None else reference()
-    return None if call is None or call.guard.ended else call
+    return None if reference is None else reference()
 
 
 def guarded_by(client: object) -> Any:
@@ -57,9 +56,8 @@ def guard_client(budget: Budget, client: C, protocol: Protocol) -> C:
     classes: dict[type, type] = vars(budget).setdefault("_guarded", {})  # they go when it goes
     guarded = classes.get(base)
     if guarded is None:
-        absent = missing(base)
-        if absent:
-            raise ConfigError(f"wrap: {base.__module__}.{base.__name__} has no {', '.join(absent)}; is its SDK too new?")
+        if absent := ", ".join(missing(base)):
+            raise ConfigError(f"wrap: {base.__module__}.{base.__name__} has no {absent}; is its SDK too new?")
         make = _async_class if _is_async(base) else _sync_class
         guarded = classes[base] = make(base, budget, protocol)
     twin: C = object.__new__(guarded)

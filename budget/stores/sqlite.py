@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from threading import Lock, Thread
+from threading import Event, Lock, Thread
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
@@ -85,6 +85,8 @@ class SqliteStore:
         self._queue: SimpleQueue[_Ticket | None] = SimpleQueue()
         self._start_lock, self._read_lock = Lock(), Lock()
         self._thread: Thread | None = None
+        self._opened = Event()
+        self._failure: Exception | None = None
         self._db: sqlite3.Connection | None = None
         self._reader: sqlite3.Connection | None = None
         self._file_lock: FileLock | None = None
@@ -101,63 +103,63 @@ class SqliteStore:
         """Hand a command to the writer and await its outcome; cancelling the wait does not call it back."""
         import asyncio
 
-        if self._thread is None:
-            await asyncio.to_thread(self._start)
         ticket = _Ticket(account, command)
         ticket.loop = asyncio.get_running_loop()
         ticket.future = ticket.loop.create_future()
-        self._queue.put(ticket)
+        self._hand_over(ticket)
         try:
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(self._patience(timeout)):
                 return await ticket.future
         except TimeoutError:
             raise _late(timeout) from None
 
     def post(self, account: str, command: Command) -> None:
-        """Leave a command with the writer. `SimpleQueue.put` may be called by a finalizer anywhere."""
+        """Leave a command with the writer. A finalizer may call this anywhere: it waits for no lock."""
         self._queue.put(_Ticket(account, command))
-        if self._thread is None:  # closed, or not opened yet; opening takes locks, which a finalizer must not
-            with suppress(RuntimeError):  # the interpreter is ending: no thread starts any more
-                Thread(target=self._start, name="budget-sqlite-open", daemon=True).start()
+        if self._thread is None and self._start_lock.acquire(blocking=False):
+            try:
+                with suppress(RuntimeError):  # the interpreter is ending: no thread starts any more
+                    self._start()
+            finally:
+                self._start_lock.release()
 
     def _wait(self, ticket: _Ticket, timeout: float) -> Outcome:
-        if self._thread is None:
-            self._start()
         ticket.done = Lock()
         ticket.done.acquire()
-        self._queue.put(ticket)
-        if self._thread is None:  # another thread closed it in between
-            self._start()
-        if not ticket.done.acquire(timeout=timeout):
+        self._hand_over(ticket)
+        if not ticket.done.acquire(timeout=self._patience(timeout)):
             raise _late(timeout)
         if ticket.error is not None:
             raise ticket.error
         assert ticket.outcome is not None
         return ticket.outcome
 
+    def _hand_over(self, ticket: _Ticket | None) -> None:
+        """Queue a ticket, and have a writer. In this order: a writer that gives up looks into the queue after that."""
+        if ticket is not None:
+            self._queue.put(ticket)
+        if self._thread is None:
+            with self._start_lock:
+                self._start()
+
     def _start(self) -> None:
-        """Open the file and start the writer, unless that is done; a failed try leaves the next call to try again."""
-        with self._start_lock:
-            if self._thread is not None:
-                return
-            try:
-                prepare(self._path)
-                lock = FileLock(self._path.with_name(self._path.name + ".lock"))
-                try:
-                    with lock.held(_OPEN_TIMEOUT):
-                        self._db = connect(self._path)
-                except BaseException:
-                    lock.close()
-                    raise
-            except (sqlite3.Error, OSError) as error:
-                raise StoreUnavailable(f"the store {str(self._path)!r} cannot be opened: {error}") from error
-            self._file_lock, self._synchronous = lock, "full"
+        if self._thread is None:
+            self._opened.clear()
             self._thread = Thread(target=self._write, name="budget-sqlite", daemon=True)
             self._thread.start()
+
+    def _patience(self, timeout: float) -> float:
+        """A verb's deadline counts from an open store; opening has its own."""
+        return timeout if self._opened.is_set() else timeout + _OPEN_TIMEOUT
 
     # What the writer thread does.
 
     def _write(self) -> None:
+        try:
+            self._open()
+        except Exception as error:
+            self._give_up(error)
+            return
         stop = False
         while not stop:
             group: list[_Ticket] = []
@@ -175,6 +177,34 @@ class SqliteStore:
                 self._commit(group)
                 _hand_back(group)
 
+    def _open(self) -> None:
+        try:
+            prepare(self._path)
+            lock = FileLock(self._path.with_name(self._path.name + ".lock"))
+            try:
+                with lock.held(_OPEN_TIMEOUT):
+                    self._db = connect(self._path)
+            except BaseException:
+                lock.close()
+                raise
+        except (sqlite3.Error, OSError) as error:
+            raise StoreUnavailable(f"the store {str(self._path)!r} cannot be opened: {error}") from error
+        self._file_lock, self._synchronous = lock, "full"
+        self._opened.set()
+
+    def _give_up(self, error: Exception) -> None:
+        """Answer all that wait with an error; the next command tries to open again."""
+        self._failure, self._thread = error, None
+        self._opened.set()
+        group: list[_Ticket] = []
+        with suppress(Empty):
+            while True:
+                ticket = self._queue.get_nowait()
+                if ticket is not None:
+                    ticket.error = error
+                    group.append(ticket)
+        _hand_back(group)
+
     def _commit(self, group: Sequence[_Ticket]) -> None:
         assert self._file_lock is not None
         try:
@@ -188,8 +218,6 @@ class SqliteStore:
             expected = isinstance(error, sqlite3.Error | OSError)
             ticket = group[0]
             ticket.error = StoreUnavailable(f"the store cannot write: {error}") if expected else error
-            if ticket.done is None and ticket.loop is None:
-                _log.warning("%s was not carried out: %s", type(ticket.command).__name__, ticket.error)
 
     def _transact(self, group: Sequence[_Ticket]) -> None:
         db = self._db
@@ -265,19 +293,22 @@ class SqliteStore:
         return Snapshot(buckets, names, seq, head)
 
     def _read(self, query: str, *values: Any) -> list[Any]:
-        db = self._open_reader()
         try:
+            db = self._open_reader()
             with self._read_lock:
                 return db.execute(query, values).fetchall()
         except sqlite3.Error as error:
             raise StoreUnavailable(f"the store cannot read: {error}") from error
 
     def _open_reader(self) -> sqlite3.Connection:
-        self._start()
-        assert self._file_lock is not None
+        self._hand_over(None)
+        opened = self._opened.wait(_OPEN_TIMEOUT)
+        lock, failure = self._file_lock, self._failure
+        if lock is None or not opened:
+            raise failure or _late(_OPEN_TIMEOUT)
         with self._read_lock:
             if self._reader is None:
-                with self._file_lock.held(_OPEN_TIMEOUT):
+                with lock.held(_OPEN_TIMEOUT):
                     self._reader = connect(self._path)
                 self._reader.execute("pragma query_only = on")
             return self._reader
@@ -291,24 +322,44 @@ class SqliteStore:
     def close(self) -> None:
         """Carry out what was handed over, then close the file. The store opens again when it is used again."""
         with self._start_lock:
-            thread, lock = self._thread, self._file_lock
-            if thread is None or lock is None:
-                return
-            self._queue.put(None)
-            thread.join(_OPEN_TIMEOUT)
-            if thread.is_alive():
-                return  # it waits for another process; what it has is still written if that ends
-            with lock.held(), self._read_lock:
-                for db in (self._reader, self._db):
-                    if db is not None:
-                        db.close()
-                self._reader = self._db = self._thread = self._file_lock = None
-            lock.close()
+            self._stop()
+        self._go_on()
+
+    def _stop(self) -> None:
+        thread = self._thread
+        if thread is None or not self._opened.wait(_OPEN_TIMEOUT) or (lock := self._file_lock) is None:
+            return
+        self._queue.put(None)
+        thread.join(_OPEN_TIMEOUT)
+        if thread.is_alive():
+            return  # it waits for another process; what it has is still written if that ends
+        with lock.held(), self._read_lock:
+            for db in (self._reader, self._db):
+                if db is not None:
+                    db.close()
+            self._reader = self._db = self._thread = self._file_lock = None
+            self._opened.clear()
+        lock.close()
+
+    def _go_on(self) -> None:
         if not self._queue.empty():  # handed over while it closed
-            self._start()
+            self._hand_over(None)
+
+    def _pause(self) -> None:
+        """Close for a fork, and let nobody open before it is over.
+
+        A child that inherits an open connection inherits SQLite's memory of the locks that its process holds; they are
+        the parent's, and it would write without any of its own.
+        """
+        self._start_lock.acquire()
+        self._stop()
+
+    def _resume(self) -> None:
+        self._start_lock.release()
+        self._go_on()
 
     def _forked(self) -> None:
-        """Start anew in a forked child. The parent's connections stay unclosed: closing one here would checkpoint."""
+        """Start anew in a forked child. What the parent could not close in time stays unclosed here too."""
         _ABANDONED.extend([self._db, self._reader])
         if self._file_lock is not None:
             self._file_lock.close()
@@ -332,6 +383,8 @@ def _hand_back(group: Sequence[_Ticket]) -> None:
             ticket.done.release()
         elif ticket.loop is not None:
             by_loop.setdefault(ticket.loop, []).append(ticket)
+        elif ticket.error is not None:
+            _log.warning("%s was not carried out: %s", type(ticket.command).__name__, ticket.error)
     for loop, tickets in by_loop.items():
         try:
             loop.call_soon_threadsafe(_resolve, tickets)
@@ -355,12 +408,24 @@ def _late(timeout: float) -> StoreUnavailable:
 
 
 _STORES: WeakSet[SqliteStore] = WeakSet()
+_PAUSED: list[SqliteStore] = []  # during a fork; always in one order, so that two forks cannot wait for one another
 _ABANDONED: list[Any] = []
 
 
-def _forked() -> None:
-    for store in list(_STORES):
-        store._forked()
+def _before_fork() -> None:
+    for store in sorted(_STORES, key=id):
+        store._pause()
+        _PAUSED.append(store)
+
+
+def _after_in_parent() -> None:
+    while _PAUSED:
+        _PAUSED.pop()._resume()
+
+
+def _after_in_child() -> None:
+    while _PAUSED:
+        _PAUSED.pop()._forked()
 
 
 def _exit() -> None:
@@ -369,5 +434,5 @@ def _exit() -> None:
         store.close()
 
 
-os.register_at_fork(after_in_child=_forked)
+os.register_at_fork(before=_before_fork, after_in_parent=_after_in_parent, after_in_child=_after_in_child)
 weakref.finalize(SqliteStore, _exit)

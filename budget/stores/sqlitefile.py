@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
+from threading import Lock
 from time import monotonic, sleep
 
 from budget.errors import StoreUnavailable
@@ -20,14 +21,19 @@ from budget.errors import StoreUnavailable
 __all__ = ["SCHEMA_VERSION", "FileLock", "connect", "prepare"]
 
 SCHEMA_VERSION = 1
+_KEPT = "another thread or process keeps the store's lock"
 _NETWORK = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "glusterfs", "lustre", "fuse.sshfs", "ncpfs"}
 
 
 class FileLock:
-    """An advisory lock (`flock`) on a file of its own; processes queue for it in the kernel."""
+    """An advisory lock (`flock`) on a file of its own; processes queue for it in the kernel.
+
+    The kernel's lock belongs to the open file, so threads that share it need a lock among themselves.
+    """
 
     def __init__(self, path: Path):
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._threads = Lock()
 
     @contextmanager
     def held(self, timeout: float | None = None) -> Iterator[None]:
@@ -38,14 +44,20 @@ class FileLock:
         """
         import fcntl
 
-        if timeout is None:
-            fcntl.flock(self._fd, fcntl.LOCK_EX)
-        else:
-            self._try(monotonic() + timeout)
+        until = None if timeout is None else monotonic() + timeout
+        if not self._threads.acquire(timeout=-1 if timeout is None else timeout):
+            raise StoreUnavailable(_KEPT)
         try:
-            yield
+            if until is None:
+                fcntl.flock(self._fd, fcntl.LOCK_EX)
+            else:
+                self._try(until)
+            try:
+                yield
+            finally:
+                fcntl.flock(self._fd, fcntl.LOCK_UN)
         finally:
-            fcntl.flock(self._fd, fcntl.LOCK_UN)
+            self._threads.release()
 
     def _try(self, until: float) -> None:
         import fcntl
@@ -55,7 +67,7 @@ class FileLock:
                 return fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 if monotonic() >= until:
-                    raise StoreUnavailable("another process keeps the store's lock") from None
+                    raise StoreUnavailable(_KEPT) from None
                 sleep(0.005)
 
     def close(self) -> None:

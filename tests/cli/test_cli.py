@@ -238,6 +238,27 @@ def test_tables_keep_to_one_line_per_row_and_to_the_width(cli: Cli, columns: int
     assert left_out.startswith("left out, the terminal has 80 columns: used")
 
 
+@pytest.mark.usefixtures("terminal")
+def test_the_bar_shows_whatever_is_not_zero(cli: Cli) -> None:
+    cli("set", "$5/day")
+    with cli.budget() as budget:
+
+        def shows(bar: str) -> bool:
+            return bar in cli("status", columns=120).stdout
+
+        assert shows("░" * 10)
+        budget.record(usd="0.01")
+        assert shows("█" + "░" * 9)
+        budget.reserve("$0.01")
+        assert shows("█▒" + "░" * 8)
+        budget.reserve("$2.5")
+        assert shows("█▒▒▒▒▒" + "░" * 4)
+        budget.record(usd="9")
+        assert shows("█" * 10)
+    cli("set", "$0/day")
+    assert not shows("█")
+
+
 def test_a_pipe_gets_every_column_whole(cli: Cli) -> None:
     cli("set", "per=user", "$5/day")
     with cli.budget() as budget:

@@ -121,7 +121,8 @@ def test_freeze_refuses_and_unfreeze_ends_it(cli: Cli) -> None:
 @pytest.mark.parametrize("args", [[], ["user=alice", "--all"], ["alice"], ["per=user"]])
 def test_freeze_wants_a_subject_or_all(cli: Cli, args: list[str]) -> None:
     for verb in ("freeze", "unfreeze"):
-        cli(verb, *args, code=2)
+        said = cli(verb, *args, code=2).stderr
+        assert "--all" in said or "only attributes" in said
     assert cli.json("ledger", "tail") == []
 
 

@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 from invoke import Cli
 
+from budget.cli.records import verify_books
+from budget.stores.base import Snapshot
+
 KEYS = [
     "by", "calls", "usd", "mean_usd", "p50_usd", "p95_usd", "p99_usd", "input_tokens", "output_tokens",
     "cache_read_tokens", "cache_write_tokens", "refused",
@@ -133,6 +136,22 @@ def test_ledger_verify_reads_more_than_a_page(cli: Cli) -> None:
         for _ in range(1003):
             budget.record(usd="0.01")
     assert cli.json("ledger", "verify")["entries"] == 1003
+
+
+def test_verify_looks_at_one_instant_while_others_write(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    cli("set", "$5/day")
+    with cli.budget() as budget:
+        budget.record(usd="0.5")
+        store, snapshot = budget.engine.store, budget.engine.store.snapshot
+
+        def overtaken(account: str) -> Snapshot:
+            found = snapshot(account)
+            budget.record(usd="0.25")
+            return found
+
+        monkeypatch.setattr(store, "snapshot", overtaken)
+        found = verify_books(budget)
+        assert (found.ok, found.entries) == (True, 2)
 
 
 @pytest.mark.parametrize(

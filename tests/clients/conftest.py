@@ -1,4 +1,4 @@
-"""What the tests of wrapped clients share: a provider on loopback, guarded clients of it, and questions to the ledger."""
+"""What the tests of wrapped clients share: a provider on loopback, guarded clients of it, questions to the ledger."""
 
 from __future__ import annotations
 
@@ -98,7 +98,8 @@ def plain(provider: Provider) -> Iterator[Callable[..., Any]]:
     made: list[Any] = []
 
     def make(kind: Any = anthropic.Anthropic, **options: Any) -> Any:
-        http = anthropic.DefaultHttpxClient if issubclass(kind, anthropic.Anthropic) else anthropic.DefaultAsyncHttpxClient
+        sync = issubclass(kind, anthropic.Anthropic)
+        http = anthropic.DefaultHttpxClient if sync else anthropic.DefaultAsyncHttpxClient
         options.setdefault("http_client", http(verify=_TLS))
         made.append(kind(**{"base_url": provider.url, "api_key": "key", "max_retries": 0, **options}))
         return made[-1]

@@ -60,10 +60,9 @@ TABLE: list[tuple[str, BaseException | None, int | None, Sequence[int], str]] = 
 ]
 
 
-@pytest.mark.parametrize(("error", "attempts", "statuses", "expected"), [pytest.param(*row[1:], id=row[0]) for row in TABLE])
-def test_the_table(
-    error: BaseException | None, attempts: int | None, statuses: Sequence[int], expected: str
-) -> None:
+@pytest.mark.parametrize("row", TABLE, ids=[row[0] for row in TABLE])
+def test_the_table(row: tuple[str, BaseException | None, int | None, Sequence[int], str]) -> None:
+    _, error, attempts, statuses, expected = row
     assert outcome(error, attempts, statuses) == expected
 
 

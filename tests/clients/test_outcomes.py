@@ -271,7 +271,8 @@ def test_a_failing_middleware_is_refunded_before_and_charged_after_sending(budge
 
 
 def test_the_usage_of_the_answer_is_booked(budget: Budget, client: Any, provider: Provider) -> None:
-    message = client.messages.create(**steer("input=1000,cache_read=5000,cache_write_5m=200,cache_write_1h=100,output=7"))
+    demo = "input=1000,cache_read=5000,cache_write_5m=200,cache_write_1h=100,output=7"
+    message = client.messages.create(**steer(demo))
     end = only_end(budget)
     buckets = {"input": 1000, "cache_read": 5000, "cache_write": {"5m": 200, "1h": 100}, "output": 7}
     assert end.detail["usage"] == buckets

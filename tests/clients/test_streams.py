@@ -76,9 +76,12 @@ async def _alines(client: Any, request: Any) -> AsyncIterator[str]:
             yield line.partition('"text":"w')[2].partition('"')[0]
 
 
-READERS = [pytest.param(kind, reader, id=reader.__name__.strip("_")) for kind, readers in (
-    (anthropic.Anthropic, (_events, _helper, _raw, _lines)), (anthropic.AsyncAnthropic, (_aevents, _ahelper, _araw, _alines))
-) for reader in readers]  # fmt: skip
+_SYNC, _ASYNC = (_events, _helper, _raw, _lines), (_aevents, _ahelper, _araw, _alines)
+READERS = [
+    pytest.param(kind, reader, id=reader.__name__.strip("_"))
+    for kind, readers in ((anthropic.Anthropic, _SYNC), (anthropic.AsyncAnthropic, _ASYNC))
+    for reader in readers
+]
 
 
 def _read(client: Any, reader: Any, request: Any, leave: int | None = None) -> tuple[str, Exception | None]:
@@ -543,9 +546,8 @@ def _feed(meter: MessagesMeter, *events: Any) -> None:
         meter.feed(event)
 
 
-_START = SimpleNamespace(
-    type="message_start", message=SimpleNamespace(model="claude-sonnet-4-6", usage={"input_tokens": 9, "output_tokens": 1})
-)
+_USAGE = {"input_tokens": 9, "output_tokens": 1}
+_START = SimpleNamespace(type="message_start", message=SimpleNamespace(model="claude-sonnet-4-6", usage=_USAGE))
 _BLOCK = SimpleNamespace(type="content_block_start", content_block=SimpleNamespace(type="text"))
 _TEXT = SimpleNamespace(type="content_block_delta", delta=SimpleNamespace(text="one two three four"))
 

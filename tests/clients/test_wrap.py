@@ -69,10 +69,11 @@ def test_the_client_given_goes_on_unguarded(budget: Budget, plain: Make, provide
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_client_given_can_be_collected(budget: Budget, provider: Provider, kind: Any) -> None:
     given = kind(base_url=provider.url, api_key="key", middleware=[_pass_on(kind)])
-    resources = given.messages, given.beta.messages, given.with_raw_response, given.with_streaming_response, given.models
+    raw = given.with_raw_response, given.with_streaming_response
+    resources = given.messages, given.beta.messages, given.models, raw
     wrapped = budget.wrap(given)
     gone = weakref.ref(given)
-    del given, resources
+    del given, resources, raw
     gc.collect()
     assert gone() is None
     assert wrapped.messages._client is wrapped
