@@ -103,8 +103,10 @@ class Policy:
             found.extend(match(limit, run) for limit in self._applicable(run) if limit.window.kind == "run")
         found.extend(match(limit, run) for limit, run in own)
         # One limit may match in several runs of a chain, but a pool is drawn on once.
-        unique = {match.pool or index: match for index, match in reversed(list(enumerate(found)))}
-        return list(reversed(unique.values())) if len(unique) < len(found) else found
+        unique: dict[str | int, Match] = {}
+        for index, each in enumerate(found):
+            unique.setdefault(each.pool or index, each)
+        return list(unique.values())
 
     def draws(self, matches: Sequence[Match], amounts: Amounts, now: int) -> list[Draw]:
         """Return what a call draws on each pool, with the bounds of the windows that hold `now`.

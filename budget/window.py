@@ -113,8 +113,6 @@ def bounds(window: Window, at_us: int, tz: str = "UTC") -> tuple[int, int]:
     following = _next_period(window.kind, first)
     if at_us >= _date_start(following, tz):
         first = following
-    elif at_us < _date_start(first, tz):
-        first = _period_start(window.kind, first - timedelta(days=1))
     return _date_start(first, tz), _date_start(_next_period(window.kind, first), tz)
 
 

@@ -20,8 +20,9 @@ from budget import Budget, BudgetExceeded, ConfigError, StoreUnavailable
 from budget.commands import Draw, Reconcile, Record, Refund, Renew, Reserve, Status, Sweep
 from budget.stores import sqlitefile, sqlitestate
 from budget.stores.base import open_store
-from budget.stores.sqlite import SqliteStore, _Ticket
+from budget.stores.sqlite import SqliteStore
 from budget.stores.sqlitefile import SCHEMA_VERSION, FileLock
+from budget.stores.tickets import Ticket
 from budget.window import FOREVER
 
 DAY = ["$1000/day"]
@@ -104,7 +105,7 @@ def test_a_relative_path_is_taken_where_the_store_is_made(tmp_path: Path, monkey
 
 def test_durability_is_as_promised(opened: SqliteStore) -> None:
     opened.call("default", spend(1), 5.0)
-    db = opened._db
+    db = opened._writer.db
     assert db is not None
     assert [db.execute(f"pragma {name}").fetchone()[0] for name in ("journal_mode", "synchronous")] == ["wal", 2]
 
@@ -253,10 +254,10 @@ def test_a_group_is_one_transaction(opened: SqliteStore) -> None:
     """What waits together is committed together, and each gets its own answer."""
     opened.call("default", Status([]), 5.0)
     statements: list[str] = []
-    opened._db.set_trace_callback(statements.append)  # type: ignore[union-attr]
-    tickets = [_Ticket("default", spend(n), None) for n in range(50)]
-    opened._commit(tickets)
-    opened._db.set_trace_callback(None)  # type: ignore[union-attr]
+    opened._writer.db.set_trace_callback(statements.append)  # type: ignore[union-attr]
+    tickets = [Ticket("default", spend(n), None) for n in range(50)]
+    opened._writer.commit(tickets)
+    opened._writer.db.set_trace_callback(None)  # type: ignore[union-attr]
     assert [s.lower() for s in statements].count("commit") == 1
     assert {ticket.outcome.status for ticket in tickets if ticket.outcome} == {"recorded"}
     assert [b.spent for b in opened.snapshot("default").buckets.values()] == [50]
@@ -265,9 +266,9 @@ def test_a_group_is_one_transaction(opened: SqliteStore) -> None:
 
 def test_one_that_fails_does_not_fail_its_neighbours(opened: SqliteStore) -> None:
     opened.call("default", Status([]), 5.0)
-    tickets = [_Ticket("default", spend(n), None) for n in range(5)]
-    tickets.insert(2, _Ticket("default", spend(9, 2**64), None))  # no column holds that
-    opened._commit(tickets)
+    tickets = [Ticket("default", spend(n), None) for n in range(5)]
+    tickets.insert(2, Ticket("default", spend(9, 2**64), None))  # no column holds that
+    opened._writer.commit(tickets)
     assert [t.outcome is not None and t.error is None for t in tickets] == [True, True, False, True, True, True]
     assert [b.spent for b in opened.snapshot("default").buckets.values()] == [5]
     assert books(opened).ok
@@ -291,8 +292,8 @@ def test_a_group_sees_what_it_has_changed(opened: SqliteStore) -> None:
     for command in before:
         for store in (opened, memory):
             assert store.call("default", command, 5.0, 50).status == "reserved"
-    tickets = [_Ticket("default", command, 150) for command in group]
-    opened._commit(tickets)
+    tickets = [Ticket("default", command, 150) for command in group]
+    opened._writer.commit(tickets)
     alone = [memory.call("default", command, 5.0, 150) for command in group]
     assert [t.outcome.status for t in tickets if t.outcome] == [outcome.status for outcome in alone]
     assert opened.snapshot("default") == memory.snapshot("default")
@@ -304,7 +305,7 @@ def test_a_group_expires_nothing_twice(opened: SqliteStore) -> None:
     for n in range(100):
         opened.call("default", Reserve(f"{n:032x}", "d", (1, 0, 0, 0, 1), [draw], 0, 1000, {}, {}), 5.0, 1)
     for _ in range(2):
-        opened._commit([_Ticket("default", Sweep(), 5000) for _ in range(5)])
+        opened._writer.commit([Ticket("default", Sweep(), 5000) for _ in range(5)])
     expired = [entry.reservation for entry in opened.entries("default", 0) if entry.kind == "expired"]
     assert len(expired) == len(set(expired)) == 100
     assert [(b.spent, b.reserved) for b in opened.snapshot("default").buckets.values()] == [(100, 0)]
@@ -313,7 +314,7 @@ def test_a_group_expires_nothing_twice(opened: SqliteStore) -> None:
 def test_the_last_line_of_defence(opened: SqliteStore) -> None:
     """STRICT and the CHECKs keep out what no verb should ever write."""
     opened.call("default", spend(1), 5.0)
-    db = opened._db
+    db = opened._writer.db
     assert db is not None
     for change in ("spent = -1", "reserved = -1", f"spent = {2**53}", "spent = 1.5", "spent = null", "spent = 'x'"):
         with pytest.raises(sqlite3.IntegrityError):
@@ -331,7 +332,7 @@ def test_no_hot_query_scans_a_table(opened: SqliteStore, name: str) -> None:
     query: str = getattr(sqlitestate, name)
     numbered = [query.count(f"?{n}") for n in range(1, 9)]
     values = [1] * (sum(map(bool, numbered)) or query.count("?"))
-    plan = [row[3] for row in opened._db.execute("explain query plan " + query, values)]  # type: ignore[union-attr]
+    plan = [row[3] for row in opened._writer.db.execute("explain query plan " + query, values)]  # type: ignore[union-attr]
     assert not [step for step in plan if step.startswith("SCAN") or "TEMP B-TREE" in step], plan
 
 
@@ -339,7 +340,7 @@ def test_what_runs_for_a_reserve_scans_nothing(opened: SqliteStore) -> None:
     draws = [Draw(f"p{n}", f"p{n}", 0, 100, 1, 0, FOREVER, 0) for n in range(8)]
     opened.call("default", Status([]), 5.0)
     statements: list[str] = []
-    db = opened._db
+    db = opened._writer.db
     assert db is not None
     db.set_trace_callback(statements.append)
     opened.call("default", Reserve("0" * 32, "d", (1, 0, 0, 0, 1), draws, 0, 60_000_000, {}, {}), 5.0)
@@ -610,7 +611,7 @@ def test_ended_reservations_are_forgotten_in_time(store_url: str, monkeypatch: p
     store.call("default", Reconcile("1" * 32, (5, 0, 0, 0, 1), {}), 5.0, 1)
     assert store.call("default", one, 5.0, hour + 119_000_000).status == "repeated"
     if isinstance(store, SqliteStore):
-        store._next_forget = 0.0
+        store._writer._next_forget = 0.0
     for _ in range(2):
         store.call("default", Sweep(), 5.0, hour + 121_000_000)
     assert store.call("default", one, 5.0, hour + 121_000_000).status == "reserved"

@@ -5,65 +5,40 @@ One writer thread per process owns the connection. Callers hand it tickets; it t
 hands the outcomes back. So a hundred tasks share the price of one fsync, no transaction can be interrupted by a
 cancellation or a Ctrl-C, and the decision is the very code of `pool.py`: SQL stays mechanical.
 
-If a group fails (a full disk, say), it is rolled back and its commands are tried one by one, so that each gets its own
-answer. Readers use a connection of their own and see what was committed.
+Readers use a connection of their own and see what was committed.
 """
 
 from __future__ import annotations
 
-import logging
 import os
 import sqlite3
-import time
 import weakref
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Event, Lock, Thread
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from weakref import WeakSet
 
 from budget.commands import Bucket, Command, Outcome, Reservation
 from budget.errors import StoreUnavailable
 from budget.ledger import Entry
-from budget.pool import apply
 from budget.stores.base import PAGE, Snapshot
-from budget.stores.sqlitefile import FileLock, connect, prepare
-from budget.stores.sqlitestate import SqliteState, read_entry, read_reservation
-
-if TYPE_CHECKING:
-    import asyncio
+from budget.stores.sqlitefile import connect
+from budget.stores.sqlitestate import read_entry, read_reservation
+from budget.stores.sqlitewriter import OPEN_TIMEOUT, Writer
+from budget.stores.tickets import Ticket, hand_back, late
 
 __all__ = ["GROUP", "SqliteStore"]
 
-_log = logging.getLogger("budget")
 GROUP = 128
 """Commands that one transaction takes at most."""
-_OPEN_TIMEOUT = 5.0
-_SYNC = {"full": "pragma synchronous = full", "normal": "pragma synchronous = normal"}
-_FORGET = 256
-_REMOVE = (
-    "delete from policy where account = ?",
-    "delete from pools where account = ?",
-    "delete from buckets where account = ?",
-    "delete from reservations where account = ?",
-    "delete from entries where account = ?",
-)
-
-
-class _Ticket:
-    """A command on its way: who waits for it (a thread by the lock, a task by the future, or nobody)."""
-
-    __slots__ = ("account", "command", "done", "error", "future", "loop", "now", "outcome")
-
-    def __init__(self, account: str, command: Command | None, now: int | None = None):
-        self.account, self.command, self.now = account, command, now
-        self.outcome: Outcome | None = None
-        self.error: Exception | None = None
-        self.done: Lock | None = None
-        self.loop: asyncio.AbstractEventLoop | None = None
-        self.future: asyncio.Future[Outcome] | None = None
+_ENTRIES = """select seq, at, kind, reservation, usd, tokens, input_tokens, output_tokens, requests, scope, detail,
+    postings, digest from entries
+    where account = (select id from accounts where name = ?) and seq > ? and at >= ? order by seq limit ?"""
+_OPEN_ONES = """select body, state, made, id from reservations
+    where account = (select id from accounts where name = ?) and (state = 'open') = 1 order by made"""
 
 
 class SqliteStore:
@@ -82,28 +57,25 @@ class SqliteStore:
         _STORES.add(self)
 
     def _reset(self) -> None:
-        self._queue: SimpleQueue[_Ticket | None] = SimpleQueue()
+        self._queue: SimpleQueue[Ticket | None] = SimpleQueue()
         self._start_lock, self._read_lock = Lock(), Lock()
         self._thread: Thread | None = None
         self._opened = Event()
         self._failure: Exception | None = None
-        self._db: sqlite3.Connection | None = None
+        self._writer: Writer | None = None
         self._reader: sqlite3.Connection | None = None
-        self._file_lock: FileLock | None = None
-        self._next_forget = 0.0
-        self._synchronous = "full"
 
     # What callers do.
 
     def call(self, account: str, command: Command, timeout: float, now: int | None = None) -> Outcome:
         """Hand a command to the writer and wait for its outcome."""
-        return self._wait(_Ticket(account, command, now), timeout)
+        return self._wait(Ticket(account, command, now), timeout)
 
     async def acall(self, account: str, command: Command, timeout: float) -> Outcome:
         """Hand a command to the writer and await its outcome; cancelling the wait does not call it back."""
         import asyncio
 
-        ticket = _Ticket(account, command)
+        ticket = Ticket(account, command)
         ticket.loop = asyncio.get_running_loop()
         ticket.future = ticket.loop.create_future()
         self._hand_over(ticket)
@@ -111,11 +83,11 @@ class SqliteStore:
             async with asyncio.timeout(self._patience(timeout)):
                 return await ticket.future
         except TimeoutError:
-            raise _late(timeout) from None
+            raise late(timeout) from None
 
     def post(self, account: str, command: Command) -> None:
         """Leave a command with the writer. A finalizer may call this anywhere: it waits for no lock."""
-        self._queue.put(_Ticket(account, command))
+        self._queue.put(Ticket(account, command))
         if self._thread is None and self._start_lock.acquire(blocking=False):
             try:
                 with suppress(RuntimeError):  # the interpreter is ending: no thread starts any more
@@ -123,18 +95,18 @@ class SqliteStore:
             finally:
                 self._start_lock.release()
 
-    def _wait(self, ticket: _Ticket, timeout: float) -> Outcome:
+    def _wait(self, ticket: Ticket, timeout: float) -> Outcome:
         ticket.done = Lock()
         ticket.done.acquire()
         self._hand_over(ticket)
         if not ticket.done.acquire(timeout=self._patience(timeout)):
-            raise _late(timeout)
+            raise late(timeout)
         if ticket.error is not None:
             raise ticket.error
         assert ticket.outcome is not None
         return ticket.outcome
 
-    def _hand_over(self, ticket: _Ticket | None) -> None:
+    def _hand_over(self, ticket: Ticket | None) -> None:
         """Queue a ticket, and have a writer. In this order: a writer that gives up looks into the queue after that."""
         if ticket is not None:
             self._queue.put(ticket)
@@ -150,19 +122,20 @@ class SqliteStore:
 
     def _patience(self, timeout: float) -> float:
         """A verb's deadline counts from an open store; opening has its own."""
-        return timeout if self._opened.is_set() else timeout + _OPEN_TIMEOUT
+        return timeout if self._opened.is_set() else timeout + OPEN_TIMEOUT
 
     # What the writer thread does.
 
     def _write(self) -> None:
         try:
-            self._open()
+            writer = self._writer = Writer(self._path)
         except Exception as error:
             self._give_up(error)
             return
+        self._opened.set()
         stop = False
         while not stop:
-            group: list[_Ticket] = []
+            group: list[Ticket] = []
             ticket = self._queue.get()
             while ticket is not None:
                 group.append(ticket)
@@ -174,102 +147,31 @@ class SqliteStore:
                     break
             stop = ticket is None
             if group:
-                self._commit(group)
-                _hand_back(group)
-
-    def _open(self) -> None:
-        try:
-            prepare(self._path)
-            lock = FileLock(self._path.with_name(self._path.name + ".lock"))
-            try:
-                with lock.held(_OPEN_TIMEOUT):
-                    self._db = connect(self._path)
-            except BaseException:
-                lock.close()
-                raise
-        except (sqlite3.Error, OSError) as error:
-            raise StoreUnavailable(f"the store {str(self._path)!r} cannot be opened: {error}") from error
-        self._file_lock, self._synchronous = lock, "full"
-        self._opened.set()
+                writer.commit(group)
+                hand_back(group)
 
     def _give_up(self, error: Exception) -> None:
         """Answer all that wait with an error; the next command tries to open again."""
         self._failure, self._thread = error, None
         self._opened.set()
-        group: list[_Ticket] = []
+        group: list[Ticket] = []
         with suppress(Empty):
             while True:
                 ticket = self._queue.get_nowait()
                 if ticket is not None:
                     ticket.error = error
                     group.append(ticket)
-        _hand_back(group)
-
-    def _commit(self, group: Sequence[_Ticket]) -> None:
-        assert self._file_lock is not None
-        try:
-            with self._file_lock.held():
-                self._transact(group)
-        except Exception as error:
-            if len(group) > 1:
-                for ticket in group:
-                    self._commit([ticket])
-                return
-            expected = isinstance(error, sqlite3.Error | OSError)
-            ticket = group[0]
-            ticket.error = StoreUnavailable(f"the store cannot write: {error}") if expected else error
-
-    def _transact(self, group: Sequence[_Ticket]) -> None:
-        db = self._db
-        assert db is not None
-        self._sync(db, "full" if any(ticket.now is None for ticket in group) else "normal")
-        db.execute("begin immediate")
-        try:
-            states: dict[str, SqliteState] = {}
-            for ticket in group:
-                if ticket.command is None:
-                    states.pop(ticket.account, None)
-                    ticket.outcome = _remove(db, ticket.account)
-                    continue
-                state = states.get(ticket.account)
-                if state is None:
-                    state = states[ticket.account] = SqliteState(db, ticket.account)
-                now = time.time_ns() // 1000 if ticket.now is None else ticket.now
-                ticket.outcome = apply(state, ticket.command, now)
-            forget = time.monotonic() >= self._next_forget
-            for state in states.values():
-                state.flush()
-                if forget:
-                    state.forget(state.account.clock, _FORGET)
-            db.execute("commit")
-        except BaseException:
-            db.execute("rollback") if db.in_transaction else None
-            raise
-        if forget:
-            self._next_forget = time.monotonic() + 1.0
-
-    def _sync(self, db: sqlite3.Connection, how: str) -> None:
-        """Have commits reach the disk, but for a scratch account's: those may be lost with the power."""
-        if how != self._synchronous:
-            db.execute(_SYNC[how])
-            self._synchronous = how
+        hand_back(group)
 
     # Reading.
 
     def entries(self, account: str, after: int, since_us: int = 0) -> Sequence[Entry]:
         """Read a page of the ledger."""
-        query = """select seq, at, kind, reservation, usd, tokens, input_tokens, output_tokens, requests, scope,
-        detail,
-            postings, digest from entries where account = (select id from accounts where name = ?)
-            and seq > ? and at >= ? order by seq limit ?"""
-        return [read_entry(row) for row in self._read(query, account, after, since_us, PAGE)]
+        return [read_entry(row) for row in self._read(_ENTRIES, account, after, since_us, PAGE)]
 
     def reservations(self, account: str) -> Sequence[Reservation]:
         """Read the open reservations, oldest first."""
-        query = """select body, state, made, id from reservations where account = (select id from accounts where name =
-        ?)
-            and (state = 'open') = 1 order by made"""
-        return [read_reservation(*row) for row in self._read(query, account)]
+        return [read_reservation(*row) for row in self._read(_OPEN_ONES, account)]
 
     def snapshot(self, account: str) -> Snapshot:
         """Read all counters at one instant."""
@@ -302,13 +204,13 @@ class SqliteStore:
 
     def _open_reader(self) -> sqlite3.Connection:
         self._hand_over(None)
-        opened = self._opened.wait(_OPEN_TIMEOUT)
-        lock, failure = self._file_lock, self._failure
-        if lock is None or not opened:
-            raise failure or _late(_OPEN_TIMEOUT)
+        self._opened.wait(OPEN_TIMEOUT)
         with self._read_lock:
+            writer = self._writer
+            if writer is None:
+                raise self._failure or late(OPEN_TIMEOUT)
             if self._reader is None:
-                with lock.held(_OPEN_TIMEOUT):
+                with writer.lock.held(OPEN_TIMEOUT):
                     self._reader = connect(self._path)
                 self._reader.execute("pragma query_only = on")
             return self._reader
@@ -317,7 +219,7 @@ class SqliteStore:
 
     def remove(self, account: str) -> None:
         """Remove a scratch account and all that is in it."""
-        self._wait(_Ticket(account, None), 60.0)
+        self._wait(Ticket(account, None), 60.0)
 
     def close(self) -> None:
         """Carry out what was handed over, then close the file. The store opens again when it is used again."""
@@ -327,19 +229,19 @@ class SqliteStore:
 
     def _stop(self) -> None:
         thread = self._thread
-        if thread is None or not self._opened.wait(_OPEN_TIMEOUT) or (lock := self._file_lock) is None:
+        if thread is None or not self._opened.wait(OPEN_TIMEOUT) or (writer := self._writer) is None:
             return
         self._queue.put(None)
-        thread.join(_OPEN_TIMEOUT)
+        thread.join(OPEN_TIMEOUT)
         if thread.is_alive():
             return  # it waits for another process; what it has is still written if that ends
-        with lock.held(), self._read_lock:
-            for db in (self._reader, self._db):
+        with self._read_lock, writer.lock.held():
+            for db in (self._reader, writer.db):
                 if db is not None:
                     db.close()
-            self._reader = self._db = self._thread = self._file_lock = None
+            self._reader = self._writer = self._thread = None
             self._opened.clear()
-        lock.close()
+        writer.lock.close()
 
     def _go_on(self) -> None:
         if not self._queue.empty():  # handed over while it closed
@@ -360,51 +262,10 @@ class SqliteStore:
 
     def _forked(self) -> None:
         """Start anew in a forked child. What the parent could not close in time stays unclosed here too."""
-        _ABANDONED.extend([self._db, self._reader])
-        if self._file_lock is not None:
-            self._file_lock.close()
+        _ABANDONED.extend([self._writer, self._reader])
+        if self._writer is not None:
+            self._writer.lock.close()
         self._reset()
-
-
-def _remove(db: sqlite3.Connection, account: str) -> Outcome:
-    row = db.execute("select id from accounts where name = ?", (account,)).fetchone()
-    if row is not None:
-        for statement in _REMOVE:
-            db.execute(statement, row)
-        db.execute("delete from accounts where id = ?", row)
-    return Outcome("removed", 0, 0)
-
-
-def _hand_back(group: Sequence[_Ticket]) -> None:
-    """Wake who waits: threads one by one, tasks with one wake-up per event loop."""
-    by_loop: dict[asyncio.AbstractEventLoop, list[_Ticket]] = {}
-    for ticket in group:
-        if ticket.done is not None:
-            ticket.done.release()
-        elif ticket.loop is not None:
-            by_loop.setdefault(ticket.loop, []).append(ticket)
-        elif ticket.error is not None:
-            _log.warning("%s was not carried out: %s", type(ticket.command).__name__, ticket.error)
-    for loop, tickets in by_loop.items():
-        try:
-            loop.call_soon_threadsafe(_resolve, tickets)
-        except RuntimeError:
-            continue  # the loop was closed, and with it every task that waited
-
-
-def _resolve(tickets: Sequence[_Ticket]) -> None:
-    for ticket in tickets:
-        future = ticket.future
-        if future is None or future.done():
-            continue
-        if ticket.error is not None:
-            future.set_exception(ticket.error)
-        elif ticket.outcome is not None:
-            future.set_result(ticket.outcome)
-
-
-def _late(timeout: float) -> StoreUnavailable:
-    return StoreUnavailable(f"the store gave no answer within {timeout:g} s")
 
 
 _STORES: WeakSet[SqliteStore] = WeakSet()

@@ -73,6 +73,7 @@ class FileLock:
     def close(self) -> None:
         """Close the file. A forked child must do so at once: its copy would keep a killed parent's lock alive."""
         os.close(self._fd)
+        self._fd = -1  # its number may soon be another file's
 
 
 def prepare(path: Path) -> None:
@@ -125,8 +126,6 @@ def connect(path: Path) -> sqlite3.Connection:
         if found == 0:
             script = files("budget.stores").joinpath("schema.sql").read_text()
             db.executescript(f"begin immediate; {script} pragma user_version = {SCHEMA_VERSION}; commit;")
-        db.execute("begin immediate")  # says now, and not at the first reserve, if the file cannot be written
-        db.execute("commit")
     except BaseException:
         db.close()
         raise

@@ -384,7 +384,7 @@ plain = Anthropic(base_url=url, api_key="key")
 demo = {"extra_headers": {"x-demo": "output=4000,pace=0.01"}}
 slow = {"extra_headers": {"x-demo": "latency=60"}}
 
-def press_ctrl_c():
+def press_ctrl_c(request=None):
     threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
 
 for number, case in enumerate(cases):
@@ -422,7 +422,8 @@ _EXITS: dict[str, str] = {
     "sys.exit in a task": _ASYNC.format(then="sys.exit(3)"),
     "an unfinished task": _ASYNC.format(then="globals().update(task=asyncio.create_task(anext(stream)))"),
     "ctrl-c in a stream": _OPEN + "press_ctrl_c()\nfor _ in stream: pass",
-    "ctrl-c in a call": "press_ctrl_c()\nclient.messages.create(**request, **slow)",
+    "ctrl-c in a call": "plain._client.event_hooks = {'request': [press_ctrl_c]}\n"
+    "client.messages.create(**request, **slow)",
     "ctrl-c in a task": _ASYNC.format(then="press_ctrl_c(); await asyncio.sleep(60)"),
 }
 _RAISING = {"an uncaught error": "LookupError", **{name: "KeyboardInterrupt" for name in _EXITS if "ctrl-c" in name}}

@@ -34,7 +34,8 @@ from budget.commands import (
 )
 from budget.money import MAX
 from budget.stores.base import Store, open_store
-from budget.stores.sqlite import SqliteStore, _Ticket
+from budget.stores.sqlite import SqliteStore
+from budget.stores.tickets import Ticket
 from budget.window import FOREVER
 
 S = 1_000_000
@@ -216,8 +217,8 @@ def run_group(store: Store, commands: Sequence[Command], now: int) -> list[Outco
     if not isinstance(store, SqliteStore):
         return [store.call("default", command, 10.0, now) for command in commands]
     store.call("default", Status([], sweep=False), 10.0, 0)  # it is open now, and its writer is idle
-    tickets = [_Ticket("default", command, now) for command in commands]
-    store._commit(tickets)
+    tickets = [Ticket("default", command, now) for command in commands]
+    store._writer.commit(tickets)
     assert all(ticket.error is None for ticket in tickets)
     return [ticket.outcome for ticket in tickets]  # type: ignore[misc]
 

@@ -1,0 +1,113 @@
+"""The writing side of an SQLite store: one connection, one lock, groups of commands in one transaction each.
+
+If a group fails (a full disk, say), it is rolled back and its commands are tried one by one, so that each gets its own
+answer.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from budget.commands import Outcome
+from budget.errors import StoreUnavailable
+from budget.pool import apply
+from budget.stores.sqlitefile import FileLock, connect, prepare
+from budget.stores.sqlitestate import SqliteState
+from budget.stores.tickets import Ticket
+
+__all__ = ["OPEN_TIMEOUT", "Writer"]
+
+OPEN_TIMEOUT = 5.0
+"""Seconds that opening the file may take."""
+_SYNC = {"full": "pragma synchronous = full", "normal": "pragma synchronous = normal"}
+_FORGET = 256  # ended reservations that one transaction drops at most
+_REMOVE = (
+    "delete from policy where account = ?",
+    "delete from pools where account = ?",
+    "delete from buckets where account = ?",
+    "delete from reservations where account = ?",
+    "delete from entries where account = ?",
+)
+
+
+class Writer:
+    """Opens the file, and carries out groups of tickets.
+
+    Raises:
+        StoreUnavailable: The file cannot be opened.
+    """
+
+    def __init__(self, path: Path):
+        try:
+            prepare(path)
+            self.lock = FileLock(path.with_name(path.name + ".lock"))
+            try:
+                with self.lock.held(OPEN_TIMEOUT):
+                    self.db = connect(path)
+            except BaseException:
+                self.lock.close()
+                raise
+        except (sqlite3.Error, OSError) as error:
+            raise StoreUnavailable(f"the store {str(path)!r} cannot be opened: {error}") from error
+        self._synchronous = "full"
+        self._next_forget = 0.0
+
+    def commit(self, group: Sequence[Ticket]) -> None:
+        """Carry out a group in one transaction; each ticket then has its outcome or its error."""
+        try:
+            with self.lock.held():
+                self._transact(group)
+        except Exception as error:
+            if len(group) > 1:
+                for ticket in group:
+                    self.commit([ticket])
+                return
+            expected = isinstance(error, sqlite3.Error | OSError)
+            ticket = group[0]
+            ticket.error = StoreUnavailable(f"the store cannot write: {error}") if expected else error
+
+    def _transact(self, group: Sequence[Ticket]) -> None:
+        db = self.db
+        self._sync("full" if any(ticket.now is None for ticket in group) else "normal")
+        db.execute("begin immediate")
+        try:
+            states: dict[str, SqliteState] = {}
+            for ticket in group:
+                if ticket.command is None:
+                    states.pop(ticket.account, None)
+                    ticket.outcome = _remove(db, ticket.account)
+                    continue
+                state = states.get(ticket.account)
+                if state is None:
+                    state = states[ticket.account] = SqliteState(db, ticket.account)
+                now = time.time_ns() // 1000 if ticket.now is None else ticket.now
+                ticket.outcome = apply(state, ticket.command, now)
+            forget = time.monotonic() >= self._next_forget
+            for state in states.values():
+                state.flush()
+                if forget:
+                    state.forget(state.account.clock, _FORGET)
+            db.execute("commit")
+        except BaseException:
+            db.execute("rollback") if db.in_transaction else None
+            raise
+        if forget:
+            self._next_forget = time.monotonic() + 1.0
+
+    def _sync(self, how: str) -> None:
+        """Have commits reach the disk, but for a scratch account's: those may be lost with the power."""
+        if how != self._synchronous:
+            self.db.execute(_SYNC[how])
+            self._synchronous = how
+
+
+def _remove(db: sqlite3.Connection, account: str) -> Outcome:
+    row = db.execute("select id from accounts where name = ?", (account,)).fetchone()
+    if row is not None:
+        for statement in _REMOVE:
+            db.execute(statement, row)
+        db.execute("delete from accounts where id = ?", row)
+    return Outcome("removed", 0, 0)

@@ -1,0 +1,65 @@
+"""Tickets: commands on their way to a store's writer, and how their outcomes come back."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from threading import Lock
+from typing import TYPE_CHECKING
+
+from budget.commands import Command, Outcome
+from budget.errors import StoreUnavailable
+
+if TYPE_CHECKING:
+    import asyncio
+
+__all__ = ["Ticket", "hand_back", "late"]
+
+_log = logging.getLogger("budget")
+
+
+class Ticket:
+    """A command on its way: who waits for it (a thread by the lock, a task by the future, or nobody)."""
+
+    __slots__ = ("account", "command", "done", "error", "future", "loop", "now", "outcome")
+
+    def __init__(self, account: str, command: Command | None, now: int | None = None):
+        self.account, self.command, self.now = account, command, now
+        self.outcome: Outcome | None = None
+        self.error: Exception | None = None
+        self.done: Lock | None = None
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self.future: asyncio.Future[Outcome] | None = None
+
+
+def hand_back(group: Sequence[Ticket]) -> None:
+    """Wake who waits: threads one by one, tasks with one wake-up per event loop."""
+    by_loop: dict[asyncio.AbstractEventLoop, list[Ticket]] = {}
+    for ticket in group:
+        if ticket.done is not None:
+            ticket.done.release()
+        elif ticket.loop is not None:
+            by_loop.setdefault(ticket.loop, []).append(ticket)
+        elif ticket.error is not None:
+            _log.warning("%s was not carried out: %s", type(ticket.command).__name__, ticket.error)
+    for loop, tickets in by_loop.items():
+        try:
+            loop.call_soon_threadsafe(_resolve, tickets)
+        except RuntimeError:
+            continue  # the loop was closed, and with it every task that waited
+
+
+def _resolve(tickets: Sequence[Ticket]) -> None:
+    for ticket in tickets:
+        future = ticket.future
+        if future is None or future.done():
+            continue
+        if ticket.error is not None:
+            future.set_exception(ticket.error)
+        elif ticket.outcome is not None:
+            future.set_result(ticket.outcome)
+
+
+def late(timeout: float) -> StoreUnavailable:
+    """Return the error of an answer that did not come in time."""
+    return StoreUnavailable(f"the store gave no answer within {timeout:g} s")
