@@ -189,7 +189,13 @@ def test_a_thousand_calls_abandoned_at_random(make_budget: Make, sqlite_url: str
     _check_books(made)
     _check_calls(made, plans, seen)
     # It was as wild as it claims to be.
-    assert {"CapExceeded", "BudgetExceeded", "CancelledError", "APITimeoutError", "RemoteProtocolError"} <= failed.keys()
+    assert {
+        "CapExceeded",
+        "BudgetExceeded",
+        "CancelledError",
+        "APITimeoutError",
+        "RemoteProtocolError",
+    } <= failed.keys()
 
 
 def _check_books(made: Budget) -> None:
@@ -476,9 +482,10 @@ def test_no_text_of_a_request_is_kept_anywhere(
         with contextlib.suppress(anthropic.APIError):
             client.messages.create(**{**request, "extra_headers": {"x-demo": demo}})
     for demo in ("", "cut=6", "tool=1,cut=5", "error_event=4", "usage=none"):
-        with contextlib.suppress(anthropic.APIError, httpx2.HTTPError), client.messages.create(
-            **{**request, "extra_headers": {"x-demo": demo}}, stream=True
-        ) as stream:
+        with (
+            contextlib.suppress(anthropic.APIError, httpx2.HTTPError),
+            client.messages.create(**{**request, "extra_headers": {"x-demo": demo}}, stream=True) as stream,
+        ):
             for _ in stream:
                 shown.append(stream._iterator)
     wrong: list[dict[str, Any]] = [
