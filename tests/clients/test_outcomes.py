@@ -144,6 +144,7 @@ _SEQUENCES: dict[str, tuple[list[Reply], str]] = {
     "429, no answer, 429": ([_429, Reply(hang=0.0), _429], CHARGE),
     "504, 429, 429": ([Reply(status=504), _429, _429], CHARGE),
     "429, 429, 502": ([_429, _429, Reply(status=502)], CHARGE),
+    "no answer, 400": ([Reply(hang=0.0), Reply(status=400)], CHARGE),
     "409, 400": ([Reply(status=409), Reply(status=400)], CHARGE),
     "429, answered": ([_429, _OK], RESERVED),
     "504, timed out, answered": ([Reply(status=504), Reply(hang=5.0), _OK], RESERVED),

@@ -450,6 +450,21 @@ def test_every_way_to_leave_an_async_stream(budget: Budget, aclient: Any, leave:
     run_async(aclient, main)
 
 
+def test_a_task_cancelled_while_it_reads_ends_the_stream_that_others_still_hold(budget: Budget, aclient: Any) -> None:
+    async def main(client: Any) -> None:
+        stream = await client.messages.create(**steer("output=9,pace=0.2"), stream=True)
+        text = "".join([getattr(getattr(await anext(stream), "delta", None), "text", "") or "" for _ in range(4)])
+        task = asyncio.ensure_future(anext(stream))
+        await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert INPUT * IN + words(text) * OUT <= only_end(budget).usd < reserved_usd(budget)
+        await stream.close()
+
+    run_async(aclient, main)
+
+
 @pytest.mark.parametrize("read", [False, True])
 def test_an_async_stream_dropped_before_any_text(budget: Budget, aclient: Any, read: bool) -> None:
     async def main(client: Any) -> None:

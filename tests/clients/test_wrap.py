@@ -359,6 +359,7 @@ def test_an_exhausted_pool_refuses_with_one_entry(
     assert (caught.value.__cause__, caught.value.__context__) == (None, None)
     assert not provider.requests
     assert [entry.kind for entry in budget.entries()] == ["refused"]
+    assert not budget.engine.leases._due
 
 
 def test_an_unpriced_model_is_refused(budget: Budget, client: Any, provider: Provider) -> None:
