@@ -53,6 +53,8 @@ class Renewer:
         with self._changed:
             self._closed = True
             self._changed.notify()
+        if self._thread is not None:
+            self._thread.join(1.0)  # else a budget that is used again would count on a thread that is about to end
 
     def _run(self) -> None:
         while True:
