@@ -54,7 +54,10 @@ class Bucket(NamedTuple):
 
 
 class Draw(NamedTuple):
-    """What one call asks of one pool: `pool` is its id, or None where nothing is shared (a cap)."""
+    """What one call asks of one pool: `pool` is its id, or None where nothing is shared (a cap).
+
+    `name` is the pool's name, `text` the limit's, for the ledger.
+    """
 
     pool: str | None
     name: str
@@ -64,6 +67,7 @@ class Draw(NamedTuple):
     start: int
     end: int
     since: int
+    text: str = ""
 
 
 class Share(NamedTuple):

@@ -35,6 +35,7 @@ class Match(NamedTuple):
     subject: Subject
     name: str
     pool: str | None
+    text: str
 
 
 class Policy:
@@ -123,7 +124,7 @@ class Policy:
         if amount is None:
             raise ConfigError(f"tokens: the limit {str(limit)!r} counts {limit.unit}; say how many with tokens=")
         start, end = self._window(limit, now)
-        return Draw(match.pool, match.name, unit, limit.quantity, amount, start, end, limit.created_us)
+        return Draw(match.pool, match.name, unit, limit.quantity, amount, start, end, limit.created_us, match.text)
 
     def _window(self, limit: Limit, now: int) -> tuple[int, int]:
         if not limit.window.calendar:
@@ -177,7 +178,7 @@ def match(limit: Limit, scope: Mapping[str, str]) -> Match:
     name = dumps([limit.unit, str(limit.window), limit.mode, limit.selector, limit.per, value, run])
     # A cap is about one request, and a run limit outside a run about one call: nothing is shared, so there is no pool.
     shared = limit.window.kind != "request" and run != ""
-    return Match(limit, subject, name, pool_id(name) if shared else None)
+    return Match(limit, subject, name, pool_id(name) if shared else None, str(limit))
 
 
 def pool_id(name: str) -> str:

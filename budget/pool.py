@@ -107,7 +107,7 @@ def _reserve(state: State, command: Reserve, now: int) -> Outcome:
         if not admits(draw.amount, draw.limit, bucket)
     ]  # fmt: skip
     if command.frozen is not None or refused:
-        reasons = [{"pool": command.draws[i].name, "limit": command.draws[i].limit} for i in refused]
+        reasons = [{"limit": command.draws[i].text, "pool": command.draws[i].pool} for i in refused]
         detail = {**command.detail, "refused": reasons, **({"frozen": command.frozen} if command.frozen else {})}
         _log(state, now, "refused", command.id, _ZERO, command.scope, detail, ())
         return Outcome("refused", now, version, found, refused)

@@ -1159,3 +1159,29 @@ def test_no_engine_is_kept_alive(sqlite_url: str) -> None:
     gc.collect()
     assert gone() is None
     b.close()
+
+
+def test_a_refusal_names_its_limits_in_the_ledger(make_budget: Make) -> None:
+    b = make_budget(limits=["user=alice $1/day", "$0.50/request"])
+    with pytest.raises(CapExceeded):
+        b.reserve("$2", user="alice")
+    (entry,) = b.entries()
+    assert entry.kind == "refused"
+    assert [no["limit"] for no in entry.detail["refused"]] == ["user=alice $1/day", "$0.5/request"]
+    assert entry.detail["refused"][1]["pool"] is None
+
+
+def test_a_run_shows_its_own_pool_beside_a_cap(make_budget: Make) -> None:
+    b = make_budget(limits=["$0.50/request"])
+    with b.run("$1") as run:
+        b.reserve("$0.40")
+        assert (run.reserved, run.remaining) == (Decimal("0.4"), Decimal("0.6"))
+
+
+def test_a_run_without_a_limit_learns_of_an_end_that_nobody_waits_for(make_budget: Make) -> None:
+    b = make_budget()
+    with b.run() as run:
+        guard = b.reservation("$0.40").begin()
+        assert (run.reserved, run.calls) == (Decimal("0.4"), 1)
+        guard.post(*guard.unanswered(None, None))
+        assert (run.spent, run.reserved, run.calls) == (Decimal("0.4"), Decimal(0), 1)
