@@ -2,8 +2,8 @@
 
 A stream says its input in `message_start` and its cumulative output in `message_delta`. One that ends before its final
 `message_delta` is booked at the input it reported plus the larger of the output it reported and the output that was
-received, counted with the tokenizer's bound. If the model may have reasoned out of sight, what was received says
-nothing about what is billed: the whole reservation is charged.
+received, counted with the tokenizer's bound. If the model may have reasoned out of sight, or a server tool may have
+added input on the way, what was received says nothing about what is billed: the whole reservation is charged.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ class MessagesMeter:
             return None
         usage = self._usage
         if not self._complete:
-            if self._reasoned or self._blocks == 0:
+            if self._reasoned or self._blocks == 0 or not self._estimate.closed:
                 return None
             usage = {**usage, "output_tokens": max(usage.get("output_tokens") or 0, self._counted(settings))}
         amounts, detail = price(settings, Usage.of({"usage": usage, "model": self._model}), None, None, reservation, 0)

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gc
 from collections.abc import AsyncIterator, Callable, Iterator
+from decimal import Decimal
 from types import SimpleNamespace
 from typing import Any
 
@@ -201,6 +202,16 @@ def test_a_cut_stream_of_a_request_that_asks_for_reasoning_is_charged_whole(
     reader = _events if kind is anthropic.Anthropic else _aevents
     _read(budget.wrap(plain(kind)), reader, {**steer("output=20,cut=9"), **asked})
     assert only_end(budget).usd == reserved_usd(budget)
+
+
+def test_a_cut_stream_of_a_request_without_a_bound_is_charged_whole(
+    make_budget: Callable[..., Budget], plain: Make
+) -> None:
+    """A server tool adds input while the model works; what the stream said at its start is not the whole of it."""
+    budget = make_budget(limits=["$100/day"], on_unbounded="$0.50")
+    tools = [{"type": "web_search_20250305", "name": "web_search"}]
+    _read(budget.wrap(plain(anthropic.Anthropic)), _events, {**steer("output=20,cut=9"), "tools": tools})
+    assert only_end(budget).usd == reserved_usd(budget) >= Decimal("0.50")
 
 
 @pytest.mark.parametrize(("kind", "reader"), READERS)
