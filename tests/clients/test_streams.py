@@ -211,7 +211,7 @@ def test_a_cut_stream_of_a_request_without_a_bound_is_charged_whole(
     budget = make_budget(limits=["$100/day"], on_unbounded="$0.50")
     tools = [{"type": "web_search_20250305", "name": "web_search"}]
     _read(budget.wrap(plain(anthropic.Anthropic)), _events, {**steer("output=20,cut=9"), "tools": tools})
-    assert only_end(budget).usd == reserved_usd(budget) >= Decimal("0.50")
+    assert only_end(budget).usd == Decimal("0.5")
 
 
 @pytest.mark.parametrize(("kind", "reader"), READERS)
