@@ -7,6 +7,7 @@ later.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,6 +45,7 @@ def make_ask(settings: Settings, what: object, tokens: object, attributes: Mappi
     run = current()
     scope = {**(run.scope if run else {}), **check_attributes(attributes)}
     if not isinstance(what, Estimate):
+        _name_model(settings, scope)
         number = None if tokens is None else count(tokens, "tokens")
         return Ask((parse_usd(what, "amount"), number, number, number, 1), scope, run, {})
     if tokens is not None:
@@ -59,6 +61,16 @@ def make_ask(settings: Settings, what: object, tokens: object, attributes: Mappi
             raise Unbounded(what.reasons)
         amounts = (max(what.nanos_max, settings.allowance or 0), *amounts[1:])
     return Ask(amounts, scope, run, detail, what)
+
+
+def _name_model(settings: Settings, scope: dict[str, str]) -> None:
+    """Call a model as the book does, so that a limit of a model also holds for its snapshots and aliases."""
+    if "model" in scope:
+        with suppress(UnknownModel):
+            found = settings.book.find(scope["model"], scope.get("provider"))
+            scope["model"] = found.id
+            if found.provider:
+                scope["provider"] = found.provider
 
 
 def price(

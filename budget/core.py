@@ -97,6 +97,7 @@ class Engine:
 
     @property
     def unpriced(self) -> bool:
+        """Whether a model without a price is taken for free."""
         return self.settings.unpriced or self.settings.disabled
 
     def estimate(self, request: Mapping[str, Any], provider: str | None, endpoint: str | None) -> Estimate:
@@ -114,6 +115,7 @@ class Engine:
         return _ENDPOINT_OF.get(provider or "anthropic", "chat")
 
     def ask_for(self, what: object, tokens: object, request: Mapping[str, Any]) -> Ask:
+        """Tell a request's fields from attributes, and check both."""
         from budget.estimator import REQUEST_FIELDS
 
         fields = {name: value for name, value in request.items() if name in REQUEST_FIELDS}
@@ -139,6 +141,7 @@ class Engine:
         parent: str | None,
         request: Mapping[str, Any],
     ) -> Flow:
+        """See `Budget.reserve`."""
         ask = self.ask_for(what, tokens, request)
         name = self.verbs.new_id() if id is None else _check_id(id, "id")
         if parent is not None:
@@ -148,6 +151,7 @@ class Engine:
     def reconcile(
         self, reservation: Reservation | str, usage: object, usd: object, tokens: object, model: str | None
     ) -> Flow:
+        """See `Budget.reconcile`."""
         known = known_reservation(reservation)
         amounts, detail = self._actual(
             usage, usd, tokens, model, None, known if isinstance(known, Reservation) else None
@@ -158,13 +162,13 @@ class Engine:
         self, usage: object, usd: object, tokens: object, model: str | None, provider: str | None, id: str | None,
         attributes: Mapping[str, str],
     ) -> Flow:  # fmt: skip
+        """See `Budget.record`."""
         amounts, detail = self._actual(usage, usd, tokens, model, provider, None)
-        ask = make_ask(self.settings, Decimal(0), 0, attributes)
+        given = {"model": model or detail.get("model"), "provider": provider}
+        scope = {**attributes, **{name: value for name, value in given.items() if value}}
+        ask = make_ask(self.settings, Decimal(0), 0, scope)
         ask.amounts = filled(amounts, None)
         ask.detail = detail
-        for name, value in (("model", model or detail.get("model")), ("provider", provider)):
-            if value:
-                ask.scope[name] = value
         return self.verbs.record(ask, self.verbs.new_id() if id is None else _check_id(id, "id"))
 
     def _actual(

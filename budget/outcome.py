@@ -58,4 +58,4 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         if error is None:
             return
         yield error
-        error = error.__cause__ or error.__context__
+        error = error.__cause__  # not its context: what was handled before may have been tried again, and billed

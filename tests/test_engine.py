@@ -1185,3 +1185,12 @@ def test_a_run_without_a_limit_learns_of_an_end_that_nobody_waits_for(make_budge
         assert (run.reserved, run.calls) == (Decimal("0.4"), 1)
         guard.post(*guard.unanswered(None, None))
         assert (run.spent, run.reserved, run.calls) == (Decimal("0.4"), Decimal(0), 1)
+
+
+def test_a_limit_of_a_model_holds_for_its_snapshots(make_budget: Make) -> None:
+    b = make_budget(limits=["model=claude-sonnet-4-5 $1/day"])
+    b.record({"input_tokens": 100_000, "output_tokens": 10}, model="claude-sonnet-4-5-20250929")
+    (pool,) = b.status()
+    assert pool.spent == Decimal("0.30015")
+    with pytest.raises(BudgetExceeded):
+        b.reserve("$0.80", model="claude-sonnet-4-5-20250929")

@@ -49,7 +49,7 @@ def test_report_json_has_exactly_the_keys_of_the_contract(cli: Cli) -> None:
 @pytest.mark.parametrize(
     ("by", "groups"),
     [
-        ("user", ["alice", "bob", None]), ("agent", ["a", None]), ("session", ["s", None]), ("provider", [None]),
+        ("user", ["alice", "bob", None]), ("agent", ["a", None]), ("session", ["s", None]), ("provider", ["anthropic", None]),
         ("model", ["claude-sonnet-4-6", None]), ("run", [None]), ("team", ["(none)", None]),
     ],
 )  # fmt: skip
