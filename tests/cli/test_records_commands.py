@@ -50,7 +50,8 @@ def test_report_json_has_exactly_the_keys_of_the_contract(cli: Cli) -> None:
     ("by", "groups"),
     [
         ("user", ["alice", "bob", None]), ("agent", ["a", None]), ("session", ["s", None]),
-        ("provider", ["anthropic", None]), ("model", ["claude-sonnet-4-6", None]), ("run", [None]), ("team", ["(none)", None]),
+        ("provider", ["anthropic", None]),
+        ("model", ["claude-sonnet-4-6", None]), ("run", [None]), ("team", ["(none)", None]),
     ],
 )  # fmt: skip
 def test_report_groups_by_any_attribute(cli: Cli, by: str, groups: list[str | None]) -> None:
