@@ -26,10 +26,12 @@ from budget.stores.base import Store, open_store
 from budget.usage import Usage
 from budget.verbs import Flow, Verbs
 
-__all__ = ["Engine", "lease_us"]
+__all__ = ["GUARDED_LEASE", "Engine", "known_reservation", "lease_us"]
 
 _log = logging.getLogger("budget")
 _BARE_LEASE = 600.0
+GUARDED_LEASE = 60.0
+"""Seconds of lease of a guarded call or block; it is renewed at a third while that lives."""
 _LEASE_MAX = 86400.0 * 7
 _ENDPOINT_OF = {"anthropic": "messages", "openai": "chat"}
 

@@ -10,7 +10,7 @@ from budget.admin import Limits, actor, pools_of
 from budget.aio import AsyncBudget
 from budget.commands import ChangePolicy, Reservation
 from budget.config import Settings, duration_us, load
-from budget.core import Engine, known_reservation, lease_us
+from budget.core import GUARDED_LEASE, Engine, known_reservation, lease_us
 from budget.errors import ArgumentTypeError, ConfigError
 from budget.estimate import Estimate, estimate_counts
 from budget.limits import Limit, check_attributes
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 __all__ = ["AsyncBudget", "Budget", "default_engine"]
 
-_GUARDED_LEASE = 60.0
 _default: Budget | None = None
 
 C = TypeVar("C")
@@ -233,7 +232,7 @@ class Budget:
         """
         from budget.guard import Guard
 
-        return Guard(self, self._engine.ask_for(what, tokens, request), lease_us(lease, _GUARDED_LEASE))
+        return Guard(self, self._engine.ask_for(what, tokens, request), lease_us(lease, GUARDED_LEASE))
 
     # Runs, policy, records.
 

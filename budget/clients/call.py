@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from budget.asks import make_ask, price
 from budget.clients.protocol import Meter, Protocol
+from budget.core import GUARDED_LEASE, lease_us
 from budget.errors import BudgetError
 from budget.guard import Guard
 from budget.outcome import never_connected
@@ -29,7 +30,7 @@ End = tuple["Amounts", dict[str, Any], bool]
 """How a call ends: amounts, what the ledger keeps, and whether it is a refund."""
 
 _log = logging.getLogger("budget")
-_LEASE_US = 60_000_000
+_LEASE_US = lease_us(None, GUARDED_LEASE)
 _LONG_BODY = 20_000  # characters from which counting is left to a thread, so that the event loop is not held
 
 

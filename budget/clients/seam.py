@@ -1,10 +1,9 @@
 """The seam: one place where every call of a wrapped client passes.
 
 A wrapped client is an instance of a subclass of its own class, made by hand from the given client's attributes (the
-SDKs treat a client they construct as a subclass differently). The subclass overrides what all four SDK generations have
-in
-common: `request`, one logical call; `_prepare_request`, each HTTP attempt before any byte; `_should_retry`, each error
-answer; `copy`, which wraps what it makes.
+SDKs treat a client they construct as a subclass differently). The subclass overrides what all four SDK generations
+have in common: `request`, one logical call; `_prepare_request`, each HTTP attempt before any byte; `_should_retry`,
+each error answer; `copy`, which wraps what it makes.
 
 `request` reserves, so that a refused call sends nothing, and ends the reservation by what comes back.
 `_prepare_request` is the backstop: whatever reaches it without a reservation is reserved and charged if its body is
@@ -16,7 +15,6 @@ from __future__ import annotations
 import inspect
 import json
 from contextvars import ContextVar
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import ref
 
@@ -83,10 +81,8 @@ def _adopt(twin: Any, client: Any) -> None:
     for name, value in vars(client).items():
         if getattr(value, "_client", None) is not client:
             twin.__dict__[name] = value
-        elif not isinstance(inspect.getattr_static(type(client), name, None), cached_property) and not hasattr(
-            type(client), name
-        ):
-            twin.__dict__[name] = type(value)(twin)  # a resource that is a plain attribute
+        elif not hasattr(type(client), name):  # a cached property makes itself again; this is a plain attribute
+            twin.__dict__[name] = type(value)(twin)
     if hasattr(twin, "_build_middleware_chain"):  # a closure over the client it was built for
         twin._middleware_chain = twin._build_middleware_chain()
 
