@@ -51,7 +51,7 @@ from budget.limits import UNITS
 from budget.money import MAX
 from budget.window import FOREVER, SECOND
 
-__all__ = ["SWEEP", "admits", "apply", "keep_until", "verdict"]
+__all__ = ["SWEEP", "admits", "apply", "keep_until", "refused_by", "verdict"]
 
 SWEEP = 64  # due reservations that one command expires before its own work
 _CLOCK_BACK = 5 * SECOND  # how far the clock may go back before nothing is admitted on it
@@ -80,6 +80,12 @@ def admits(amount: int, limit: int, bucket: Bucket) -> bool:
     return amount == 0 or 0 <= amount <= limit - bucket.spent - bucket.reserved
 
 
+def refused_by(draws: Sequence[Draw], buckets: Sequence[Bucket]) -> list[int]:
+    """Return which draws their buckets do not take."""
+    pairs = enumerate(zip(draws, buckets, strict=True))
+    return [i for i, (draw, bucket) in pairs if not admits(draw.amount, draw.limit, bucket)]
+
+
 def verdict(amount: int, limit: int, bucket: Bucket) -> str:
     """Say of a refusal whether it will fit later ("wait") or cannot fit this limit ("never")."""
     never = amount > limit or (bucket.end == FOREVER and bucket.spent + amount > limit)
@@ -102,10 +108,7 @@ def _reserve(state: State, command: Reserve, now: int) -> Outcome:
     if None in buckets:
         return Outcome("stale_window", now, version)
     found: list[Bucket] = buckets  # type: ignore[assignment]
-    refused = [
-        i for i, (draw, bucket) in enumerate(zip(command.draws, found, strict=True))
-        if not admits(draw.amount, draw.limit, bucket)
-    ]  # fmt: skip
+    refused = refused_by(command.draws, found)
     if command.frozen is not None or refused:
         reasons = [{"limit": command.draws[i].text, "pool": command.draws[i].pool} for i in refused]
         detail = {**command.detail, "refused": reasons, **({"frozen": command.frozen} if command.frozen else {})}

@@ -18,13 +18,7 @@ from budget.prices import PriceBook
 from budget.subject import Subject
 from budget.window import FOREVER, at_zone
 
-__all__ = ["exceeded", "frozen_error", "refused_by"]
-
-
-def refused_by(draws: Sequence[Draw], buckets: Sequence[Bucket]) -> list[int]:
-    """Return which draws a set of buckets would refuse."""
-    pairs = enumerate(zip(draws, buckets, strict=True))
-    return [i for i, (draw, bucket) in pairs if not admits(draw.amount, draw.limit, bucket)]
+__all__ = ["exceeded", "frozen_error"]
 
 
 def frozen_error(ask: Ask, subject: Mapping[str, str]) -> Frozen:

@@ -36,7 +36,8 @@ from budget.errors import ConfigError, Refusal, ReservationConflict, StoreUnavai
 from budget.estimate import again
 from budget.ledger import dumps
 from budget.policy import Match, Policy
-from budget.refusals import exceeded, frozen_error, refused_by
+from budget.pool import refused_by
+from budget.refusals import exceeded, frozen_error
 from budget.run import Run
 
 __all__ = ["Decision", "Flow", "Verbs"]
