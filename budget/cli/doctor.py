@@ -111,7 +111,7 @@ def _prices(budget: Budget) -> Iterator[Finding]:
     yield Finding("prices", "ok", f"{len(models)} models{age}, book {book.hash[:12]}")
     due = sorted({m.id for m in models for row in m.rows if row.review_by and row.review_by < today.isoformat()})
     if due:
-        yield Finding("prices", "note", f"to be looked at again: {', '.join(due)}")
+        yield Finding("price review", "note", f"to be looked at again: {', '.join(due)}")
 
 
 def _sdks() -> Iterator[Finding]:

@@ -137,10 +137,9 @@ def test_doctor_names_models_whose_prices_are_to_be_looked_at_again(cli: Cli, mo
     rows = (Row(0, rates, retrieved="2020-01-01", review_by="2020-02-01"),)
     book = PriceBook([Model("old-one", "anthropic", rows)], "f" * 64)
     monkeypatch.setattr(PriceBook, "shipped", lambda: book)
-    found = cli.json("doctor")
-    details = [row["detail"] for row in found["checks"] if row["check"] == "prices"]
-    assert details[1] == "to be looked at again: old-one"
-    assert "days ago, book ffffffffffff" in details[0]
+    seen = checks(cli.json("doctor"))
+    assert seen["price review"] == ("note", "to be looked at again: old-one")
+    assert "days ago, book ffffffffffff" in seen["prices"][1]
 
 
 def test_doctor_prints_no_password(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
