@@ -6,7 +6,8 @@ Limits in the store hold for every process from its next call; those of code and
 from __future__ import annotations
 
 import getpass
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from budget.commands import Bucket, ChangePolicy, Status, Sweep
@@ -14,6 +15,7 @@ from budget.errors import ConfigError
 from budget.limits import Limit, check_attributes
 from budget.policy import Match, Policy, limit_body, match, read_name
 from budget.pools import Pool, make_pool
+from budget.stores.base import PAGE
 from budget.subject import Subject
 from budget.window import bounds
 
@@ -38,7 +40,7 @@ class Limits:
         """Set a limit in the store, or replace the amount and options of the one with the same identity.
 
         Args:
-            limit: `AMOUNT/WINDOW`: "$5/day", "2M tokens/hour", "$0.25/request".
+            limit: `AMOUNT/WINDOW`: "$5/day", "2M tokens/hour", "$0.25/request"; or "8 concurrent".
             tz: The zone of a calendar window; a changed one takes effect when the present window ends.
             per: Give each value of this attribute a pool of its own.
             starts, mode, until, backfill: Not available in this version, but for `mode="enforce"`.
@@ -131,12 +133,19 @@ def pools_of(engine: Engine, attributes: Mapping[str, str]) -> list[Pool]:
         outcome = engine.do(Status([pool for _, _, pool in found]))
         return [_pool(m, bucket, outcome.now) for m, bucket in zip(found, outcome.buckets, strict=True)]
     now = engine.do(Sweep()).now
-    snapshot = engine.store.snapshot(engine.settings.account)
+    names = engine.store.names(engine.settings.account)
     newest: dict[str, Bucket] = {}
-    for (pool, _), bucket in snapshot.buckets.items():
-        if bucket.start <= now < bucket.end:
-            newest[pool] = bucket
-    return list(_all(policy, snapshot.names, newest, now))
+    for some in _batched(names):
+        present = engine.do(Status(some, sweep=False)).buckets
+        newest.update({pool: bucket for pool, bucket in zip(some, present, strict=True) if bucket is not None})
+    return list(_all(policy, names, newest, now))
+
+
+def _batched(names: Iterable[str]) -> Iterator[list[str]]:
+    """Return pools in portions that one command takes."""
+    rest = iter(names)
+    while some := list(islice(rest, PAGE)):
+        yield some
 
 
 def _asked(policy: Policy, attributes: Mapping[str, str]) -> Iterator[tuple[Limit, Subject, str]]:

@@ -81,7 +81,7 @@ class Share(NamedTuple):
 
 @dataclass(slots=True)
 class Account:
-    """The marker of one account: policy version, last sequence number and digest, and a clock that never goes back."""
+    """The marker of one account: policy version, last sequence number and digest, and the latest instant written."""
 
     version: int = 0
     seq: int = 0
@@ -126,6 +126,13 @@ class Reservation:
         """What was set aside, in USD."""
         return to_decimal(self.amounts[0] or 0)
 
+    def ended_as(self, state: str, at: int, charged: Amounts) -> Reservation:
+        """Return it as it is after its end."""
+        return Reservation(
+            self.id, self.digest, state, self.amounts, self.shares, self.lease_us, self.lease_end, self.made, at,
+            charged, self.scope, self.detail, self.parent,
+        )  # fmt: skip
+
 
 @dataclass(slots=True)
 class Reserve:
@@ -148,7 +155,8 @@ class Reconcile:
     """Replace a reservation by the true cost.
 
     `draws`, `scope` and `made` (when it was made) say where to book a reservation that the store does not know; without
-    them the answer is "unknown" and nothing is written.
+    them the answer is "unknown" and nothing is written. `known` is the reservation as the caller has it: a server is
+    told by it which pools to look at, in one step.
     """
 
     id: str
@@ -157,14 +165,16 @@ class Reconcile:
     draws: Sequence[Draw] | None = None
     scope: Mapping[str, str] = field(default_factory=dict)
     made: int = 0
+    known: Reservation | None = None
 
 
 @dataclass(slots=True)
 class Refund:
-    """Make the whole reservation available again."""
+    """Make the whole reservation available again. `known`: see `Reconcile`."""
 
     id: str
     detail: Mapping[str, Any] = field(default_factory=dict)
+    known: Reservation | None = None
 
 
 @dataclass(slots=True)
@@ -225,8 +235,7 @@ class Outcome:
 
     Attributes:
         status: reserved, repeated, refused, conflict, stale_policy, stale_window, clock, reconciled, refunded,
-        recorded,
-            renewed, ended, unknown, swept, status, policy, changed or unchanged.
+            recorded, renewed, ended, unknown, swept, status, policy, changed or unchanged.
         now: The store's clock at the decision.
         version: The policy version at the decision.
         buckets: One per draw or pool, after the verb; None where a pool has none now.

@@ -17,6 +17,7 @@ from budget.limits import Limit, check_attributes
 from budget.policy import selector_identity
 from budget.pools import Pool
 from budget.run import Run, make_run, run_from_headers
+from budget.stores.base import read_entries
 from budget.usage import Usage
 from budget.verbs import Decision
 from budget.window import instant
@@ -321,10 +322,8 @@ class Budget:
         return self._entries(wanted, since_us)
 
     def _entries(self, wanted: Any, since_us: int) -> Iterator[Entry]:
-        after = 0
-        while page := self._engine.store.entries(self.settings.account, after, since_us):
-            yield from (entry for entry in page if wanted <= entry.scope.items())
-            after = page[-1].seq
+        entries = read_entries(self._engine.store, self.settings.account, since_us)
+        return (entry for entry in entries if wanted <= entry.scope.items())
 
     def close(self) -> None:
         """Finish what was handed over and let go of files and threads; ends `aio` too."""

@@ -50,8 +50,10 @@ class Entry:
         scope: The attributes of the call.
         detail: The rest as JSON types: model, usage, rates, price book, estimate, outcome; never any text of a prompt.
         postings: What it changed per pool and bucket.
-        texts: Scope, detail and postings as the canonical JSON that the digest covers.
-        digest: SHA-256 of this entry's content and the digest before it.
+        texts: Scope, detail and postings as the canonical JSON that the digest covers; empty where a server wrote it.
+        digest: SHA-256 of this entry's content and the digest before it (SHA-1 where a server's script made it). Empty
+            for a refusal that stands beside the sequence; its `seq` is then that of the entry it follows.
+        content: What a server's digest covers.
     """
 
     seq: int
@@ -64,6 +66,14 @@ class Entry:
     postings: tuple[Posting, ...]
     texts: tuple[str, str, str]
     digest: bytes
+    content: bytes = b""
+
+    def follows(self, previous: bytes) -> bool:
+        """Whether its digest is that of its content after the digest before it."""
+        if self.content:
+            return self.digest == hashlib.sha1(previous[:20].hex().encode() + self.content).digest()
+        content = (self.seq, self.at_us, self.kind, self.reservation, self.amounts, self.texts)
+        return self.digest == chain(previous, *content)
 
     @property
     def usd(self) -> Decimal:
@@ -183,12 +193,13 @@ def audit(
     found = Audit()
     sums: dict[tuple[str, int], list[int]] = {}
     for entry in entries:
+        if not entry.digest:
+            continue
         found.entries += 1
         if entry.seq != found.entries:
             found.faults.append(f"entry {found.entries} is missing: the next one is {entry.seq}")
             return found
-        content = (entry.seq, entry.at_us, entry.kind, entry.reservation, entry.amounts, entry.texts)
-        if chain(found.head, *content) != entry.digest:
+        if not entry.follows(found.head):
             found.faults.append(f"entry {entry.seq} was changed: its digest does not follow from its content")
             return found
         found.head = entry.digest

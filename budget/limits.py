@@ -1,8 +1,8 @@
 """Limits: rules that say how much, of what, in which window, and whose calls they apply to.
 
 Text form: `[attr=value ...] [per=attr] AMOUNT/WINDOW`, for instance `user=alice $5/day`, `per=user 2M tokens/hour`,
-`$500/day`, `$0.25/request`. A limit's identity is its selector (the attributes and `per`), unit, window and mode;
-amount and options are what setting it again replaces.
+`$500/day`, `$0.25/request`; or `8 concurrent`, so many calls at once, which has no window. A limit's identity is its
+selector (the attributes and `per`), unit, window and mode; amount and options are what setting it again replaces.
 """
 
 from __future__ import annotations
@@ -18,17 +18,19 @@ from budget.errors import ArgumentTypeError, ConfigError
 from budget.money import MAX, format_usd, parse_usd, to_decimal
 from budget.window import Window, zone
 
-__all__ = ["UNITS", "Limit", "check_attributes"]
+__all__ = ["CONCURRENT", "UNITS", "Limit", "check_attributes"]
 
-UNITS = ("usd", "tokens", "input_tokens", "output_tokens", "requests")
+UNITS = ("usd", "tokens", "input_tokens", "output_tokens", "requests", "concurrent")
 """What a pool counts; `usd` in nano-dollars, the others one by one."""
+CONCURRENT = UNITS.index("concurrent")
+"""The unit that is only ever reserved: each call takes one slot, whatever it costs, and its end gives it back."""
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}", re.ASCII)
 _COUNT = re.compile(
     r"(\d{1,16}(?:\.\d{1,12})?)([kKMB]?) (tokens|input tokens|output tokens)|(\d{1,16}) (requests?)", re.ASCII
 )
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
-_CONCURRENT = re.compile(r"\d+ concurrent", re.ASCII)
+_SLOTS = re.compile(r"(\d{1,16}) concurrent", re.ASCII)
 _SCALE = {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "B": 10**9}
 _RESERVED_NAMES = frozenset({"per"})
 
@@ -40,9 +42,9 @@ class Limit:
     Attributes:
         selector: The attributes a call must have, sorted by name.
         per: The attribute of which each value has a pool of its own, or None.
-        unit: usd, tokens, input_tokens, output_tokens or requests.
-        quantity: The amount as an int: nano-dollars, tokens or requests.
-        window: When `spent` starts again.
+        unit: usd, tokens, input_tokens, output_tokens, requests or concurrent.
+        quantity: The amount as an int: nano-dollars, tokens, requests or calls at once.
+        window: When `spent` starts again; lifetime for concurrent, of which nothing is ever spent.
         mode: "enforce".
         tz: The zone of a calendar window.
         source: Where it was set: "code", "file" or "store".
@@ -74,7 +76,8 @@ class Limit:
         """Read a limit.
 
         Args:
-            text: `AMOUNT/WINDOW`, with or without selectors before it: "$5/day", "per=user 100 requests/minute".
+            text: `AMOUNT/WINDOW` or "8 concurrent", with or without selectors before it: "$5/day",
+                "per=user 100 requests/minute".
             per: Give each value of this attribute a pool of its own.
             tz: An IANA zone for a calendar window; UTC if not given.
             starts: Not available in this version.
@@ -109,7 +112,8 @@ class Limit:
                 raise ArgumentTypeError(f"tz: {type(tz).__name__} is not the name of a zone such as 'Europe/Berlin'")
             zone(tz)
             if not window.calendar:
-                raise ConfigError(f"tz: a window of one {window} has no time zone")
+                what = "a concurrency limit" if unit == "concurrent" else f"a window of one {window}"
+                raise ConfigError(f"tz: {what} has no time zone")
         values = (tuple(sorted(selector.items())), per, unit, quantity, window, mode, tz or "UTC", source, created_us)
         for name, item in zip(self.__slots__, values, strict=True):
             object.__setattr__(self, name, item)
@@ -133,7 +137,9 @@ class Limit:
 
     @property
     def rule(self) -> str:
-        """The amount and window as text: "$5/day"."""
+        """The amount and window as text: "$5/day", "8 concurrent"."""
+        if self.unit == "concurrent":
+            return f"{self.quantity} concurrent"
         what = (
             f"${format_usd(self.quantity)}" if self.unit == "usd" else f"{self.quantity} {self.unit.replace('_', ' ')}"
         )
@@ -171,7 +177,7 @@ class Limit:
             "limit": str(self),
             "selector": self.selector_text,
             "unit": self.unit,
-            "window": str(self.window),
+            "window": None if self.unit == "concurrent" else str(self.window),
             "mode": self.mode,
             "amount": format_usd(self.quantity) if self.unit == "usd" else self.quantity,
             "source": self.source,
@@ -235,9 +241,12 @@ def _once(value: str, before: str | None, name: str) -> str:
 
 
 def _read_rule(rule: str) -> tuple[str, int, Window]:
-    if _CONCURRENT.fullmatch(rule):
-        raise ConfigError(f"limit: {rule!r}: concurrency limits are not available in this version")
+    slots = _SLOTS.fullmatch(rule)
+    if slots is not None:
+        return "concurrent", _at_most_max(int(slots[1]), rule), Window("lifetime")
     amount, slash, window = rule.partition("/")
+    if "concurrent" in amount:
+        raise ConfigError(f"limit: {rule[:80]!r}: calls at once are a whole number without a window: '8 concurrent'")
     if not slash:
         raise ConfigError(f"limit: {rule[:80]!r} is not AMOUNT/WINDOW, such as '$5/day' or '2M tokens/hour'")
     parsed = Window.parse(window.strip())
@@ -251,6 +260,10 @@ def _read_rule(rule: str) -> tuple[str, int, Window]:
     count = Decimal(number or requests) * _SCALE[scale or ""]
     if count != int(count):
         raise ConfigError(f"limit: {amount!r} is not a whole number")
+    return ("requests" if requests else unit.replace(" ", "_")), _at_most_max(int(count), amount), parsed
+
+
+def _at_most_max(count: int, text: str) -> int:
     if count > MAX:
-        raise ConfigError(f"limit: {amount!r} is above {MAX}, the largest amount")
-    return ("requests" if requests else unit.replace(" ", "_")), int(count), parsed
+        raise ConfigError(f"limit: {text!r} is above {MAX}, the largest amount")
+    return count

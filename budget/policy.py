@@ -19,11 +19,11 @@ from typing import Any, NamedTuple
 from budget.commands import Amounts, Draw
 from budget.errors import ConfigError
 from budget.ledger import dumps
-from budget.limits import UNITS, Limit
+from budget.limits import CONCURRENT, UNITS, Limit
 from budget.subject import Subject
 from budget.window import bounds
 
-__all__ = ["Match", "Policy", "limit_body", "match", "pool_id", "read_name", "selector_identity"]
+__all__ = ["Match", "Policy", "drawn", "limit_body", "match", "pool_id", "read_name", "selector_identity"]
 
 _CACHED = 4096
 
@@ -120,7 +120,7 @@ class Policy:
     def _draw(self, match: Match, amounts: Amounts, now: int) -> Draw:
         limit = match.limit
         unit = UNITS.index(limit.unit)
-        amount = amounts[unit]
+        amount = drawn(unit, amounts)
         if amount is None:
             raise ConfigError(f"tokens: the limit {str(limit)!r} counts {limit.unit}; say how many with tokens=")
         start, end = self._window(limit, now)
@@ -163,6 +163,11 @@ def _as_subject(limit: Limit, scope: Mapping[str, str]) -> tuple[Any, ...] | Non
         return None
     selector = tuple(sorted((*limit.selector, (limit.per, scope[limit.per]))))
     return selector, None, *limit.identity[2:]
+
+
+def drawn(unit: int, amounts: Amounts) -> int | None:
+    """Return what a call of these amounts draws on a pool of this unit: one slot where calls at once are counted."""
+    return 1 if unit == CONCURRENT else amounts[unit]
 
 
 def match(limit: Limit, scope: Mapping[str, str]) -> Match:

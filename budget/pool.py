@@ -15,6 +15,8 @@ Two counters per bucket of a pool, `spent` and `reserved`, and this algebra:
     expire(r)        = reconcile(r, r)
     a repeated verb changes nothing and answers as it did; a refused reserve changes nothing
 
+A pool of the unit "concurrent" counts slots: a reserve takes one, every end gives it back, nothing is ever spent.
+
 A pool is a list of buckets by start. A calendar pool lives in its newest bucket; older ones stay for late reconciles,
 which belong to the window of their reserve. Limits and window bounds come with the command, and the policy version
 with them: a caller whose policy is old, or whose window is over, is told so (`stale_policy`, `stale_window`), nothing
@@ -47,11 +49,11 @@ from budget.commands import (
     Sweep,
 )
 from budget.ledger import Posting, make_entry
-from budget.limits import UNITS
+from budget.limits import CONCURRENT
 from budget.money import MAX
 from budget.window import FOREVER, SECOND
 
-__all__ = ["SWEEP", "admits", "apply", "keep_until", "refused_by", "verdict"]
+__all__ = ["POLICY_KINDS", "SWEEP", "admits", "apply", "booked", "keep_until", "refused_by", "verdict"]
 
 SWEEP = 64  # due reservations that one command expires before its own work
 _CLOCK_BACK = 5 * SECOND  # how far the clock may go back before nothing is admitted on it
@@ -59,10 +61,10 @@ _KEPT = {"reconciled": 3600 * SECOND, "refunded": 3600 * SECOND, "expired": 7 * 
 
 
 def apply(state: State, command: Command, now: int) -> Outcome:
-    """Carry out one command at one instant (`now`, microseconds; the account's clock is held if it went back)."""
+    """Carry out one command at one instant (`now`, microseconds); never before what was last written."""
     account = state.account
     behind = account.clock - now
-    now = account.clock = max(now, account.clock)
+    now = max(now, account.clock)
     if type(command) is LoadPolicy:
         return Outcome("policy", now, account.version, rows=state.policy())
     if behind > _CLOCK_BACK and type(command) is Reserve:
@@ -139,7 +141,7 @@ def _reconcile(state: State, command: Reconcile, now: int) -> Outcome:
     if known is None and command.draws is None:
         return Outcome("unknown", now, version)
     if known is None:
-        draws = [draw for draw in command.draws or () if draw.pool is not None]
+        draws = booked(command.draws or ())
         buckets = [_bucket_at(state, draw, command.made) for draw in draws]
         detail = {**command.detail, "unknown": True}
         return _book(state, "reconciled", command.id, "", command.actual, draws, buckets, command.scope, detail, now)
@@ -171,13 +173,13 @@ def _end(state: State, known: Reservation, how: str, actual: Amounts, detail: Ma
     for share in known.shares:
         bucket = state.bucket(share.pool, share.start)
         assert bucket is not None, "a reservation's buckets outlive it"
-        added = (actual[share.unit] or 0) - (before[share.unit] or 0)
+        added = _spends(share.unit, actual) - _spends(share.unit, before)
         freed = 0 if late else share.amount
         bucket = bucket.at(_add(bucket.spent, added), bucket.reserved - freed)
         state.put_bucket(share.pool, bucket)
         buckets.append(bucket)
         postings.append(Posting(share.pool, share.start, added, -freed))
-    ended = replace(known, state=how, ended=now, charged=actual)
+    ended = known.ended_as(how, now, actual)
     state.put_reservation(ended)
     change = tuple((a or 0) - (b or 0) for a, b in zip(actual, before, strict=True))
     detail = {**known.detail, **detail, **({"late": True} if late else {})}
@@ -192,7 +194,7 @@ def _record(state: State, command: Record, now: int) -> Outcome:
         return Outcome("repeated" if known.digest == command.digest else "conflict", now, version, reservation=known)
     if command.version != version:
         return Outcome("stale_policy", now, version)
-    draws = [draw for draw in command.draws if draw.pool is not None]
+    draws = booked(command.draws)
     buckets = [bucket for draw in draws if (bucket := _present(state, draw, now)) is not None]
     if len(buckets) < len(draws):
         return Outcome("stale_window", now, version)
@@ -241,7 +243,23 @@ def _sweep(state: State, now: int) -> int:
 def _status(state: State, command: Status, now: int) -> Outcome:
     found = [state.newest(pool) for pool in command.pools]
     present = [bucket if bucket is not None and bucket.start <= now < bucket.end else None for bucket in found]
+    if not command.sweep:
+        free = _slots_due(state, now)
+        pairs = zip(command.pools, present, strict=True)
+        present = [b and b.at(b.spent, b.reserved - free.get(pool, 0)) for pool, b in pairs]
     return Outcome("status", now, state.account.version, present)
+
+
+def _slots_due(state: State, now: int) -> dict[str, int]:
+    """Return the slots that a sweep would give back, by pool; money that is due stays taken, so it needs no look."""
+    free: dict[str, int] = {}
+    for id in state.due(now, SWEEP):
+        known = state.reservation(id)
+        assert known is not None
+        for share in known.shares:
+            if share.unit == CONCURRENT:
+                free[share.pool] = free.get(share.pool, 0) + share.amount
+    return free
 
 
 def _change(state: State, command: ChangePolicy, now: int) -> Outcome:
@@ -249,7 +267,7 @@ def _change(state: State, command: ChangePolicy, now: int) -> Outcome:
     if not state.put_policy(command.kind, command.identity, command.body):
         return Outcome("unchanged", now, account.version)
     account.version += 1
-    _log(state, now, _POLICY_KINDS[command.kind, command.body is not None], None, _ZERO, {}, command.detail, ())
+    _log(state, now, POLICY_KINDS[command.kind, command.body is not None], None, _ZERO, {}, command.detail, ())
     return Outcome("changed", now, account.version)
 
 
@@ -284,6 +302,16 @@ def _add(counter: int, amount: int) -> int:
     return MAX if counter == MAX else min(counter + amount, MAX)
 
 
+def _spends(unit: int, amounts: Amounts) -> int:
+    """Return what a cost adds to spent in a pool of this unit."""
+    return 0 if unit == CONCURRENT else amounts[unit] or 0
+
+
+def booked(draws: Sequence[Draw]) -> list[Draw]:
+    """Return the draws of a cost that nothing was reserved for: it took no slot, so it has none to give back."""
+    return [draw for draw in draws if draw.pool is not None and draw.unit != CONCURRENT]
+
+
 def _complete(amounts: Amounts, default: Amounts) -> Amounts:
     return tuple(d if a is None else a for a, d in zip(amounts, default, strict=True))  # type: ignore[return-value]
 
@@ -296,11 +324,13 @@ def _log(
     exact: Any = tuple(amount or 0 for amount in amounts)
     entry = make_entry(account.head, account.seq + 1, now, kind, reservation, exact, scope, detail, tuple(postings))
     account.seq, account.head = entry.seq, entry.digest
+    if kind != "refused":  # which moves nothing
+        account.clock = now
     state.append(entry)
 
 
-_ZERO: Amounts = (0,) * len(UNITS)  # type: ignore[assignment]
-_POLICY_KINDS = {
+_ZERO: Amounts = (0, 0, 0, 0, 0)
+POLICY_KINDS = {
     ("limit", True): "limit_set",
     ("limit", False): "limit_unset",
     ("freeze", True): "frozen",

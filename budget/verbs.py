@@ -158,10 +158,9 @@ class Verbs:
 
     def reconcile(self, reservation: Reservation | str, actual: Amounts, detail: Mapping[str, Any]) -> Flow:
         """Replace a reservation by the true cost."""
-        id = reservation if isinstance(reservation, str) else reservation.id
-        outcome = yield Reconcile(id, actual, detail)
+        id, known = _named(reservation)
+        outcome = yield Reconcile(id, actual, detail, known=known)
         if outcome.status == "unknown":
-            known = reservation if isinstance(reservation, Reservation) else None
             made, scope = (known.made, dict(known.scope)) if known else (outcome.now, {})
             ask = Ask(filled(actual, known.amounts if known else None), scope, None, {})
             policy = yield from self.policy()
@@ -172,8 +171,8 @@ class Verbs:
 
     def refund(self, reservation: Reservation | str, detail: Mapping[str, Any]) -> Flow:
         """Make a reservation available again."""
-        id = reservation if isinstance(reservation, str) else reservation.id
-        outcome = yield Refund(id, detail)
+        id, known = _named(reservation)
+        outcome = yield Refund(id, detail, known)
         return self._ended(id, outcome)
 
     def record(self, ask: Ask, id: str) -> Flow:
@@ -207,7 +206,7 @@ class Verbs:
     def presume(self, known: Reservation, amounts: Amounts, refund: bool) -> None:
         """Let the runs of a call know of an end whose answer nobody waits for."""
         charged = (0, 0, 0, 0, 0) if refund else filled(amounts, known.amounts)
-        ended = replace(known, state="refunded" if refund else "reconciled", charged=charged)
+        ended = known.ended_as("refunded" if refund else "reconciled", 0, charged)
         self.note(known.id, Outcome(ended.state, 0, 0, reservation=ended))
 
     def _stored(self, run: Run | None, outcome: Outcome, buckets: Sequence[Bucket | None]) -> Reservation:
@@ -271,3 +270,7 @@ class Verbs:
             return bool(self.drive(self.check(replace(ask, amounts=other.amounts, scope=scope, estimate=other))))
 
         return guards, self.settings.book, self.now(), fits
+
+
+def _named(reservation: Reservation | str) -> tuple[str, Reservation | None]:
+    return (reservation, None) if isinstance(reservation, str) else (reservation.id, reservation)

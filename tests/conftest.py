@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 from hypothesis import settings
+from redisserver import RedisServer, need_server
 
 from budget.engine import Budget
 from budget.ledger import Audit, audit
-from budget.stores.base import Store, open_store
+from budget.stores.base import Store, open_store, read_entries
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -22,6 +27,7 @@ ROOT = Path(__file__).resolve().parents[1]
 STORES: dict[str, Callable[[Path], str]] = {
     "memory": lambda folder: "memory://",
     "sqlite": lambda folder: f"sqlite:///{folder / 'budget.db'}",
+    "redis": lambda folder: empty_redis(),
 }
 
 settings.register_profile("default", deadline=None)
@@ -42,9 +48,38 @@ def fence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("budget.engine._default", None)
 
 
+@lru_cache
+def redis_server() -> RedisServer:
+    """The server that tests share: each empties it before."""
+    folder = tempfile.TemporaryDirectory(prefix="budget-redis-")
+    server = RedisServer(Path(folder.name))
+    atexit.register(lambda: (server.stop(), folder.cleanup()))
+    return server
+
+
+def empty_redis() -> str:
+    """The URL of the shared server, with nothing in it."""
+    need_server()
+    server = redis_server()
+    with redis.Redis(port=int(server.port)) as client:
+        client.flushall()
+    return server.url
+
+
 @pytest.fixture(params=STORES)
 def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return STORES[request.param](tmp_path)
+
+
+@pytest.fixture(params=[name for name in STORES if name != "memory"])
+def shared_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A store that processes can share."""
+    return STORES[request.param](tmp_path)
+
+
+@pytest.fixture
+def redis_url() -> str:
+    return empty_redis()
 
 
 @pytest.fixture
@@ -81,9 +116,7 @@ def budget_factory(store_url: str, make_budget: Callable[..., Budget]) -> Callab
 
 def books(store: Store, account: str = "default") -> Audit:
     """Audit an account that nobody writes to meanwhile."""
-    entries = []
-    while page := store.entries(account, entries[-1].seq if entries else 0):
-        entries.extend(page)
+    entries = list(read_entries(store, account))
     found = store.snapshot(account)
     counters = {key: (bucket.spent, bucket.reserved) for key, bucket in found.buckets.items()}
     return audit(entries, counters, found.head, found.seq)

@@ -93,7 +93,7 @@ def _engine(options: Common) -> Iterator[Budget]:
         with budget:
             if budget.settings.disabled:
                 raise ConfigError("BUDGET_DISABLED: the demo has nothing to show while it is set")
-            if budget.engine.store.snapshot(account).seq:
+            if budget.engine.store.last(account):
                 raise ConfigError(f"account: {account!r} is in use; the demo needs a new one")
             yield budget
 

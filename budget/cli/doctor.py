@@ -90,7 +90,7 @@ def _sqlite() -> Iterator[Finding]:
 
 
 def _books(budget: Budget) -> Finding:
-    entries = budget.engine.store.snapshot(budget.settings.account).seq
+    entries = budget.engine.store.last(budget.settings.account)
     if entries > _QUICK:
         return Finding("ledger", "note", f"{entries} entries; prove them with: budget ledger verify")
     found = verify_books(budget)

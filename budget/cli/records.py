@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,7 +12,7 @@ from budget.cli.common import Commands, Common, attributes_of, common
 from budget.cli.output import Column, amount, note, print_json, say, scope_text, table, when
 from budget.ledger import Audit, Entry, audit
 from budget.money import format_usd
-from budget.stores.base import PAGE
+from budget.stores.base import PAGE, read_entries
 from budget.window import SECOND, at_zone
 
 if TYPE_CHECKING:
@@ -164,15 +164,9 @@ def verify_books(budget: Budget) -> Audit:
     """Audit the account: its entries up to one instant against its counters at that instant."""
     account, store = budget.settings.account, budget.engine.store
     found = store.snapshot(account)
-
-    def entries() -> Iterator[Entry]:
-        after = 0
-        while after < found.seq and (page := store.entries(account, after)):
-            yield from (entry for entry in page if entry.seq <= found.seq)
-            after = page[-1].seq
-
+    entries = takewhile(lambda entry: entry.seq <= found.seq, read_entries(store, account))
     counters = {key: (bucket.spent, bucket.reserved) for key, bucket in found.buckets.items()}
-    return audit(entries(), counters, found.head, found.seq)
+    return audit(entries, counters, found.head, found.seq)
 
 
 def sweep_all(budget: Budget) -> int:
@@ -188,7 +182,7 @@ def sweep_all(budget: Budget) -> int:
 def _last(budget: Budget, wanted: dict[str, str], count: int) -> list[Entry]:
     """Read pages from the end of the ledger until there are enough entries."""
     account, store = budget.settings.account, budget.engine.store
-    end = store.snapshot(account).seq
+    end = store.last(account)
     found: list[Entry] = []
     while end > 0 and len(found) < count:
         start = max(0, end - PAGE)

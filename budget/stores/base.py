@@ -13,14 +13,14 @@ Rules that every store keeps:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from budget.commands import Bucket, Command, Outcome, Reservation
 from budget.errors import ConfigError
 from budget.ledger import Entry
 
-__all__ = ["PAGE", "Snapshot", "Store", "open_store"]
+__all__ = ["PAGE", "Snapshot", "Store", "open_store", "read_entries"]
 
 PAGE = 1000
 """Entries that one read brings at most."""
@@ -69,6 +69,14 @@ class Store(Protocol):
         """Read all counters of an account at one instant."""
         ...
 
+    def names(self, account: str) -> Mapping[str, str]:
+        """Read what the ids of the pools stand for."""
+        ...
+
+    def last(self, account: str) -> int:
+        """Read the number of the last entry; 0 if there is none."""
+        ...
+
     def remove(self, account: str) -> None:
         """Remove a scratch account and all that is in it."""
         ...
@@ -78,11 +86,23 @@ class Store(Protocol):
         ...
 
 
+def read_entries(store: Store, account: str, since_us: int = 0) -> Iterator[Entry]:
+    """Read the ledger page by page, oldest first. A refusal may stand beside the sequence, with the number before it."""
+    after = 0
+    while page := store.entries(account, after, since_us):
+        yield from page
+        if page[-1].seq == after:
+            return
+        after = page[-1].seq
+
+
 def open_store(url: str) -> Store:
     """Make the store that a URL names; nothing is opened before the first command.
 
     Args:
-        url: "memory://" (private to this object), "sqlite:///relative.db" or "sqlite:////absolute/path.db".
+        url: "memory://" (private to this object), "sqlite:///relative.db", "sqlite:////absolute/path.db", or a server as
+            redis-py names it: "redis://cache:6379/0", "rediss://user:password@cache", "unix:///run/valkey.sock";
+            "valkey://" and "valkeys://" mean the same.
 
     Raises:
         ConfigError: The URL names no store that exists here.
@@ -101,7 +121,10 @@ def open_store(url: str) -> Store:
         return SqliteStore(url.removeprefix("sqlite:///"))
     scheme = url.partition("://")[0][:20] if "://" in url else ""
     if scheme in ("redis", "rediss", "valkey", "valkeys", "unix"):
-        raise ConfigError(f"store: {scheme}:// is not available in this version; use sqlite:/// or memory://")
+        from budget.stores.redis import RedisStore
+
+        return RedisStore(url)
     raise ConfigError(
-        "store: not a store URL; use 'sqlite:///budget.db', 'sqlite:////var/lib/budget.db' or 'memory://'"
+        "store: not a store URL; use 'sqlite:///budget.db', 'sqlite:////var/lib/budget.db', 'redis://cache:6379/0' "
+        "or 'memory://'"
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from budget.commands import Command, Outcome, Reconcile, Record, Refund, Reservation, Reserve, Status
 from budget.ledger import Entry
@@ -54,6 +54,14 @@ class DisabledStore:
     def snapshot(self, account: str) -> Snapshot:
         """Return an empty account."""
         return Snapshot({}, {}, 0, bytes(32))
+
+    def names(self, account: str) -> Mapping[str, str]:
+        """Return no pools."""
+        return {}
+
+    def last(self, account: str) -> int:
+        """Return 0: there are no entries."""
+        return 0
 
     def remove(self, account: str) -> None:
         """Do nothing."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from heapq import heappop, heappush
 from threading import Lock
 
@@ -67,6 +67,8 @@ class _MemoryState:
             # An ended or a renewed reservation leaves its earlier lease behind in the heap.
             if known is not None and known.state == "open" and known.lease_end == lease_end and id not in found:
                 found.append(id)
+        for id in found:  # until it has ended: whoever asks may only look
+            heappush(self.leases, (self.reservations[id].lease_end, id))
         return found
 
     def append(self, entry: Entry) -> None:
@@ -148,6 +150,15 @@ class MemoryStore:
             state = self._read(account)
             buckets = {(pool, start): b for pool, found in state.pools.items() for start, b in found.items()}
             return Snapshot(buckets, dict(state.names), state.account.seq, state.account.head)
+
+    def names(self, account: str) -> Mapping[str, str]:
+        """Read what the ids of the pools stand for."""
+        with self._lock:
+            return dict(self._read(account).names)
+
+    def last(self, account: str) -> int:
+        """Read the number of the last entry."""
+        return self._read(account).account.seq
 
     def remove(self, account: str) -> None:
         """Remove a scratch account."""

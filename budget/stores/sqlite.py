@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -39,6 +39,8 @@ _ENTRIES = """select seq, at, kind, reservation, usd, tokens, input_tokens, outp
     where account = (select id from accounts where name = ?) and seq > ? and at >= ? order by seq limit ?"""
 _OPEN_ONES = """select body, state, made, id from reservations
     where account = (select id from accounts where name = ?) and (state = 'open') = 1 order by made"""
+
+_NAMES = "select pool, name from pools where account = (select id from accounts where name = ?)"
 
 
 class SqliteStore:
@@ -172,6 +174,15 @@ class SqliteStore:
     def reservations(self, account: str) -> Sequence[Reservation]:
         """Read the open reservations, oldest first."""
         return [read_reservation(*row) for row in self._read(_OPEN_ONES, account)]
+
+    def names(self, account: str) -> Mapping[str, str]:
+        """Read what the ids of the pools stand for."""
+        return dict(self._read(_NAMES, account))
+
+    def last(self, account: str) -> int:
+        """Read the number of the last entry."""
+        rows = self._read("select seq from accounts where name = ?", account)
+        return rows[0][0] if rows else 0
 
     def snapshot(self, account: str) -> Snapshot:
         """Read all counters at one instant."""

@@ -97,11 +97,14 @@ class SqliteState:
         if now < self._next_due:
             return ()
         rows = self._db.execute(_OPEN, (self._id, most + 1)).fetchall()
-        self._next_due = next((due for _, due in rows if due > now), now if len(rows) > most else FOREVER)
         ids = [id for id, due in rows[:most] if due <= now]
-        return [
+        found = [
             id for id in ids if (known := self.reservation(id)) and known.state == "open" and known.lease_end <= now
         ]
+        # Whoever asks may only look: what was found stays due until it has ended.
+        waits = found or len(rows) > most
+        self._next_due = now if waits else next((due for _, due in rows if due > now), FOREVER)
+        return found
 
     def append(self, entry: Entry) -> None:
         self._entries.append(entry)

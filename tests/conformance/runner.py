@@ -14,12 +14,14 @@ units (nano-dollars), times are seconds; both may be written as sums with MAX (2
     [t=T] limit IDENTITY BODY | freeze IDENTITY BODY       writes a row of the policy; BODY "none" removes it
     [t=T] policy                                           loads it
     [t=T] status POOL ...                                  -> NAME SPENT+RESERVED ... (or NAME none)
+    [t=T] look POOL ...                                    the same without expiring anything
     bucket POOL START                                      -> SPENT+RESERVED, also of a window that is over
     last [N]                                               -> the kinds and money of the last N entries
     audit                                                  -> ok, or ok saturated N
 
-A reserve and a record count one request. Beside the outcome, every event is held to the laws that need no table: what
-is not carried out changes no counter and writes at most one entry (a refusal), and the books balance at the end.
+A reserve and a record count one request; a reserve takes one slot of each pool of unit=concurrent. Beside the outcome,
+every event is held to the laws that need no table: what is not carried out changes no counter and writes at most one
+entry (a refusal), and the books balance at the end.
 """
 
 from __future__ import annotations
@@ -45,7 +47,7 @@ from budget.commands import (
     Sweep,
 )
 from budget.ledger import Entry
-from budget.limits import UNITS
+from budget.limits import CONCURRENT, UNITS
 from budget.money import MAX
 from budget.stores.base import Store
 from budget.window import FOREVER
@@ -168,8 +170,14 @@ class Runner:
         self.version = outcome.version
         return " ".join([f"version {outcome.version}", *(f"{kind} {id} {body}" for kind, id, body in outcome.rows)])
 
-    def do_status(self, words: list[str]) -> str:
-        outcome = self._call_store(Status(words))
+    def do_look(self, words: list[str]) -> str:
+        seq = len(self._entries())
+        found = self.do_status(words, sweep=False)
+        assert len(self._entries()) == seq, "a look wrote"
+        return found
+
+    def do_status(self, words: list[str], sweep: bool = True) -> str:
+        outcome = self._call_store(Status(words, sweep))
         figures = ["none" if b is None else f"{b.spent}+{b.reserved}" for b in outcome.buckets]
         return " ".join(f"{name} {figure}" for name, figure in zip(words, figures, strict=True))
 
@@ -194,7 +202,8 @@ class Runner:
         tokens = number(options.get("tokens", "0"))
         amounts = (number(usd), tokens, tokens, 0, 1)
         draws = [self.pools[word] for word in rest if "=" not in word and word != "frozen"]
-        return id, amounts, [draw._replace(amount=amounts[draw.unit]) for draw in draws], options
+        asked = [1 if draw.unit == CONCURRENT else amounts[draw.unit] for draw in draws]
+        return id, amounts, [draw._replace(amount=n) for draw, n in zip(draws, asked, strict=True)], options
 
     def _change(self, kind: str, identity: str, body: str) -> str:
         return self._do(ChangePolicy(kind, identity, None if body == "none" else body, {}))

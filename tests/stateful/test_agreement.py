@@ -46,24 +46,35 @@ POOLS = {
     "forever": (0, 60, None),
     "calls": (4, 6, 100),
     "huge": (0, MAX, None),
+    "slots": (5, 3, None),
 }
+SLOTS = 5  # the unit of calls at once: taken one by one, given back by every end, never spent
 
 
 class Model:
     """The pool in plain dicts, from the words of the design alone."""
 
     def __init__(self) -> None:
-        self.clock = self.version = 0
+        self.clock = self.moment = self.version = 0
         self.rows: dict[tuple[str, str], str] = {}
         self.buckets: dict[str, list[dict[str, int]]] = {}
         self.reservations: dict[str, dict[str, Any]] = {}
         self.entries: list[tuple[str, str | None, int]] = []
 
     def do(self, command: Command, now: int) -> dict[str, Any]:
-        back, self.clock = self.clock - now, max(self.clock, now)
+        written = len(self.entries)
+        back, self.moment = self.clock - now, max(self.clock, now)
+        answer = self.carry_out(command, back)
+        if any(kind != "refused" for kind, _, _ in self.entries[written:]):
+            self.clock = self.moment
+        return answer
+
+    def carry_out(self, command: Command, back: int) -> dict[str, Any]:
         if isinstance(command, Reserve) and back > 5 * S:
             return {"status": "clock"}
-        due = [r for r in self.reservations.values() if r["state"] == "open" and r["lease_end"] <= self.clock]
+        if isinstance(command, Status) and not command.sweep:
+            return self.status(command)
+        due = [r for r in self.reservations.values() if r["state"] == "open" and r["lease_end"] <= self.moment]
         for r in sorted(due, key=lambda r: (r["lease_end"], r["id"]))[:64]:
             self.end(r, "expired", r["amounts"])
         if isinstance(command, Sweep):
@@ -92,7 +103,7 @@ class Model:
                 shares.append((self.stored(draw.pool, bucket), draw.unit, draw.amount))  # type: ignore[arg-type]
         made = {"id": command.id, "digest": command.digest, "state": "open", "amounts": command.amounts,
         "charged": None,
-                "lease_end": self.clock + command.lease_us, "shares": shares, "ended": 0}  # fmt: skip
+                "lease_end": self.moment + command.lease_us, "shares": shares, "ended": 0}  # fmt: skip
         self.reservations[command.id] = made
         self.entries.append(("reserved", command.id, 0))
         return {"status": "reserved", "known": made}
@@ -115,7 +126,7 @@ class Model:
         known = self.reservations.get(command.id)
         if known is None:
             known = {"id": command.id, "digest": "", "state": "refunded", "amounts": (0,) * 5, "charged": (0,) * 5,
-                     "lease_end": self.clock, "shares": [], "ended": self.clock}  # fmt: skip
+                     "lease_end": self.moment, "shares": [], "ended": self.moment}  # fmt: skip
             self.reservations[command.id] = known
             return {"status": "refunded", "known": known}
         if known["state"] in ("reconciled", "refunded"):
@@ -137,12 +148,17 @@ class Model:
         known = self.reservations.get(command.id)
         if known is None or known["state"] != "open":
             return {"status": "ended" if known else "unknown", "known": known}
-        known["lease_end"] = max(known["lease_end"], self.clock + command.lease_us)
+        known["lease_end"] = max(known["lease_end"], self.moment + command.lease_us)
         return {"status": "renewed", "known": known}
 
     def status(self, command: Status) -> dict[str, Any]:
+        """What is due and was not expired yet holds no slot."""
         newest = [self.newest(pool) for pool in command.pools]
-        return {"status": "status", "now": [b if b and b["start"] <= self.clock < b["end"] else None for b in newest]}
+        held = [r["shares"] for r in self.reservations.values() if r["state"] == "open" and r["lease_end"] > self.moment]
+        taken = [sum(b is bucket for shares in held for bucket, _, _ in shares) for b in newest]
+        pairs = zip(command.pools, newest, taken, strict=True)
+        seen = [{**b, "reserved": n} if b and pool == "slots" else b for pool, b, n in pairs]
+        return {"status": "status", "now": [b if b and b["start"] <= self.moment < b["end"] else None for b in seen]}
 
     def changepolicy(self, command: ChangePolicy) -> dict[str, Any]:
         key = (command.kind, command.identity)
@@ -159,8 +175,9 @@ class Model:
         before = known["charged"] or (0,) * 5
         for bucket, unit, amount in known["shares"]:
             bucket["reserved"] -= amount if known["state"] == "open" else 0
-            self.spend(bucket, actual[unit] - before[unit])
-        known.update(state=how, charged=tuple(actual), ended=self.clock)
+            if unit != SLOTS:
+                self.spend(bucket, actual[unit] - before[unit])
+        known.update(state=how, charged=tuple(actual), ended=self.moment)
         self.entries.append((how, known["id"], actual[0] - before[0]))
         return {"status": how, "known": known}
 
@@ -168,10 +185,11 @@ class Model:
         self, how: str, id: str, digest: str, actual: Amounts, draws: Sequence[Draw], found: Sequence[Any]
     ) -> dict[str, Any]:
         for draw, bucket in zip(draws, found, strict=True):
-            self.spend(bucket, actual[draw.unit] or 0)
-            self.stored(draw.pool or "", bucket)
+            if draw.unit != SLOTS:
+                self.spend(bucket, actual[draw.unit] or 0)
+                self.stored(draw.pool or "", bucket)
         made = {"id": id, "digest": digest, "state": "reconciled", "amounts": (0,) * 5, "charged": actual, "shares": [],
-                "lease_end": self.clock, "ended": self.clock}  # fmt: skip
+                "lease_end": self.moment, "ended": self.moment}  # fmt: skip
         self.reservations[id] = made
         self.entries.append((how, id, actual[0] or 0))
         return {"status": how, "known": made}
@@ -184,9 +202,9 @@ class Model:
 
     def present(self, draw: Draw) -> dict[str, int] | None:
         newest = self.newest(draw.pool) if draw.pool else None
-        if newest and self.clock < newest["end"]:
+        if newest and self.moment < newest["end"]:
             return newest
-        if not draw.start <= self.clock < draw.end:
+        if not draw.start <= self.moment < draw.end:
             return None
         start = max(draw.start, newest["end"]) if newest else draw.start
         return {"start": start, "end": draw.end, "spent": 0, "reserved": 0}
@@ -228,6 +246,7 @@ AMOUNTS = st.one_of(*[st.integers(0, 12)] * 5, st.sampled_from([0, 60, MAX - 5, 
 FIGURES = st.tuples(AMOUNTS, st.integers(0, 30))
 SOME_POOLS = st.lists(st.sampled_from(sorted(POOLS)), unique=True, min_size=1, max_size=4)
 LEASES = st.sampled_from([1 * S, 60 * S, 60 * S, 600 * S])
+BODIES = st.sampled_from(["1", "2", None])
 SHIFTS = st.sampled_from([0, 0, 0, 40])  # callers who put the windows elsewhere
 
 
@@ -297,9 +316,9 @@ class Agreement(RuleBasedStateMachine):
     def record(self, pick: int, figures: tuple[int, int], pools: list[str]) -> None:
         self.give([self.a_record(self.pick(pick, new=3), figures, pools)])
 
-    @rule(what=st.sampled_from(["sweep", "status", "x", "y"]), pools=SOME_POOLS, body=st.sampled_from(["1", "2", None]))
+    @rule(what=st.sampled_from(["sweep", "status", "look", "x", "y"]), pools=SOME_POOLS, body=BODIES)
     def look_or_change(self, what: str, pools: list[str], body: str | None) -> None:
-        others = {"sweep": Sweep(), "status": Status(pools)}
+        others = {"sweep": Sweep(), "status": Status(pools), "look": Status(pools, sweep=False)}
         self.give([others.get(what) or ChangePolicy("limit", what, body, {"actor": "a"})])
 
     @rule(data=st.data())
@@ -310,7 +329,7 @@ class Agreement(RuleBasedStateMachine):
             figures, pools = data.draw(FIGURES), data.draw(SOME_POOLS)
             id = self.pick(pick, new=8)
             match data.draw(
-                st.sampled_from(["reserve", "reserve", "reconcile", "refund", "record", "renew", "policy"])
+                st.sampled_from(["reserve", "reserve", "reconcile", "refund", "record", "renew", "look", "policy"])
             ):
                 case "reserve":
                     commands.append(self.a_reserve(id, figures, pools, 60 * S))
@@ -322,6 +341,8 @@ class Agreement(RuleBasedStateMachine):
                     commands.append(self.a_record(id, figures, pools))
                 case "renew":
                     commands.append(Renew(id, 60 * S))
+                case "look":
+                    commands.append(Status(pools, sweep=False))
                 case "policy":
                     commands.append(ChangePolicy("limit", "g", data.draw(st.sampled_from(["1", None])), {}))
         self.give(commands)
@@ -354,7 +375,8 @@ class Agreement(RuleBasedStateMachine):
             unit, limit, seconds = POOLS[pool]
             start = 0 if seconds is None else (at - shift * S) // (seconds * S) * seconds * S + shift * S
             end = FOREVER if seconds is None else start + seconds * S
-            found.append(Draw(pool, f"name of {pool}", unit, limit, amounts[unit], start, end, 0))
+            amount = 1 if unit == SLOTS else amounts[unit]
+            found.append(Draw(pool, f"name of {pool}", unit, limit, amount, start, end, 0))
         return found
 
     def a_reserve(
@@ -384,7 +406,7 @@ class Agreement(RuleBasedStateMachine):
 
     def compare(self, expected: dict[str, Any], outcome: Outcome) -> None:
         assert outcome.status == expected["status"]
-        assert (outcome.now, outcome.count) == (self.model.clock, expected.get("count", 0))
+        assert (outcome.now, outcome.count) == (self.model.moment, expected.get("count", 0))
         assert list(outcome.refused) == expected.get("refused", [])
         if known := expected.get("known"):
             assert outcome.reservation is not None
@@ -405,7 +427,7 @@ class Agreement(RuleBasedStateMachine):
         snapshots = [store.snapshot("default") for store in self.stores.values()]
         for store, snapshot in zip(self.stores.values(), snapshots, strict=True):
             assert {key: (b.end, b.spent, b.reserved) for key, b in snapshot.buckets.items()} == model
-            assert snapshot == snapshots[0]
+            assert snapshot[:2] == snapshots[0][:2]  # a server's chain is another one, without the refusals
             entries = store.entries("default", 0)
             assert [(e.kind, e.reservation, e.amounts[0]) for e in entries] == self.model.entries
             open_ids = {r["id"] for r in self.model.reservations.values() if r["state"] == "open"}

@@ -1,0 +1,20 @@
+#!lua
+-- Write one row of the policy, or remove it.
+-- KEYS  marker, leases, ledger, policy
+-- ARGV  1 kind and identity  2 now, swept, remove  3 body  4 what it is called in the ledger  5 detail
+-- reply due: id ...; changed | unchanged
+
+local given, swept, remove = struct.unpack('<i8i8i8', ARGV[2])
+local m = read_marker(redis.call('GET', KEYS[1]))
+local now = instant(given, m)
+local ids = swept == 0 and due(KEYS[2], m, now)
+if ids then return ids end
+local before = redis.call('HGET', KEYS[4], ARGV[1])
+if before == (remove == 0 and ARGV[3]) then return { 'unchanged', now, m.version } end
+
+-- Nothing can fail from here.
+m.version = m.version + 1
+append(m, KEYS[3], now, ARGV[4], '', '', '', '', ARGV[5], '')
+if remove == 0 then redis.call('HSET', KEYS[4], ARGV[1], ARGV[3]) else redis.call('HDEL', KEYS[4], ARGV[1]) end
+redis.call('SET', KEYS[1], write_marker(m))
+return { 'changed', now, m.version }

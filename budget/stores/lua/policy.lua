@@ -1,0 +1,9 @@
+#!lua flags=no-writes
+-- Read the policy and its version in one step.
+-- KEYS  marker, policy
+-- ARGV  1 now
+-- reply policy: kind and identity, body ...
+
+local m = read_marker(redis.call('GET', KEYS[1]))
+local now = instant(struct.unpack('<i8', ARGV[1]), m)
+return { 'policy', now, m.version, redis.call('HGETALL', KEYS[2]) }

@@ -1,0 +1,23 @@
+#!lua flags=allow-oom
+-- Prolong a lease; never shortens it, never revives a reservation.
+-- KEYS  marker, leases, reservation
+-- ARGV  1 id  2 now, swept, lease
+-- reply due: id ...; unknown; ended | renewed: record
+
+local given, swept, lease = struct.unpack('<i8i8i8', ARGV[2])
+local values = redis.call('MGET', KEYS[1], KEYS[3])
+local m = read_marker(values[1])
+local now = instant(given, m)
+local ids = swept == 0 and due(KEYS[2], m, now)
+if ids then return ids end
+local record = values[2]
+if not record then return { 'unknown', now, m.version } end
+local r = read_record(record)
+if r.state ~= 'o' then return { 'ended', now, m.version, record } end
+
+-- Nothing can fail from here.
+local until_ = math.max(r.lease_end, now + lease)
+record = pack_record('o', r.lease, until_, r.made, 0, r.amounts, r.charged, r.shares, r.digest, r.body)
+redis.call('SET', KEYS[3], record)
+redis.call('ZADD', KEYS[2], string.format('%.0f', until_), ARGV[1])
+return { 'renewed', now, m.version, record }

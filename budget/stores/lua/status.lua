@@ -1,0 +1,22 @@
+#!lua flags=no-writes
+-- Read the present bucket of each pool.
+-- KEYS  marker, leases, pool ...
+-- ARGV  1 now, swept
+-- reply due: id ...; status: bucket or '' ...
+
+local given, swept = struct.unpack('<i8i8', ARGV[1])
+local values = redis.call('MGET', KEYS[1], unpack(KEYS, 3))
+local m = read_marker(values[1])
+local now = instant(given, m)
+local ids = swept == 0 and due(KEYS[2], m, now)
+if ids then return ids end
+local found = { 'status', now, m.version }
+for i = 1, #KEYS - 2 do
+  local value, shown = values[i + 1], ''
+  if value then
+    local start, finish = struct.unpack('<i8i8', value)
+    if start <= now and now < finish then shown = value end
+  end
+  found[i + 3] = shown
+end
+return found

@@ -1,0 +1,280 @@
+"""The Redis store: pools, reservations and ledger on a Redis or Valkey server, for many processes and hosts.
+
+The decision runs in the server, as one script per verb (`lua/`): the counters, the reservation and the ledger entry
+move in one step, and nobody sees a part of it. `scripts.py` turns commands into requests, `multiplex.py` carries those
+of all callers over one connection, `redisserver.py` makes connections, `redisreads.py` reads.
+
+Within its deadline a command whose connection was lost is sent again with the same id, which the scripts know it by. A
+command that was left with `post`, or whose caller was cancelled, is carried out by a thread that waits longer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+import weakref
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from queue import Empty, SimpleQueue
+from threading import Lock, Thread
+from time import monotonic
+from typing import Any
+
+from budget.commands import Command, LoadPolicy, Outcome, Reservation, Reserve, Status, Sweep
+from budget.errors import BudgetError, StoreUnavailable
+from budget.ledger import Entry
+from budget.stores import redisreads
+from budget.stores.base import Snapshot
+from budget.stores.multiplex import Lost, LoopWire, ServerError, ThreadWire
+from budget.stores.redisserver import OPEN_TIMEOUT, Server
+from budget.stores.scripts import Keys, Steps, flow, request, run_script
+from budget.stores.tickets import late
+
+__all__ = ["RedisStore"]
+
+_POSTED = 30.0  # seconds in which a command that nobody waits for is tried
+_PAUSE = 0.02  # seconds between attempts to connect
+_LEFT_ALONE = (Reserve, Status, Sweep, LoadPolicy)  # what need not be carried out when its caller has gone
+_log = logging.getLogger("budget")
+
+
+class RedisStore:
+    """Pools, reservations and ledger on a server. See `stores.base.Store`.
+
+    Args:
+        url: As redis-py reads it: "redis://cache:6379/0", "rediss://user:password@cache", "unix:///run/valkey.sock".
+
+    Raises:
+        ConfigError: It is not such a URL.
+    """
+
+    default_timeout = 0.25
+
+    def __init__(self, url: str):
+        self._server = Server(url)
+        self.url = self._server.url
+        self._keys: dict[str, Keys] = {}
+        self._reset()
+        _STORES.add(self)
+
+    def _reset(self) -> None:
+        self._wire = ThreadWire(self._server.connect)
+        self._wires: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, LoopWire] = weakref.WeakKeyDictionary()
+        self._posted: SimpleQueue[tuple[str, Command] | None] = SimpleQueue()
+        self._start_lock = Lock()
+        self._thread: Thread | None = None
+
+    # What callers do.
+
+    def call(self, account: str, command: Command, timeout: float, now: int | None = None) -> Outcome:
+        """Carry out a command and wait for its outcome."""
+        outcome: Outcome = self._drive(flow(self._keys_of(account), command, now), timeout)
+        return outcome
+
+    async def acall(self, account: str, command: Command, timeout: float) -> Outcome:
+        """Carry out a command and await its outcome; if the task is cancelled it is carried out all the same."""
+        try:
+            return await self._acall(account, command, timeout)
+        except asyncio.CancelledError:
+            if not isinstance(command, _LEFT_ALONE):
+                self.post(account, command)
+            raise
+
+    async def _acall(self, account: str, command: Command, timeout: float) -> Outcome:
+        loop = asyncio.get_running_loop()
+        wire = self._wires.get(loop)
+        if wire is None:
+            wire = self._wires[loop] = LoopWire(self._server.aconnect)
+        if not wire.opened:
+            await self._aopen(wire, loop.time() + OPEN_TIMEOUT, OPEN_TIMEOUT)
+        until = loop.time() + timeout
+        steps = flow(self._keys_of(account), command, None)
+        data = next(steps)
+        while True:
+            try:
+                reply = await wire.exchange(data, until)
+            except Lost:
+                await self._aopen(wire, until, timeout)
+                continue
+            except TimeoutError:
+                raise late(timeout) from None
+            try:
+                data = steps.send(reply)
+            except StopIteration as end:
+                outcome: Outcome = end.value
+                return outcome
+
+    def post(self, account: str, command: Command) -> None:
+        """Leave a command with a thread of the store. A finalizer may call this anywhere: it waits for no lock."""
+        self._posted.put((account, command))
+        if self._thread is None and self._start_lock.acquire(blocking=False):
+            try:
+                with suppress(RuntimeError):  # the interpreter is ending: `close` carries it out
+                    self._start()
+            finally:
+                self._start_lock.release()
+
+    # How.
+
+    def _keys_of(self, account: str) -> Keys:
+        keys = self._keys.get(account)
+        if keys is None:
+            keys = self._keys[account] = Keys(account)
+        return keys
+
+    def _open(self) -> float:
+        """Have a connection, and return the time from which a deadline counts."""
+        if not self._wire.opened:
+            try:
+                self._wire.open(monotonic() + OPEN_TIMEOUT)
+            except Lost as error:
+                raise StoreUnavailable(f"the store cannot be reached: {error}") from None
+            except TimeoutError:
+                raise late(OPEN_TIMEOUT) from None
+        return monotonic()
+
+    def _drive(self, steps: Steps, timeout: float) -> Any:
+        until = self._open() + timeout
+        data = next(steps)
+        while True:
+            reply = self._exchange(data, until, timeout)
+            try:
+                data = steps.send(reply)
+            except StopIteration as end:
+                return end.value
+
+    def _exchange(self, data: bytes, until: float, timeout: float) -> Any:
+        while True:
+            try:
+                return self._wire.exchange(data, until)
+            except TimeoutError:
+                raise late(timeout) from None
+            except Lost as error:
+                if monotonic() + _PAUSE >= until:
+                    raise StoreUnavailable(f"the store cannot be reached: {error}") from None
+            time.sleep(_PAUSE)
+
+    async def _aopen(self, wire: LoopWire, until: float, timeout: float) -> None:
+        """Have a connection in this loop; the first one may take its time, another is part of a deadline."""
+        first = timeout == OPEN_TIMEOUT
+        loop = asyncio.get_running_loop()
+        while not wire.opened:
+            try:
+                async with asyncio.timeout_at(until):
+                    await wire.open(until - loop.time())
+            except TimeoutError:
+                raise late(timeout) from None
+            except Lost as error:
+                if first or loop.time() + _PAUSE >= until:
+                    raise StoreUnavailable(f"the store cannot be reached: {error}") from None
+                await asyncio.sleep(_PAUSE)
+
+    # What nobody waits for.
+
+    def _start(self) -> None:
+        if self._thread is None:
+            self._thread = Thread(target=self._work, name="budget-redis", daemon=True)
+            self._thread.start()
+
+    def _work(self) -> None:
+        while (item := self._posted.get()) is not None:
+            self._carry_out(*item)
+
+    def _carry_out(self, account: str, command: Command) -> None:
+        until = monotonic() + _POSTED
+        while True:
+            try:
+                self.call(account, command, max(0.01, until - monotonic()))
+                return
+            except BudgetError as error:
+                if not isinstance(error, StoreUnavailable) or monotonic() > until:
+                    _log.warning("%s was not carried out: %s", type(command).__name__, error)
+                    return
+            time.sleep(_PAUSE * 5)
+
+    # Reading.
+
+    def entries(self, account: str, after: int, since_us: int = 0) -> Sequence[Entry]:
+        """Read a page of the ledger. Refusals have the number of the entry that they follow."""
+        return redisreads.entries(self._ask, self._keys_of(account), after, since_us)
+
+    def reservations(self, account: str) -> Sequence[Reservation]:
+        """Read the open reservations, oldest first."""
+        return redisreads.reservations(self._ask, self._keys_of(account))
+
+    def snapshot(self, account: str) -> Snapshot:
+        """Read all counters at one instant."""
+        return redisreads.snapshot(self._ask, self._run, self._keys_of(account))
+
+    def names(self, account: str) -> Mapping[str, str]:
+        """Read what the ids of the pools stand for."""
+        return redisreads.names(self._ask, self._keys_of(account))
+
+    def last(self, account: str) -> int:
+        """Read the number of the last entry."""
+        return redisreads.last(self._ask, self._keys_of(account))
+
+    def remove(self, account: str) -> None:
+        """Remove a scratch account and all that is in it."""
+        redisreads.remove(self._ask, self._keys_of(account))
+
+    def _ask(self, *words: str | bytes | int | float) -> Any:
+        until = self._open() + OPEN_TIMEOUT
+        reply = self._exchange(request(*words), until, OPEN_TIMEOUT)
+        if isinstance(reply, ServerError):
+            raise StoreUnavailable(f"the server refused to read: {str(reply).splitlines()[0][:200]}")
+        return reply
+
+    def _run(self, verb: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
+        return self._drive(run_script(verb, keys, args), OPEN_TIMEOUT)
+
+    # Ends.
+
+    def close(self) -> None:
+        """Carry out what was handed over, then let go of the connections. It opens again when it is used again."""
+        with self._start_lock:
+            thread, self._thread = self._thread, None
+            if thread is not None:
+                self._posted.put(None)
+                thread.join(OPEN_TIMEOUT)
+        with suppress(Empty):
+            while (item := self._posted.get_nowait()) is not None:
+                self._carry_out(*item)
+        for loop, wire in list(self._wires.items()):
+            _close_in(loop, wire)
+        self._wires.clear()
+        self._wire.close()
+
+
+def _close_in(loop: asyncio.AbstractEventLoop, wire: LoopWire) -> None:
+    try:
+        running = asyncio.get_running_loop()
+    except RuntimeError:
+        running = None
+    if loop is running:
+        wire.close()
+    elif not loop.is_closed():
+        with suppress(RuntimeError):
+            loop.call_soon_threadsafe(wire.close)
+
+
+_STORES: weakref.WeakSet[RedisStore] = weakref.WeakSet()
+
+
+def _forked() -> None:
+    # A connection is the parent's: two who write to it would read one another's answers.
+    for store in list(_STORES):
+        _ABANDONED.extend([store._wire, store._wires])
+        store._reset()
+
+
+def _exit() -> None:
+    for store in list(_STORES):
+        store.close()
+
+
+_ABANDONED: list[Any] = []
+os.register_at_fork(after_in_child=_forked)
+weakref.finalize(RedisStore, _exit)
