@@ -22,7 +22,7 @@ from budget.limits import Limit
 from budget.policy import Policy
 from budget.stores.base import Store, open_store
 
-__all__ = ["EIGHT", "ONE", "attributes", "main"]
+__all__ = ["ACTUAL", "AMOUNTS", "EIGHT", "LEASE_US", "ONE", "TASKS", "attributes", "draws_for", "main"]
 
 _SCOPES = ("user", "agent", "session", "team")
 EIGHT = [Limit(f"$9000/{window}", per=scope) for scope in _SCOPES for window in ("day", "month")]
@@ -31,9 +31,9 @@ ONE = [Limit("$9000/day")]
 TASKS = 100
 _SECONDS = 0.3  # per case and round
 _TIMEOUT = 30.0
-_AMOUNTS: Amounts = (1_000_000, 100, 60, 40, 1)
-_ACTUAL: Amounts = (500_000, 90, 60, 30, 1)
-_LEASE_US = 600_000_000
+AMOUNTS: Amounts = (1_000_000, 100, 60, 40, 1)
+ACTUAL: Amounts = (500_000, 90, 60, 30, 1)
+LEASE_US = 600_000_000
 
 Pair = Callable[[int], Awaitable[None]]
 """One reserve and one reconcile of task n."""
@@ -59,7 +59,7 @@ def _cases(limits: list[Limit], folder: Path) -> dict[str, Callable[[], float]]:
     def url(kind: str) -> str:
         return "memory://" if kind == "memory" else f"sqlite:///{folder}/{next(numbers)}.db"
 
-    draws_of = [_draws(limits, task) for task in range(TASKS)]
+    draws_of = [draws_for(limits, task) for task in range(TASKS)]
     source = folder / "floor.db"
     asyncio.run(_run(_store_pairs(open_store(f"sqlite:///{source}"), draws_of), TASKS, 0.2))
     cases: dict[str, Callable[[], float]] = {
@@ -85,9 +85,10 @@ def _print(name: str, rates: dict[str, float]) -> None:
             print(f"{kind}: {level + ' verbs':<33}" + "".join(cells).rstrip())
 
 
-def _draws(limits: list[Limit], task: int) -> list[Draw]:
+def draws_for(limits: list[Limit], task: int) -> list[Draw]:
+    """Return what a task's call draws."""
     policy = Policy(0, (), limits)
-    return policy.draws(policy.matches(attributes(task), (), ()), _AMOUNTS, time.time_ns() // 1000)
+    return policy.draws(policy.matches(attributes(task), (), ()), AMOUNTS, time.time_ns() // 1000)
 
 
 def _store_rate(url: Callable[[str], str], kind: str, draws_of: list[list[Draw]], tasks: int) -> float:
@@ -103,9 +104,9 @@ def _store_pairs(store: Store, draws_of: list[list[Draw]]) -> Pair:
 
     async def pair(task: int) -> None:
         id = f"{next(ids):032x}"
-        reserve = Reserve(id, id, _AMOUNTS, draws_of[task], 0, _LEASE_US, attributes(task), {})
+        reserve = Reserve(id, id, AMOUNTS, draws_of[task], 0, LEASE_US, attributes(task), {})
         assert (await store.acall("bench", reserve, _TIMEOUT)).status == "reserved"
-        assert (await store.acall("bench", Reconcile(id, _ACTUAL, {}), _TIMEOUT)).status == "reconciled"
+        assert (await store.acall("bench", Reconcile(id, ACTUAL, {}), _TIMEOUT)).status == "reconciled"
 
     return pair
 

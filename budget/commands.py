@@ -89,8 +89,7 @@ class Account:
     clock: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Reservation:
+class Reservation(NamedTuple):
     """Money set aside in all pools of one request, under one client-made id.
 
     Attributes:
@@ -117,8 +116,8 @@ class Reservation:
     made: int
     ended: int = 0
     charged: Amounts | None = None
-    scope: Mapping[str, str] = field(default_factory=dict)
-    detail: Mapping[str, Any] = field(default_factory=dict)
+    scope: Mapping[str, str] = {}
+    detail: Mapping[str, Any] = {}
     parent: str | None = None
 
     @property

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from decimal import Decimal
+from functools import lru_cache
 
 from budget.errors import ArgumentTypeError, ConfigError
 
@@ -38,6 +39,12 @@ def parse_usd(value: object, name: str, *, booked: bool = False) -> int:
         ArgumentTypeError: A float, a bool, a bare int or anything else that is not a string or Decimal.
         ConfigError: NaN, infinity, negative, an exponent, too fine or too large.
     """
+    if type(value) is str and len(value) <= 32:
+        return _parse_text(value, name, booked)
+    return _parse(value, name, booked)
+
+
+def _parse(value: object, name: str, booked: bool) -> int:
     if isinstance(value, str):
         match = _AMOUNT.fullmatch(value.strip())
         if match is None:
@@ -53,6 +60,9 @@ def parse_usd(value: object, name: str, *, booked: bool = False) -> int:
             f"{name}: {type(value).__name__} is not taken for money{hint}; use a string like '$5' or a Decimal"
         )
     return _to_nanos(amount, name, booked)
+
+
+_parse_text = lru_cache(maxsize=1024)(_parse)  # callers name the same few amounts again and again
 
 
 def _to_nanos(amount: Decimal, name: str, booked: bool) -> int:

@@ -21,21 +21,28 @@ from budget.errors import ConfigError
 from budget.ledger import dumps
 from budget.limits import CONCURRENT, UNITS, Limit
 from budget.subject import Subject
-from budget.window import bounds
+from budget.window import FOREVER, bounds
 
 __all__ = ["Match", "Policy", "drawn", "limit_body", "match", "pool_id", "read_name", "selector_identity"]
 
 _CACHED = 4096
+_ENDLESS = (0, FOREVER)  # whatever the time: another host's clock may be ahead of the store's
 
 
 class Match(NamedTuple):
-    """A limit that applies to a call, and the pool it means: its subject, its name, and its id (None: a cap)."""
+    """A limit that applies to a call, and the pool it means: its subject, its name, and its id (None: a cap).
+
+    What a draw needs at each call is beside it: the limit's unit as a number, its text, and the kind and zone of a
+    calendar window (None for others).
+    """
 
     limit: Limit
     subject: Subject
     name: str
     pool: str | None
     text: str
+    unit: int
+    calendar: tuple[str, str] | None
 
 
 class Policy:
@@ -115,24 +122,19 @@ class Policy:
         Raises:
             ConfigError: A limit counts tokens, and the caller did not say how many.
         """
-        return [self._draw(match, amounts, now) for match in matches]
+        found = []
+        for limit, _, name, pool, text, unit, calendar in matches:
+            amount = drawn(unit, amounts)
+            if amount is None:
+                raise ConfigError(f"tokens: the limit {text!r} counts {limit.unit}; say how many with tokens=")
+            start, end = self._window(calendar, limit, now) if calendar else _ENDLESS
+            found.append(Draw(pool, name, unit, limit.quantity, amount, start, end, limit.created_us, text))
+        return found
 
-    def _draw(self, match: Match, amounts: Amounts, now: int) -> Draw:
-        limit = match.limit
-        unit = UNITS.index(limit.unit)
-        amount = drawn(unit, amounts)
-        if amount is None:
-            raise ConfigError(f"tokens: the limit {str(limit)!r} counts {limit.unit}; say how many with tokens=")
-        start, end = self._window(limit, now)
-        return Draw(match.pool, match.name, unit, limit.quantity, amount, start, end, limit.created_us, match.text)
-
-    def _window(self, limit: Limit, now: int) -> tuple[int, int]:
-        if not limit.window.calendar:
-            return bounds(limit.window, now)
-        key = (limit.window.kind, limit.tz)
-        known = self._bounds.get(key)
+    def _window(self, calendar: tuple[str, str], limit: Limit, now: int) -> tuple[int, int]:
+        known = self._bounds.get(calendar)
         if known is None or not known[0] <= now < known[1]:
-            known = self._bounds[key] = bounds(limit.window, now, limit.tz)
+            known = self._bounds[calendar] = bounds(limit.window, now, limit.tz)
         return known
 
     def _window_matches(self, scope: Mapping[str, str]) -> tuple[Match, ...]:
@@ -183,7 +185,9 @@ def match(limit: Limit, scope: Mapping[str, str]) -> Match:
     name = dumps([limit.unit, str(limit.window), limit.mode, limit.selector, limit.per, value, run])
     # A cap is about one request, and a run limit outside a run about one call: nothing is shared, so there is no pool.
     shared = limit.window.kind != "request" and run != ""
-    return Match(limit, subject, name, pool_id(name) if shared else None, str(limit))
+    calendar = (limit.window.kind, limit.tz) if limit.window.calendar else None
+    pool = pool_id(name) if shared else None
+    return Match(limit, subject, name, pool, str(limit), UNITS.index(limit.unit), calendar)
 
 
 def pool_id(name: str) -> str:

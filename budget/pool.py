@@ -26,7 +26,6 @@ is written, and it asks again.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from budget.commands import (
@@ -225,7 +224,7 @@ def _renew(state: State, command: Renew, now: int) -> Outcome:
     known = state.reservation(command.id)
     if known is None or known.state != "open":
         return Outcome("unknown" if known is None else "ended", now, state.account.version, reservation=known)
-    renewed = replace(known, lease_end=max(known.lease_end, now + command.lease_us))
+    renewed = known._replace(lease_end=max(known.lease_end, now + command.lease_us))
     state.put_reservation(renewed)
     return Outcome("renewed", now, state.account.version, reservation=renewed)
 

@@ -23,7 +23,7 @@ class Pool:
     Attributes:
         limit: The `Limit`; `.amount` is what may be spent.
         subject: Whose it is: {"user": "alice"}, printed "user=alice".
-        unit: usd, tokens, input_tokens, output_tokens or requests.
+        unit: usd, tokens, input_tokens, output_tokens, requests or concurrent.
         spent, reserved, available: In the present window; available = limit - spent - reserved.
         since: When counting began, later than the window's start for a new limit.
         resets_at: When the window ends, or None.

@@ -11,7 +11,7 @@ from budget.errors import BudgetExceeded, CapExceeded, Frozen, Refusal, RunStopp
 from budget.estimate import Estimate, with_output
 from budget.limits import UNITS, Limit
 from budget.money import to_decimal
-from budget.policy import Match
+from budget.policy import Match, drawn
 from budget.pool import admits, verdict
 from budget.pools import shown
 from budget.prices import PriceBook
@@ -56,13 +56,16 @@ def exceeded(
 def _output_that_fits(
     book: PriceBook, estimate: Estimate, draws: Sequence[Draw], buckets: Sequence[Bucket], at_us: int
 ) -> int | None:
-    """Return the largest output bound that every pool would take, by bisection; None if there is none."""
+    """Return the largest output bound that every pool would take, by bisection; None if there is none.
+
+    There is none where no slot is free, or no request left: a shorter answer does not cure that.
+    """
     low, high = 0, estimate.output_tokens_max
     while low < high:
         middle = (low + high + 1) // 2
         amounts = with_output(book, estimate, middle, at_us).amounts
         pairs = zip(draws, buckets, strict=True)
-        fits = all(admits(amounts[draw.unit] or 0, draw.limit, bucket) for draw, bucket in pairs)
+        fits = all(admits(drawn(draw.unit, amounts) or 0, draw.limit, bucket) for draw, bucket in pairs)
         low, high = (middle, high) if fits else (low, middle - 1)
     return low or None
 

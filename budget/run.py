@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from budget.commands import Amounts, Bucket, Reservation
 from budget.errors import ArgumentTypeError, ConfigError, Refusal, RunStopped
-from budget.limits import UNITS, Limit, check_attributes
+from budget.limits import Limit, check_attributes
 from budget.money import to_decimal
 from budget.policy import match
 from budget.subject import Subject
@@ -61,7 +61,7 @@ class Run:
         self.scope: dict[str, str] = {**scope, "run": id}
         self._verbs = verbs
         self._tokens: list[Token[Run | None]] = []
-        self._tally = [0] * len(UNITS)
+        self._tally = [0, 0, 0, 0, 0]
         self._open: dict[str, Amounts] = {}
         matches = [match(limit, self.scope) for limit in self.limits]
         self._pools = {found.pool: found.limit for found in matches if found.pool is not None}
@@ -252,6 +252,8 @@ def _rule(value: object, window: str, name: str, run: str) -> Limit:
         value = f"${value:f}"
     if not isinstance(value, str):
         raise ArgumentTypeError(f"{name}: {type(value).__name__} is not a text such as '$2'")
+    if value.strip().endswith(" concurrent"):
+        raise ConfigError(f"{name}: {value!r}: calls at once belong to no {window}; set a limit with per='run'")
     limit = Limit(value if "/" in value else f"{value}/{window}", run=run)
     if limit.window.kind != window:
         raise ConfigError(f"{name}: {value!r} has another window; here it is one {window}, so write '$2'")

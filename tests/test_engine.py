@@ -73,10 +73,11 @@ def state_of(b: Budget) -> Any:
 def unchanged(b: Budget, entries: int = 0) -> Iterator[None]:
     """Nothing in the store changes inside, but for this many entries of the ledger."""
     before, open_before = state_of(b)
+    written = len(list(b.entries()))
     yield
     after, open_after = state_of(b)
     assert (after.buckets, after.names, open_after) == (before.buckets, before.names, open_before)
-    assert after.seq == before.seq + entries
+    assert len(list(b.entries())) == written + entries
 
 
 # The verbs.
@@ -919,10 +920,6 @@ NOT_BUILT: list[Callable[[], Any]] = [
     lambda: Budget("memory://", mode="shadow"),
     lambda: Budget("memory://", on_store_error="local_allowance:$1"),
     lambda: Budget("memory://", on_store_error="allow:i-accept-unbounded-spend"),
-    lambda: Budget("redis://cache:6379/0"),
-    lambda: Budget("rediss://cache:6379/0"),
-    lambda: Budget("memory://", limits=["8 concurrent"]),
-    lambda: Limit("8 concurrent", per="user"),
     lambda: Limit("$20/7d rolling"),
     lambda: Limit("$5/day", starts=6),
     lambda: Limit("$3/day", mode="shadow"),
@@ -933,7 +930,6 @@ ON_A_BUDGET: list[Callable[[Budget], Any]] = [
     lambda b: b.limits.set("$5/day", backfill=True),
     lambda b: b.limits.set("$5/day", mode="shadow"),
     lambda b: b.limits.set("$5/day", starts=6),
-    lambda b: b.limits.set("8 concurrent"),
     lambda b: b.limits.set("$1/7d rolling"),
 ]
 
@@ -1126,7 +1122,7 @@ def test_close(sqlite_url: str) -> None:
 def test_nothing_tells_the_stores_url(sqlite_url: str, make_budget: Make) -> None:
     assert sqlite_url not in repr(make_budget(sqlite_url))
     with pytest.raises(ConfigError) as caught:
-        Budget("redis://user:secret@host/0")
+        Budget("redis://user:secret@host:port/0")
     assert "secret" not in str(caught.value)
 
 

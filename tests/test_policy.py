@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from budget.errors import ConfigError
 from budget.limits import Limit
 from budget.policy import Match, Policy, limit_body, match, pool_id, read_name, selector_identity
+from budget.window import FOREVER
 
 AMOUNTS = (10, 20, 15, 5, 1)
 DAY = 86400 * 10**6
@@ -84,7 +85,15 @@ def test_one_subject_replaces_per() -> None:
     assert applied(found, user="bob") == ["per=user $5/day", "per=user $9/week", "per=user 7 requests/day"]
 
 
-@pytest.mark.parametrize("other", ["$1/week", "5 tokens/day", "$1/lifetime", "5 requests/day"])
+def test_one_subjects_slots_replace_those_per_subject() -> None:
+    found = policy(
+        Limit("8 concurrent", per="user"), Limit("2 concurrent", user="alice"), Limit("9 requests/lifetime", per="user")
+    )
+    assert applied(found, user="alice") == ["user=alice 2 concurrent", "per=user 9 requests/lifetime"]
+    assert applied(found, user="bob") == ["per=user 8 concurrent", "per=user 9 requests/lifetime"]
+
+
+@pytest.mark.parametrize("other", ["8 concurrent", "$1/week", "5 tokens/day", "$1/lifetime", "5 requests/day"])
 def test_only_of_the_same_unit_and_window(other: str) -> None:
     found = policy(Limit("$5/day", per="user"), Limit(other, user="alice"))
     assert len(applied(found, user="alice")) == 2
@@ -263,6 +272,13 @@ def test_draws() -> None:
     # The bounds that are kept for the next call are those of its instant.
     assert found.draws(found.matches({}, [], []), AMOUNTS, 4 * DAY)[0].start == 4 * DAY
     assert found.draws(found.matches({}, [], []), AMOUNTS, 3 * DAY)[0].start == 3 * DAY
+
+
+def test_a_call_draws_one_slot_whatever_it_costs() -> None:
+    found = policy(Limit("8 concurrent"))
+    for amounts in (AMOUNTS, (0, None, None, None, 0)):
+        (draw,) = found.draws(found.matches({}, [], []), amounts, 3 * DAY + 5)
+        assert (draw.unit, draw.limit, draw.amount, draw.start, draw.end) == (5, 8, 1, 0, FOREVER)
 
 
 def test_zones_have_bounds_of_their_own() -> None:

@@ -13,7 +13,7 @@ import pytest
 from conftest import books
 
 from budget import Budget, BudgetExceeded
-from budget.stores.base import Store, open_store
+from budget.stores.base import Store, open_store, read_entries
 
 PROCESSES, TASKS, ROUNDS = 8, 200, 20
 
@@ -42,8 +42,8 @@ for line in sys.stdin:
 """
 
 
-def test_processes_race_to_the_cent(sqlite_url: str) -> None:
-    command = [sys.executable, "-c", RACER, sqlite_url, str(TASKS)]
+def test_processes_race_to_the_cent(shared_url: str) -> None:
+    command = [sys.executable, "-c", RACER, shared_url, str(TASKS)]
     racers = [
         subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(PROCESSES)
     ]
@@ -59,7 +59,7 @@ def test_processes_race_to_the_cent(sqlite_url: str) -> None:
             racer.stdin.close()  # type: ignore[union-attr]
             racer.wait(30)
             racer.stdout.close()  # type: ignore[union-attr]
-    store = open_store(sqlite_url)
+    store = open_store(shared_url)
     for n in range(ROUNDS):
         check(store, f"round{n}", PROCESSES * TASKS)
     store.close()
@@ -79,9 +79,7 @@ def check(store: Store, account: str, tries: int) -> None:
     """A dollar is reserved to the cent, everything else was refused, and the books balance."""
     assert books(store, account).faults == []
     assert sum(bucket.reserved for bucket in store.snapshot(account).buckets.values()) == 10**9
-    kinds = []
-    while page := store.entries(account, len(kinds)):
-        kinds.extend(entry.kind for entry in page)
+    kinds = [entry.kind for entry in read_entries(store, account)]
     assert (kinds.count("reserved"), kinds.count("refused")) == (100, tries - 100)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import books, python
+from conftest import STORES, books, python
 
 from budget import Budget, BudgetExceeded, ConfigError, StoreUnavailable
 from budget.commands import Draw, Reconcile, Record, Refund, Renew, Reserve, Status, Sweep
@@ -603,10 +603,11 @@ def test_what_is_due_is_expired_a_few_at_a_time(store_url: str) -> None:
     store.close()
 
 
-def test_ended_reservations_are_forgotten_in_time(store_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("url", ["memory", "sqlite"])
+def test_ended_reservations_are_forgotten_in_time(url: str, tmp_path: Path) -> None:
     """For an hour and two leases a repeat gets its first answer; after that the id may be anything."""
     hour = 3600 * 1_000_000
-    store = open_store(store_url)
+    store = open_store(STORES[url](tmp_path))
     one = Reserve("1" * 32, "d", (5, 0, 0, 0, 1), [], 0, 60_000_000, {}, {})
     assert store.call("default", one, 5.0, 1).status == "reserved"
     store.call("default", Reconcile("1" * 32, (5, 0, 0, 0, 1), {}), 5.0, 1)

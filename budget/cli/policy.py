@@ -29,7 +29,7 @@ def set_limits(common: Common, words: tuple[str, ...], tz: str | None, reason: s
     \b
     Example:
       budget set '$500/day'
-      budget set per=user '$5/day' '2M tokens/hour'
+      budget set per=user '$5/day' '2M tokens/hour' '8 concurrent'
       budget set user=alice '$5/day' '$0.25/request' --tz Europe/Berlin --reason 'pilot'
     """
     wanted = _limits(read_words(words), tz)

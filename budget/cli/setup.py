@@ -66,6 +66,11 @@ TEMPLATE = """\
 #limit = "100 requests/minute"
 #per = "user"
 
+# Calls at once: each takes a slot and gives it back when it ends. There is no window.
+#[[limits]]
+#limit = "8 concurrent"
+#per = "user"
+
 # Prices of your own, USD per million tokens, as text. They go before the shipped ones.
 #[[prices]]
 #model = "my-model"

@@ -30,6 +30,7 @@ __all__ = ["Lost", "LoopWire", "ServerError", "ThreadWire"]
 _MORE = object()
 _STALLED = 5.0  # seconds without a sign of life, while someone waits, after which a connection is given up
 _TURN = 0.05  # seconds after which a waiting thread looks whether it must read itself; it is woken long before
+_TICK = 0.02  # seconds between looks at the deadlines of tasks
 _WOULD_BLOCK = (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
@@ -253,17 +254,23 @@ class LoopWire(asyncio.Protocol):
 
     def __init__(self, connect: Callable[[float], Awaitable[Any]]):
         self._connect = connect
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
         self._opening = asyncio.Lock()
         self._connection: Any = None
         self._transport: asyncio.Transport | None = None
-        self._pending: deque[asyncio.Future[Any]] = deque()
+        self._pending: deque[tuple[asyncio.Future[Any], float]] = deque()  # who waits, until when
+        self._timer: asyncio.TimerHandle | None = None
         self._output: list[bytes] = []
         self._heard = 0.0
         self._end: AsyncGenerator[None, None] | None = None
 
     @property
     def opened(self) -> bool:
+        """Whether it was ever connected."""
+        return self._end is not None
+
+    @property
+    def connected(self) -> bool:
         return self._transport is not None
 
     async def open(self, timeout: float) -> None:
@@ -281,26 +288,27 @@ class LoopWire(asyncio.Protocol):
             self._connection = connection
             self._transport = connection._writer.transport
             self._transport.set_protocol(self)
-            self._end = self._until_the_loop_ends()
-            await anext(self._end)
+            if self._end is None:  # one for all connections: the end of an earlier one would close this one
+                self._end = self._until_the_loop_ends()
+                await anext(self._end)
 
     def exchange(self, data: bytes, until: float) -> asyncio.Future[Any]:
         """Send one request with all others of this tick; the future is its reply.
 
-        It ends with `Lost` if the connection is gone, or `TimeoutError` (by the loop's clock).
+        It ends with `Lost` if the connection is gone, or `TimeoutError` at most a few hundredths of a second late (by the
+        loop's clock).
         """
-        future = self._loop.create_future()
+        future = self.loop.create_future()
         if self._transport is None:
             future.set_exception(Lost("the connection to the server was lost"))
             return future
-        if not self._pending:
-            self._heard = self._loop.time()
         if not self._output:
-            self._loop.call_soon(self._flush)
+            self.loop.call_soon(self._flush)
         self._output.append(data)
-        self._pending.append(future)
-        timer = self._loop.call_at(until, self._late, future)
-        future.add_done_callback(lambda _: timer.cancel())
+        self._pending.append((future, until))
+        if self._timer is None:
+            self._heard = self.loop.time()
+            self._timer = self.loop.call_later(_TICK, self._look)
         return future
 
     def close(self) -> None:
@@ -309,9 +317,12 @@ class LoopWire(asyncio.Protocol):
         if transport is not None:
             transport.abort()
             self._connection._writer = self._connection._reader = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         self._output.clear()
         while self._pending:
-            future = self._pending.popleft()
+            future, _ = self._pending.popleft()
             if not future.done():
                 future.set_exception(Lost("the connection to the server was lost"))
 
@@ -319,11 +330,11 @@ class LoopWire(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Hand out what has come."""
-        self._heard = self._loop.time()
+        self._heard = self.loop.time()
         self._replies.feed(data)
         try:
             while (reply := self._replies.gets()) is not _MORE:
-                future = self._pending.popleft()
+                future, _ = self._pending.popleft()
                 if not future.done():
                     future.set_result(reply)
         except (Lost, IndexError):  # not the protocol, or more replies than requests
@@ -338,11 +349,15 @@ class LoopWire(asyncio.Protocol):
             self._transport.write(b"".join(self._output))
         self._output.clear()
 
-    def _late(self, future: asyncio.Future[Any]) -> None:
-        if not future.done():
+    def _look(self) -> None:
+        """End the waits that have lasted long enough: one timer for all costs less than one each."""
+        now = self.loop.time()
+        late = [future for future, until in self._pending if until <= now and not future.done()]
+        for future in late:
             future.set_exception(TimeoutError())
-            if self._loop.time() - self._heard > _STALLED:
-                self.close()
+        if late and now - self._heard > _STALLED:
+            self.close()
+        self._timer = self.loop.call_later(_TICK, self._look) if self._pending else None
 
     async def _until_the_loop_ends(self) -> AsyncGenerator[None, None]:
         # An event loop has no hook for its end, but it closes the asynchronous generators that it began.

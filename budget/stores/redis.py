@@ -5,7 +5,8 @@ move in one step, and nobody sees a part of it. `scripts.py` turns commands into
 of all callers over one connection, `redisserver.py` makes connections, `redisreads.py` reads.
 
 Within its deadline a command whose connection was lost is sent again with the same id, which the scripts know it by. A
-command that was left with `post`, or whose caller was cancelled, is carried out by a thread that waits longer.
+command that was left with `post`, or whose caller was cancelled, is carried out by a thread that waits longer; others
+of this process wait for those, so that whoever looks sees what was handed over before.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from threading import Lock, Thread
 from time import monotonic
 from typing import Any
 
-from budget.commands import Command, LoadPolicy, Outcome, Reservation, Reserve, Status, Sweep
+from budget.commands import Command, LoadPolicy, Outcome, Renew, Reservation, Reserve, Status, Sweep
 from budget.errors import BudgetError, StoreUnavailable
 from budget.ledger import Entry
 from budget.stores import redisreads
@@ -35,7 +36,10 @@ from budget.stores.tickets import late
 __all__ = ["RedisStore"]
 
 _POSTED = 30.0  # seconds in which a command that nobody waits for is tried
+_GROUP = 128  # posted commands that are carried out at once
 _PAUSE = 0.02  # seconds between attempts to connect
+_TURN = 0.001  # seconds between looks at whether what was posted is done
+_NOT_NOW = ("LOADING", "BUSY", "TRYAGAIN", "CLUSTERDOWN")  # errors of a server that did nothing, and soon will
 _LEFT_ALONE = (Reserve, Status, Sweep, LoadPolicy)  # what need not be carried out when its caller has gone
 _log = logging.getLogger("budget")
 
@@ -61,8 +65,10 @@ class RedisStore:
 
     def _reset(self) -> None:
         self._wire = ThreadWire(self._server.connect)
-        self._wires: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, LoopWire] = weakref.WeakKeyDictionary()
+        self._wires: dict[asyncio.AbstractEventLoop, LoopWire] = {}
+        self._last_wire: LoopWire | None = None
         self._posted: SimpleQueue[tuple[str, Command] | None] = SimpleQueue()
+        self._waiting: set[int] = set()  # the posted ones that change what others see; no lock guards it
         self._start_lock = Lock()
         self._thread: Thread | None = None
 
@@ -70,12 +76,17 @@ class RedisStore:
 
     def call(self, account: str, command: Command, timeout: float, now: int | None = None) -> Outcome:
         """Carry out a command and wait for its outcome."""
+        if self._waiting:
+            self._settle(timeout)
         outcome: Outcome = self._drive(flow(self._keys_of(account), command, now), timeout)
         return outcome
 
     async def acall(self, account: str, command: Command, timeout: float) -> Outcome:
         """Carry out a command and await its outcome; if the task is cancelled it is carried out all the same."""
+        until = monotonic() + timeout if self._waiting else 0.0
         try:
+            while self._waiting and monotonic() < until:
+                await asyncio.sleep(_TURN)
             return await self._acall(account, command, timeout)
         except asyncio.CancelledError:
             if not isinstance(command, _LEFT_ALONE):
@@ -84,9 +95,9 @@ class RedisStore:
 
     async def _acall(self, account: str, command: Command, timeout: float) -> Outcome:
         loop = asyncio.get_running_loop()
-        wire = self._wires.get(loop)
-        if wire is None:
-            wire = self._wires[loop] = LoopWire(self._server.aconnect)
+        wire = self._last_wire
+        if wire is None or wire.loop is not loop:
+            wire = self._wire_of(loop)
         if not wire.opened:
             await self._aopen(wire, loop.time() + OPEN_TIMEOUT, OPEN_TIMEOUT)
         until = loop.time() + timeout
@@ -100,14 +111,28 @@ class RedisStore:
                 continue
             except TimeoutError:
                 raise late(timeout) from None
+            if _not_now(reply) and loop.time() + _PAUSE < until:
+                await asyncio.sleep(_PAUSE)
+                continue
             try:
                 data = steps.send(reply)
             except StopIteration as end:
                 outcome: Outcome = end.value
                 return outcome
 
+    def _wire_of(self, loop: asyncio.AbstractEventLoop) -> LoopWire:
+        wire = self._wires.get(loop)
+        if wire is None:
+            for ended in [each for each in list(self._wires) if each.is_closed()]:
+                self._wires.pop(ended, None)
+            wire = self._wires[loop] = LoopWire(self._server.aconnect)
+        self._last_wire = wire
+        return wire
+
     def post(self, account: str, command: Command) -> None:
         """Leave a command with a thread of the store. A finalizer may call this anywhere: it waits for no lock."""
+        if type(command) is not Renew:
+            self._waiting.add(id(command))
         self._posted.put((account, command))
         if self._thread is None and self._start_lock.acquire(blocking=False):
             try:
@@ -148,7 +173,9 @@ class RedisStore:
     def _exchange(self, data: bytes, until: float, timeout: float) -> Any:
         while True:
             try:
-                return self._wire.exchange(data, until)
+                reply = self._wire.exchange(data, until)
+                if not _not_now(reply) or monotonic() + _PAUSE >= until:
+                    return reply
             except TimeoutError:
                 raise late(timeout) from None
             except Lost as error:
@@ -158,9 +185,9 @@ class RedisStore:
 
     async def _aopen(self, wire: LoopWire, until: float, timeout: float) -> None:
         """Have a connection in this loop; the first one may take its time, another is part of a deadline."""
-        first = timeout == OPEN_TIMEOUT
+        first = not wire.opened
         loop = asyncio.get_running_loop()
-        while not wire.opened:
+        while not wire.connected:
             try:
                 async with asyncio.timeout_at(until):
                     await wire.open(until - loop.time())
@@ -179,20 +206,42 @@ class RedisStore:
             self._thread.start()
 
     def _work(self) -> None:
-        while (item := self._posted.get()) is not None:
-            self._carry_out(*item)
+        """Carry out what was posted, all that waits at once."""
+        loop = asyncio.new_event_loop()
+        item = self._posted.get()
+        while item is not None:
+            group = [item]
+            with suppress(Empty):
+                while len(group) < _GROUP and (item := self._posted.get_nowait()) is not None:
+                    group.append(item)
+            loop.run_until_complete(self._carry_out_all(group))
+            item = item and self._posted.get()
+        if wire := self._wires.pop(loop, None):
+            wire.close()
+        loop.run_until_complete(asyncio.sleep(0))  # the loop lets go of the connection
+        loop.close()
 
-    def _carry_out(self, account: str, command: Command) -> None:
+    async def _carry_out_all(self, group: Sequence[tuple[str, Command]]) -> None:
+        await asyncio.gather(*[self._carry_out(*item) for item in group])
+
+    async def _carry_out(self, account: str, command: Command) -> None:
         until = monotonic() + _POSTED
         while True:
             try:
-                self.call(account, command, max(0.01, until - monotonic()))
-                return
+                await self._acall(account, command, max(_TURN, until - monotonic()))
+                break
             except BudgetError as error:
                 if not isinstance(error, StoreUnavailable) or monotonic() > until:
                     _log.warning("%s was not carried out: %s", type(command).__name__, error)
-                    return
-            time.sleep(_PAUSE * 5)
+                    break
+            await asyncio.sleep(_PAUSE * 5)
+        self._waiting.discard(id(command))
+
+    def _settle(self, timeout: float) -> None:
+        """Wait for what was posted before, as long as one may."""
+        until = monotonic() + timeout
+        while self._waiting and monotonic() < until:
+            time.sleep(_TURN)
 
     # Reading.
 
@@ -221,6 +270,7 @@ class RedisStore:
         redisreads.remove(self._ask, self._keys_of(account))
 
     def _ask(self, *words: str | bytes | int | float) -> Any:
+        self._settle(OPEN_TIMEOUT)
         until = self._open() + OPEN_TIMEOUT
         reply = self._exchange(request(*words), until, OPEN_TIMEOUT)
         if isinstance(reply, ServerError):
@@ -228,6 +278,7 @@ class RedisStore:
         return reply
 
     def _run(self, verb: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
+        self._settle(OPEN_TIMEOUT)
         return self._drive(run_script(verb, keys, args), OPEN_TIMEOUT)
 
     # Ends.
@@ -239,13 +290,33 @@ class RedisStore:
             if thread is not None:
                 self._posted.put(None)
                 thread.join(OPEN_TIMEOUT)
-        with suppress(Empty):
-            while (item := self._posted.get_nowait()) is not None:
-                self._carry_out(*item)
+        self._finish()
         for loop, wire in list(self._wires.items()):
             _close_in(loop, wire)
         self._wires.clear()
+        self._last_wire = None
         self._wire.close()
+
+    def _finish(self) -> None:
+        """Carry out what no thread was left for (the interpreter is ending), as long as one may wait for all of it."""
+        until = monotonic() + OPEN_TIMEOUT
+        with suppress(Empty):
+            while True:
+                item = self._posted.get_nowait()
+                if item is None:
+                    continue
+                account, command = item
+                try:
+                    if monotonic() > until:
+                        raise late(OPEN_TIMEOUT)
+                    self._drive(flow(self._keys_of(account), command, None), max(_TURN, until - monotonic()))
+                except BudgetError as error:
+                    _log.warning("%s was not carried out: %s", type(command).__name__, error)
+                self._waiting.discard(id(command))
+
+
+def _not_now(reply: Any) -> bool:
+    return isinstance(reply, ServerError) and str(reply).startswith(_NOT_NOW)
 
 
 def _close_in(loop: asyncio.AbstractEventLoop, wire: LoopWire) -> None:

@@ -24,6 +24,7 @@ Ask = Callable[..., Any]
 _BUCKET = Struct("<5q")
 _MARKER = Struct("<4q40s")
 _ANY = 2**63 - 1
+_NO_TEXTS = ("", "", "")
 _NOTHING: Amounts = (0, 0, 0, 0, 0)
 
 
@@ -69,36 +70,35 @@ def _entry(seq: int, pairs: Sequence[bytes]) -> Entry:
     row = _fields(pairs)
     kind, at, id = row["k"].decode(), row["t"], row["r"]
     scope, detail = _body(row["b"])
-    late = bool(row["p"])
+    moved = row["m"]
+    figures, place = moved[2:], moved[0]
+    late = moved[1] > 0
     if row["d"]:
         detail = {**detail, **json.loads(row["d"][16:]), **({"late": True} if late else {})}
-    after = read_amounts(row["a"]) if row["a"] else _NOTHING
-    before = read_amounts(row["p"]) if late else _NOTHING
+    after = read_amounts(figures[:place]) if place else _NOTHING
+    before = read_amounts(figures[place : 2 * place]) if late else _NOTHING
     change: Any = tuple((a or 0) - (b or 0) for a, b in zip(after, before, strict=True))
+    packed = figures[place + moved[1] :]
+    shares = read_shares(packed) if packed else ()
     sign = 1 if kind == "reserved" else 0 if late else -1
-    shares = read_shares(row["s"]) if row["s"] else ()
     postings = tuple(
         Posting(pool, start, 0 if unit == CONCURRENT else change[unit], sign * amount)
         for pool, unit, start, amount in shares
     )
-    moved = row["a"] + row["p"] + row["s"] + row["b"][:16] + row["d"][:16]
-    sizes = (b"%d" % len(row[name]) for name in ("a", "p", "s"))
-    content = b"\n".join([b"%d" % seq, at, row["k"], id, *sizes, moved])
-    reservation = id.decode() or None
+    content = b"\n".join([b"%d" % seq, at, row["k"], id, b"%d" % len(moved), moved + row["b"][:16] + row["d"][:16]])
     digest = bytes.fromhex(row["h"].decode())
-    return Entry(
-        seq, int(at), kind, reservation, change, scope, detail, postings, ("", "", ""), digest, content
-    )
+    made = (seq, int(at), kind, id.decode() or None, change, scope, detail, postings, _NO_TEXTS, digest, content)
+    return Entry(*made)
 
 
 def _refusal(seq: int, pairs: Sequence[bytes]) -> Entry:
     row = _fields(pairs)
     scope, detail = _body(row["b"])
-    pools, texts = row["i"].decode().split("\n"), row["l"].decode().split("\n")
+    pools, (frozen, *texts) = row["i"].decode().split("\n"), row["l"].decode().split("\n")
     refused = [{"limit": texts[i - 1], "pool": pools[i - 1] if i <= len(pools) and pools[0] else None} for i in row["w"]]
-    detail = {**detail, "refused": refused, **({"frozen": row["f"].decode()} if row["f"] else {})}
+    detail = {**detail, "refused": refused, **({"frozen": frozen} if frozen else {})}
     id = row["r"].decode()
-    return Entry(seq, int(row["t"]), "refused", id, (0, 0, 0, 0, 0), scope, detail, (), ("", "", ""), b"")
+    return Entry(seq, int(row["t"]), "refused", id, (0, 0, 0, 0, 0), scope, detail, (), _NO_TEXTS, b"")
 
 
 def reservations(ask: Ask, keys: Keys) -> Sequence[Reservation]:

@@ -47,8 +47,8 @@ class Server:
             self._options: dict[str, Any] = redis.connection.parse_url(f"{_ALIASES.get(scheme, scheme)}://{rest}")
             parts = urlsplit(url)
             port = f":{parts.port}" if parts.port else ""
-        except ValueError as error:
-            raise ConfigError(f"store: not a URL of a server, such as redis://cache:6379/0 ({error})") from None
+        except ValueError:
+            raise ConfigError("store: not the URL of a server, such as redis://user:password@cache:6379/0") from None
         kind = self._options.pop("connection_class", None)
         self._sync = kind or redis.Connection
         self._async = getattr(redis.asyncio.connection, self._sync.__name__)

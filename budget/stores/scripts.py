@@ -50,6 +50,7 @@ __all__ = ["Keys", "Steps", "blob", "flow", "read_amounts", "read_record", "read
 Steps = Generator[bytes, Any, Any]
 _NUMBERS = [Struct(f"<{n}q") for n in range(256)]
 _BUCKET = Struct("<5q")
+_CACHED = 4096
 _RECORD = Struct("<cqqqq40s40sHH")
 _CHARGED = slice(73, 113)
 _STATES = {b"o": "open", b"r": "reconciled", b"f": "refunded", b"x": "expired"}
@@ -63,12 +64,17 @@ class Keys:
         self.marker, self.leases, self.ledger = f"{prefix}m", f"{prefix}l", f"{prefix}j"
         self.refusals, self.closed, self.names = f"{prefix}x", f"{prefix}c", f"{prefix}n"
         self.policy, self.pool, self.reservation = f"{prefix}y", f"{prefix}p:", f"{prefix}r:"
-        self.base = (self.marker, self.leases, self.ledger, self.refusals, self.closed, self.names)
+        self._base = (self.marker, self.leases, self.ledger, self.refusals, self.closed, self.names)
+        self._pools: dict[tuple[str, ...], tuple[str, ...]] = {}
 
-    def verb(self, id: str, pools: Sequence[str]) -> list[str]:
+    def verb(self, id: str, pools: Sequence[str]) -> tuple[str, ...]:
         """The keys of a verb on a reservation and its pools."""
-        pool = self.pool
-        return [*self.base, self.reservation + id, *[pool + each for each in pools]]
+        known = self._pools.get(ids := tuple(pools))
+        if known is None:
+            if len(self._pools) >= _CACHED:
+                self._pools.clear()
+            known = self._pools[ids] = tuple([self.pool + each for each in ids])
+        return (*self._base, self.reservation + id, *known)
 
 
 def request(*words: str | bytes | int | float) -> bytes:
@@ -153,14 +159,23 @@ Encoded = tuple[str, Sequence[str], Sequence[Any]]
 
 
 def _reserve(keys: Keys, command: Reserve, at: int, swept: int, pools: Sequence[str] | None) -> Encoded:
-    draws, caps = _split(command.draws)
-    everything = draws + caps
-    head = _NUMBERS[6].pack(at, command.version, command.lease_us, swept, len(draws), len(everything))
-    ids, taken, names = _taken([(draw, draw.amount) for draw in draws])
-    return "reserve", keys.verb(command.id, ids), [
-        command.id, head, _pack([draw[3:8] for draw in everything]), taken, "\n".join(ids),
-        _amounts(command.amounts), command.digest, blob([command.scope, command.detail, command.parent]), names,
-        "\n".join([draw.text for draw in everything]), command.frozen or "",
+    draws = pooled = command.draws
+    ids = [draw[0] for draw in draws]
+    if None in ids:  # caps, which have no key and come last
+        pooled = [draw for draw in draws if draw[0] is not None]
+        draws = pooled + [draw for draw in draws if draw[0] is None]
+        ids = [draw[0] for draw in pooled]
+    many = len(draws)
+    pack = _NUMBERS[many].pack
+    amounts = pack(*[draw[4] for draw in draws])
+    head = _NUMBERS[6].pack(at, command.version, command.lease_us, swept, len(ids), many)
+    windows = _NUMBERS[3 * many].pack(*chain.from_iterable([draw[5:8] for draw in draws]))
+    taken = _NUMBERS[len(ids)].pack(*[draw[2] for draw in pooled]) + amounts[: 8 * len(ids)]
+    texts = [command.frozen or "", *[draw[8] for draw in draws]]
+    return "reserve", keys.verb(command.id, ids), [  # type: ignore[arg-type]
+        command.id, head, pack(*[draw[3] for draw in draws]) + amounts, windows, taken, "\n".join(ids),  # type: ignore[arg-type]
+        _amounts(command.amounts), command.digest, blob([command.scope, command.detail, command.parent]),
+        "\n".join([draw[1] for draw in pooled]), "\n".join(texts),
     ]  # fmt: skip
 
 
@@ -170,7 +185,7 @@ def _reconcile(keys: Keys, command: Reconcile, at: int, swept: int, pools: Seque
     if not book:
         return "reconcile", keys.verb(command.id, _own(command.known) if pools is None else pools), args
     draws = booked(command.draws or ())
-    ids, taken, names = _taken([(draw, 0) for draw in draws])
+    ids, taken, names = _booking(draws)
     body = blob([command.scope, {**command.detail, "unknown": True}, None])
     args += [_pack([draw[5:7] for draw in draws]), taken, "\n".join(ids), body, names]
     return "reconcile", keys.verb(command.id, ids), args
@@ -183,7 +198,7 @@ def _refund(keys: Keys, command: Refund, at: int, swept: int, pools: Sequence[st
 
 def _record(keys: Keys, command: Record, at: int, swept: int, pools: Sequence[str] | None) -> Encoded:
     draws = booked(command.draws)
-    ids, taken, names = _taken([(draw, 0) for draw in draws])
+    ids, taken, names = _booking(draws)
     return "record", keys.verb(command.id, ids), [
         command.id, _NUMBERS[3].pack(at, command.version, swept), _amounts(command.actual),
         _pack([draw[5:8] for draw in draws]), taken, "\n".join(ids), command.digest,
@@ -214,16 +229,11 @@ def _change(keys: Keys, command: ChangePolicy, at: int, swept: int, pools: Seque
     ]  # fmt: skip
 
 
-def _split(draws: Sequence[Draw]) -> tuple[list[Draw], list[Draw]]:
-    """Tell the draws on pools from caps, which have no key."""
-    pooled = [draw for draw in draws if draw[0] is not None]
-    return pooled, [] if len(pooled) == len(draws) else [draw for draw in draws if draw[0] is None]
-
-
-def _taken(pairs: Sequence[tuple[Draw, int]]) -> tuple[list[str], bytes, str]:
-    """Return the pools of draws: their ids, their (unit, amount) packed, their names."""
-    taken = _pack([(draw.unit, amount) for draw, amount in pairs])
-    return [draw[0] for draw, _ in pairs], taken, "\n".join([draw.name for draw, _ in pairs])  # type: ignore[misc]
+def _booking(draws: Sequence[Draw]) -> tuple[list[str], bytes, str]:
+    """Return the pools of draws that nothing was reserved for: ids, units and amounts packed, names."""
+    units = [draw.unit for draw in draws]
+    ids: list[str] = [draw.pool for draw in draws]  # type: ignore[misc]
+    return ids, _NUMBERS[2 * len(units)].pack(*units, *[0] * len(units)), "\n".join([draw.name for draw in draws])
 
 
 def _own(known: Reservation | None) -> list[str]:
@@ -255,42 +265,34 @@ def _decode_reserve(command: Reserve, reply: Sequence[Any]) -> Outcome:
     if status not in ("reserved", "refused"):
         known = read_record(command.id, reply[3]) if len(reply) > 3 else None
         return Outcome(status, now, version, reservation=known)
-    buckets: Sequence[Bucket] = _buckets(reply[3])
-    draws, caps = _split(command.draws)
-    if caps:
-        buckets = _interleaved(command.draws, buckets, now)
+    draws, buckets = command.draws, list(map(Bucket._make, _BUCKET.iter_unpack(reply[3])))
+    order: Sequence[int] = range(len(draws))
+    if any(draw[0] is None for draw in draws):  # caps, which the server was told after the pools
+        order = sorted(order, key=lambda i: draws[i].pool is None)
+        buckets = [bucket for _, bucket in sorted(zip(order, buckets, strict=True))]
     if status == "refused":
-        order = {id(draw): i for i, draw in enumerate(command.draws)}
-        everything = draws + caps
-        return Outcome(status, now, version, buckets, sorted(order[id(everything[i - 1])] for i in reply[4]))
-    shares = tuple(
-        [
-            Share(draw[0], draw[2], bucket[0], draw[4])  # type: ignore[arg-type]
-            for draw, bucket in zip(command.draws, buckets, strict=True)
-            if draw[0] is not None
-        ]
-    )
+        refused = sorted(order[i - 1] for i in reply[4])
+        for i, draw in enumerate(draws):
+            if i not in refused:
+                buckets[i] = buckets[i].at(buckets[i].spent, buckets[i].reserved - draw.amount)
+        return Outcome(status, now, version, buckets, refused)
+    taken = [
+        Share(draw[0], draw[2], bucket[0], draw[4])
+        for draw, bucket in zip(draws, buckets, strict=True)
+        if draw[0] is not None
+    ]
     made = Reservation(
-        command.id, command.digest, "open", command.amounts, shares, command.lease_us, now + command.lease_us, now,
+        command.id, command.digest, "open", command.amounts, tuple(taken), command.lease_us, now + command.lease_us, now,
         scope=command.scope, detail=command.detail, parent=command.parent,
     )  # fmt: skip
     return Outcome(status, now, version, buckets, reservation=made)
-
-
-def _interleaved(draws: Sequence[Draw], buckets: Sequence[Bucket], now: int) -> list[Bucket]:
-    """Put the buckets of pools and those of caps, which are as the caller sent them, in the order of the draws."""
-    pooled = iter(buckets)
-    return [
-        next(pooled) if draw.pool is not None else Bucket(draw.start, draw.end, max(draw.start, min(draw.since, now)), 0, 0)
-        for draw in draws
-    ]
 
 
 def _decode_end(command: Reconcile | Refund | Record, reply: Sequence[Any]) -> Outcome:
     status, now, version = reply[0].decode(), reply[1], reply[2]
     if len(reply) == 3:
         return Outcome(status, now, version)
-    buckets = _buckets(reply[3]) if len(reply) == 5 else ()
+    buckets = list(map(Bucket._make, _BUCKET.iter_unpack(reply[3]))) if len(reply) == 5 else ()
     record, known = reply[-1], getattr(command, "known", None)
     if known is not None and len(reply) == 5 and known.made == _RECORD.unpack_from(record)[3]:
         reservation = known.ended_as(status, now, read_amounts(record[_CHARGED]))
@@ -320,10 +322,6 @@ def _decode_change(command: ChangePolicy, reply: Sequence[Any]) -> Outcome:
     return Outcome(reply[0].decode(), reply[1], reply[2])
 
 
-def _buckets(packed: bytes) -> list[Bucket]:
-    return list(map(Bucket._make, _BUCKET.iter_unpack(packed)))
-
-
 def read_record(id: str, record: bytes) -> Reservation:
     """Read a reservation as a script stored it."""
     state, lease, lease_end, made, ended_at, amounts, charged, width, length = _RECORD.unpack_from(record)
@@ -342,8 +340,7 @@ def read_shares(packed: bytes) -> tuple[Share, ...]:
     count = int.from_bytes(packed[:2], "little")
     numbers = _NUMBERS[3 * count].unpack_from(packed, 2)
     ids = packed[2 + 24 * count :].decode().split("\n")
-    taken = zip(ids, numbers[count::2], numbers[:count], numbers[count + 1 :: 2], strict=False)
-    return tuple([Share(*share) for share in taken])
+    return tuple(map(Share, ids, numbers[count : 2 * count], numbers[:count], numbers[2 * count :]))
 
 
 def read_amounts(packed: bytes) -> Amounts:

@@ -75,6 +75,7 @@ class Writer:
         db.execute("begin immediate")
         try:
             states: dict[str, SqliteState] = {}
+            moments: dict[str, int] = {}
             for ticket in group:
                 if ticket.command is None:
                     states.pop(ticket.account, None)
@@ -85,11 +86,12 @@ class Writer:
                     state = states[ticket.account] = SqliteState(db, ticket.account)
                 now = time.time_ns() // 1000 if ticket.now is None else ticket.now
                 ticket.outcome = apply(state, ticket.command, now)
+                moments[ticket.account] = ticket.outcome.now
             forget = time.monotonic() >= self._next_forget
-            for state in states.values():
+            for account, state in states.items():
                 state.flush()
                 if forget:
-                    state.forget(state.account.clock, _FORGET)
+                    state.forget(moments[account], _FORGET)
             db.execute("commit")
         except BaseException:
             db.execute("rollback") if db.in_transaction else None

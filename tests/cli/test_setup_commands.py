@@ -42,7 +42,7 @@ def test_every_setting_of_the_file_works_when_its_comment_is_taken_away(cli: Cli
     assert settings.store == "sqlite:///budget.db"
     assert [str(limit) for limit in settings.limits] == [
         "$500/day", "per=user $5/day", "user=alice $20/day", "$0.25/request", "per=agent 2000000 tokens/hour",
-        "per=user 100 requests/minute",
+        "per=user 100 requests/minute", "per=user 8 concurrent",
     ]  # fmt: skip
     assert settings.book.find("my-model").id == "my-model"
 
@@ -143,8 +143,10 @@ def test_doctor_names_models_whose_prices_are_to_be_looked_at_again(cli: Cli, mo
 
 
 def test_doctor_prints_no_password(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    for command in ("doctor", "status", "limits"):
-        assert "hunter2" not in cli(command, "--store", "redis://me:hunter2@cache/0", code=2).output
+    for command, code in (("doctor", 1), ("status", 4), ("limits", 4)):
+        shown = cli(command, "--store", "redis://me:hunter2@127.0.0.1:1/0", code=code).output
+        assert "127.0.0.1:1" in shown
+        assert "hunter2" not in shown
 
     def call(*_: object) -> None:
         raise StoreUnavailable("no answer from redis://me:hunter2@cache/0")

@@ -5,9 +5,10 @@
 -- reply ended; pools: record; expired: buckets, record
 
 local values = redis.call('MGET', KEYS[1], KEYS[7], unpack(KEYS, 8))
-local m = read_marker(values[1])
-local now = instant(struct.unpack('<i8', ARGV[2]), m)
+local version, seq, clock, due, head = read_marker(values[1])
+local now = instant(struct.unpack('<i8', ARGV[2]), clock)
 local record = values[2]
 local r = record and read_record(record)
-if not r or r.state ~= 'o' or now < r.lease_end then return { 'ended', now, m.version } end
-return barred(m, now, record, r) or finish(m, now, values, ARGV[1], r, 'x', 'expired', r.amounts, ARGV[3])
+if not r or r.state ~= 'o' or now < r.lease_end then return { 'ended', now, version } end
+return barred(version, now, record, r)
+  or finish(version, seq, now, due, head, values, r, 'x', 'expired', r.amounts, ARGV[3])

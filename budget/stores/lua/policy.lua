@@ -4,6 +4,6 @@
 -- ARGV  1 now
 -- reply policy: kind and identity, body ...
 
-local m = read_marker(redis.call('GET', KEYS[1]))
-local now = instant(struct.unpack('<i8', ARGV[1]), m)
-return { 'policy', now, m.version, redis.call('HGETALL', KEYS[2]) }
+local version, _, clock = read_marker(redis.call('GET', KEYS[1]))
+local now = instant(struct.unpack('<i8', ARGV[1]), clock)
+return { 'policy', now, version, redis.call('HGETALL', KEYS[2]) }

@@ -15,58 +15,54 @@ local SWEEP = 64
 local CONCURRENT = 5
 local NOTHING = string.rep('\0', 40)
 
-local function read_marker(value)
-  if not value then return { version = 0, seq = 0, clock = 0, due = MAX, head = string.rep('0', 40) } end
-  local version, seq, clock, due = struct.unpack('<i8i8i8i8', value)
-  return { version = version, seq = seq, clock = clock, due = due, head = string.sub(value, 33) }
-end
+local BUCKET = '<i8i8i8i8i8'
 
-local function write_marker(m)
-  return struct.pack('<i8i8i8i8', m.version, m.seq, m.clock, m.due) .. m.head
+local function read_marker(value)
+  if not value then return 0, 0, 0, MAX, string.rep('0', 40) end
+  local version, seq, clock, due = struct.unpack('<i8i8i8i8', value)
+  return version, seq, clock, due, string.sub(value, 33)
 end
 
 -- The present instant (given: a scratch account's own), never before the account's clock, and how far it is behind.
-local function instant(given, m)
+local function instant(given, clock)
   local now = given
   if now < 0 then
     local time = redis.call('TIME')
     now = time[1] * 1000000 + time[2]
   end
-  if now < m.clock then return m.clock, m.clock - now end
+  if now < clock then return clock, clock - now end
   return now, 0
 end
 
--- The ids of reservations whose lease has ended; nil if there are none. The caller expires them and comes again.
-local function due(leases, m, now)
-  if now < m.due then return nil end
+-- When the earliest lease ends, and the answer to a caller who must expire some first, or nil.
+local function look_at_leases(leases, due, now, version)
+  if now < due then return due, nil end
   local first = redis.call('ZRANGE', leases, 0, 0, 'WITHSCORES')
-  m.due = tonumber(first[2] or MAX)
-  if now < m.due then return nil end
+  due = tonumber(first[2] or MAX)
+  if now < due then return due, nil end
   local ids = redis.call('ZRANGEBYSCORE', leases, '-inf', string.format('%.0f', now), 'LIMIT', 0, SWEEP)
-  return { 'due', now, m.version, unpack(ids) }
+  return due, { 'due', now, version, unpack(ids) }
 end
 
--- A pool's bucket now: start, end, since, spent, reserved; nil if the caller's window is not the present one.
-local function present(value, now, start, finish, since)
-  if value then
-    local s, e, c, spent, reserved = struct.unpack('<i8i8i8i8i8', value)
-    if now < e then return s, e, c, spent, reserved end
-    if not (start <= now and now < finish) then return nil end
-    start = math.max(start, e)
-    return start, finish, start, 0, 0
-  end
+-- The bucket of a window that begins, after one that ended at `ended` (nil: the pool's first): start, end, since, spent,
+-- reserved. Nil if the window that the caller means, the i-th of the packed (start, end, since), is not the present one.
+local function open_window(ended, now, windows, i)
+  local start, finish, since = struct.unpack('<i8i8i8', windows, 24 * i - 23)
   if not (start <= now and now < finish) then return nil end
-  return start, finish, math.max(start, math.min(since, now)), 0, 0
+  if not ended then return start, finish, math.max(start, math.min(since, now)), 0, 0 end
+  start = math.max(start, ended)
+  return start, finish, start, 0, 0
 end
 
--- Append an entry: its content is chained to the one before by SHA-1. Of body and detail, whose first 16 bytes are
--- their digest, those stand for all. An explicit id can be refused, so this is the first write of every verb.
-local function append(m, stream, now, kind, id, after, before, shares, body, detail)
-  m.seq, m.clock = m.seq + 1, now
-  local seq, at = string.format('%.0f', m.seq), string.format('%.0f', now)
-  local content = { seq, at, kind, id, #after, #before, #shares, after .. before .. shares
-    .. string.sub(body, 1, 16) .. string.sub(detail, 1, 16) }
-  m.head = redis.sha1hex(m.head .. table.concat(content, '\n'))
-  redis.call('XADD', stream, seq .. '-0', 'k', kind, 't', at, 'r', id, 'a', after, 'p', before, 's', shares,
-    'b', body, 'd', detail, 'h', m.head)
+-- Append an entry and return the account's new marker. An entry says what it moved: the figures of an end, those it
+-- replaces (of a correction), the pools. It is chained to the one before by SHA-1; of body and detail, whose first 16
+-- bytes are their digest, those stand for all. An explicit id can be refused, so this is every verb's first write.
+local function append(version, seq, now, due, head, kind, id, after, before, shares, body, detail)
+  seq = string.format('%.0f', seq + 1)
+  local at = string.format('%.0f', now)
+  local moved = string.char(#after, #before) .. after .. before .. shares
+  head = redis.sha1hex(head .. seq .. '\n' .. at .. '\n' .. kind .. '\n' .. id .. '\n' .. #moved .. '\n' .. moved
+    .. string.sub(body, 1, 16) .. string.sub(detail, 1, 16))
+  redis.call('XADD', KEYS[3], seq .. '-0', 'k', kind, 't', at, 'r', id, 'm', moved, 'b', body, 'd', detail, 'h', head)
+  return struct.pack('<i8i8i8i8', version, tonumber(seq), now, due) .. head
 end

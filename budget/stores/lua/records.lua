@@ -1,18 +1,14 @@
 -- Reservations and the windows they were taken from.
 
--- The pools of a reservation: how many, where their windows start, (unit, amount) of each as it came, their ids.
-local function pack_shares(starts, taken, ids)
-  return struct.pack('<I2' .. string.rep('i8', #starts), #starts, unpack(starts)) .. taken .. ids
+-- The pools of a reservation: how many, where their windows start, their units and amounts as they came, their ids.
+local function pack_shares(starts, count, taken, ids)
+  return struct.pack('<I2' .. string.rep('i8', count), count, unpack(starts, 1, count)) .. taken .. ids
 end
 
+-- How many, one list of all starts, units and amounts, and the ids.
 local function read_shares(shares)
   local count = struct.unpack('<I2', shares)
-  local numbers = { struct.unpack('<' .. string.rep('i8', 3 * count), shares, 3) }
-  local found = {}
-  for i = 1, count do
-    found[i] = { start = numbers[i], unit = numbers[count + 2 * i - 1], amount = numbers[count + 2 * i] }
-  end
-  return found, string.sub(shares, 3 + 24 * count)
+  return count, { struct.unpack('<' .. string.rep('i8', 3 * count), shares, 3) }, string.sub(shares, 3 + 24 * count)
 end
 
 -- A reservation: o(pen), r(econciled), f (refunded) or x (expired); what was asked for (amounts) and what its end
@@ -41,15 +37,19 @@ local function pool_id(key)
   return string.sub(key, #KEYS[1] + 2)
 end
 
--- The first time that a pool is written, remember what its id stands for.
-local function name_pools(names, ids, texts)
-  local text = string.gmatch(texts, '[^\n]+')
-  for id in string.gmatch(ids, '[^\n]+') do redis.call('HSETNX', names, id, text()) end
+local function closed_field(key, start)
+  return pool_id(key) .. string.format(':%.0f', start)
 end
 
--- Where a pool's newest window is no longer the one that is written now, keep it among the closed ones.
-local function close_window(closed, key, value, start)
-  if value and struct.unpack('<i8', value) ~= start then
-    redis.call('HSET', closed, pool_id(key) .. string.format(':%.0f', (struct.unpack('<i8', value))), value)
+-- Windows that begin: remember what the id of a new pool stands for, and keep the one that is over among the closed.
+local function open_pools(values, after, count, ids, names)
+  local name = string.gmatch(names, '[^\n]+')
+  for id in string.gmatch(ids, '[^\n]+') do redis.call('HSETNX', KEYS[6], id, name()) end
+  for i = 1, count do
+    local value = values[i + 2]
+    local start = value and struct.unpack('<i8', value)
+    if start and start ~= struct.unpack('<i8', after[i]) then
+      redis.call('HSET', KEYS[5], closed_field(KEYS[i + 7], start), value)
+    end
   end
 end

@@ -7,16 +7,19 @@
 
 local given, swept = struct.unpack('<i8i8', ARGV[2])
 local values = redis.call('MGET', KEYS[1], KEYS[7], unpack(KEYS, 8))
-local m = read_marker(values[1])
-local now = instant(given, m)
-local ids = swept == 0 and due(KEYS[2], m, now)
-if ids then return ids end
+local version, seq, clock, due, head = read_marker(values[1])
+local now = instant(given, clock)
+if swept == 0 then
+  local answer
+  due, answer = look_at_leases(KEYS[2], due, now, version)
+  if answer then return answer end
+end
 local record = values[2]
 if not record then
-  record = pack_record('f', 0, now, now, now, NOTHING, NOTHING, pack_shares({}, '', ''), '', '')
+  record = pack_record('f', 0, now, now, now, NOTHING, NOTHING, pack_shares({}, 0, '', ''), '', '')
   redis.call('SET', KEYS[7], record, 'PX', KEEP.f)
-  return { 'refunded', now, m.version, '', record }
+  return { 'refunded', now, version, '', record }
 end
 local r = read_record(record)
-return barred(m, now, record, r, r.state == 'f')
-  or finish(m, now, values, ARGV[1], r, 'f', 'refunded', NOTHING, ARGV[3])
+return barred(version, now, record, r, r.state == 'f')
+  or finish(version, seq, now, due, head, values, r, 'f', 'refunded', NOTHING, ARGV[3])

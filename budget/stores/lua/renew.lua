@@ -6,18 +6,21 @@
 
 local given, swept, lease = struct.unpack('<i8i8i8', ARGV[2])
 local values = redis.call('MGET', KEYS[1], KEYS[3])
-local m = read_marker(values[1])
-local now = instant(given, m)
-local ids = swept == 0 and due(KEYS[2], m, now)
-if ids then return ids end
+local version, seq, clock, due, head = read_marker(values[1])
+local now = instant(given, clock)
+if swept == 0 then
+  local answer
+  due, answer = look_at_leases(KEYS[2], due, now, version)
+  if answer then return answer end
+end
 local record = values[2]
-if not record then return { 'unknown', now, m.version } end
+if not record then return { 'unknown', now, version } end
 local r = read_record(record)
-if r.state ~= 'o' then return { 'ended', now, m.version, record } end
+if r.state ~= 'o' then return { 'ended', now, version, record } end
 
 -- Nothing can fail from here.
 local until_ = math.max(r.lease_end, now + lease)
 record = pack_record('o', r.lease, until_, r.made, 0, r.amounts, r.charged, r.shares, r.digest, r.body)
 redis.call('SET', KEYS[3], record)
 redis.call('ZADD', KEYS[2], string.format('%.0f', until_), ARGV[1])
-return { 'renewed', now, m.version, record }
+return { 'renewed', now, version, record }

@@ -6,11 +6,14 @@
 
 local given, swept = struct.unpack('<i8i8', ARGV[1])
 local values = redis.call('MGET', KEYS[1], unpack(KEYS, 3))
-local m = read_marker(values[1])
-local now = instant(given, m)
-local ids = swept == 0 and due(KEYS[2], m, now)
-if ids then return ids end
-local found = { 'status', now, m.version }
+local version, seq, clock, due, head = read_marker(values[1])
+local now = instant(given, clock)
+if swept == 0 then
+  local answer
+  due, answer = look_at_leases(KEYS[2], due, now, version)
+  if answer then return answer end
+end
+local found = { 'status', now, version }
 for i = 1, #KEYS - 2 do
   local value, shown = values[i + 1], ''
   if value then
