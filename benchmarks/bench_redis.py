@@ -152,7 +152,7 @@ def _pipeline(url: str, requests: Sequence[bytes]) -> None:
             before = done
             while (reply := reader.gets()) is not False:
                 assert not isinstance(reply, Exception), reply
-                assert reply == 1 or reply[0] in (b"reserved", b"reconciled"), reply
+                assert reply == 1 or reply[0] in (b"reserved", b"ended"), reply
                 done += 1
             more = requests[sent : sent + done - before]
             sent += len(more)

@@ -29,6 +29,8 @@ def test_python_snippets(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     with Provider() as provider:
         monkeypatch.setenv("ANTHROPIC_BASE_URL", provider.url)
         monkeypatch.setenv("ANTHROPIC_API_KEY", "demo")
+        monkeypatch.setenv("OPENAI_BASE_URL", f"{provider.url}/v1")
+        monkeypatch.setenv("OPENAI_API_KEY", "demo")
         names: dict[str, object] = {}
         for block in blocks("python"):
             exec(compile(block, "README.md", "exec"), names)
@@ -52,13 +54,17 @@ def test_python_snippets(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     assert pools[0].reserved == 0
 
 
-def test_shell_snippets(tmp_path: Path) -> None:
+def test_shell_snippets(tmp_path: Path, redis_url: str) -> None:
     (tmp_path / "trace.csv").write_text(TRACE)
     environment = {**os.environ, "XDG_DATA_HOME": str(tmp_path), "NO_COLOR": "1", "PYTHONPATH": str(ROOT)}
-    lines = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("budget ")]
+    lines = [line for block in blocks("sh") for line in block.splitlines() if line.startswith(("budget ", "export "))]
     assert len(lines) > 10
     for line in lines:
-        words = shlex.split(line, comments=True)[1:]
+        program, *words = shlex.split(line, comments=True)
+        if program == "export":
+            name, _, value = words[0].partition("=")
+            environment[name] = value.replace("redis://cache:6379/0", redis_url)
+            continue
         command = [sys.executable, "-m", "budget.cli", *words]
         options = {"cwd": tmp_path, "env": environment, "capture_output": True, "text": True, "timeout": 60}
         done = subprocess.run(command, check=False, **options)  # type: ignore[call-overload]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 import click
@@ -65,9 +65,9 @@ def _store(budget: Budget) -> Iterator[Finding]:
         took = time.time_ns() // 1000 - before
         yield Finding("store", "ok", f"{url}, account {budget.settings.account}: opens and writes")
         yield from _sqlite() if url.startswith("sqlite:") else ()
-        ahead = now - before - took
-        late = f"the store's clock is {ahead / SECOND:.0f} s ahead: nothing is admitted until this host's catches up"
-        yield Finding("clock", *(("FAULT", late) if ahead > _CLOCK_AHEAD else ("ok", "agrees with the store's")))
+        facts = getattr(engine.store, "facts", None)  # of a server
+        yield from _server(facts()) if facts else ()
+        yield _clock(now - before - took, bool(facts))
         limits, frozen = list(budget.limits), budget.limits.freezes()
         state = "note" if frozen or not limits else "ok"
         yield Finding("limits", state, f"limits: {len(limits)}, freezes: {len(frozen)}")
@@ -76,6 +76,26 @@ def _store(budget: Budget) -> Iterator[Finding]:
         yield _books(budget)
     except (BudgetError, sqlite3.Error) as error:
         yield Finding("store", "FAULT", f"{url}: {error}")
+
+
+def _clock(ahead: int, server: bool) -> Finding:
+    """Judge how far the store's clock is ahead of this host's, in microseconds."""
+    if server:
+        apart = f"this host's differs from the server's by {abs(ahead) / SECOND:.0f} s; the server's is used"
+        return Finding("clock", *(("note", apart) if abs(ahead) > _CLOCK_AHEAD else ("ok", "agrees with the server's")))
+    late = f"the store's clock is {ahead / SECOND:.0f} s ahead: nothing is admitted until this host's catches up"
+    return Finding("clock", *(("FAULT", late) if ahead > _CLOCK_AHEAD else ("ok", "agrees with the store's")))
+
+
+def _server(facts: Mapping[str, str]) -> Iterator[Finding]:
+    if not facts:
+        yield Finding("server", "note", "it does not let us read INFO: version, eviction policy and persistence are unknown")
+        return
+    name = f"Valkey {facts['valkey_version']}" if "valkey_version" in facts else f"Redis {facts.get('redis_version')}"
+    yield Finding("server", "ok", f"{name}, maxmemory-policy {facts.get('maxmemory_policy')}")
+    kept = facts.get("aof_enabled") == "1"
+    lost = "no append-only file: a restart loses what came after the last snapshot (appendonly yes)"
+    yield Finding("persistence", *(("ok", "append-only file") if kept else ("note", lost)))
 
 
 def _sqlite() -> Iterator[Finding]:

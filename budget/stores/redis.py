@@ -29,7 +29,7 @@ from budget.ledger import Entry
 from budget.stores import redisreads
 from budget.stores.base import Snapshot
 from budget.stores.multiplex import Lost, LoopWire, ServerError, ThreadWire
-from budget.stores.redisserver import OPEN_TIMEOUT, Server
+from budget.stores.redisserver import OPEN_TIMEOUT, Server, facts
 from budget.stores.scripts import Keys, Steps, flow, request, run_script
 from budget.stores.tickets import late
 
@@ -268,6 +268,13 @@ class RedisStore:
     def remove(self, account: str) -> None:
         """Remove a scratch account and all that is in it."""
         redisreads.remove(self._ask, self._keys_of(account))
+
+    def facts(self) -> Mapping[str, str]:
+        """Return what the server says of itself; nothing if it does not let us ask."""
+        try:
+            return facts(self._ask("INFO"))
+        except StoreUnavailable:
+            return {}
 
     def _ask(self, *words: str | bytes | int | float) -> Any:
         self._settle(OPEN_TIMEOUT)

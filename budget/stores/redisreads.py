@@ -7,6 +7,7 @@ id of each begins with the number of the entry that comes next, and it is read a
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from struct import Struct
@@ -16,13 +17,13 @@ from budget.commands import Amounts, Bucket, Reservation
 from budget.ledger import GENESIS, Entry, Posting
 from budget.limits import CONCURRENT
 from budget.stores.base import PAGE, Snapshot
-from budget.stores.scripts import Keys, read_amounts, read_record, read_shares
+from budget.stores.scripts import KINDS, Keys, read_amounts, read_bucket, read_kept, read_record, shares
 
 __all__ = ["entries", "last", "names", "remove", "reservations", "snapshot"]
 
 Ask = Callable[..., Any]
-_BUCKET = Struct("<5q")
-_MARKER = Struct("<4q40s")
+_HEAD = Struct("<cdBBBHI")  # kind, time, widths of id, figures, figures replaced, starts of windows, detail
+_MARKER = Struct("<4d40s")
 _ANY = 2**63 - 1
 _NO_TEXTS = ("", "", "")
 _NOTHING: Amounts = (0, 0, 0, 0, 0)
@@ -51,8 +52,9 @@ def _last_before(ask: Ask, keys: Keys, since_us: int) -> int:
     low, high = 0, _marker(ask("GET", keys.marker))[1]
     while low < high:
         middle = (low + high + 1) // 2
-        ((_, fields),) = ask("XRANGE", keys.ledger, f"{middle}-0", f"{middle}-0")
-        low, high = (middle, high) if int(_fields(fields)["t"]) < since_us else (low, middle - 1)
+        ((_, pairs),) = ask("XRANGE", keys.ledger, f"{middle}-0", f"{middle}-0")
+        at_us = _HEAD.unpack_from(_fields(pairs)["e"])[1]
+        low, high = (middle, high) if at_us < since_us else (low, middle - 1)
     return low
 
 
@@ -60,42 +62,46 @@ def _fields(pairs: Sequence[bytes]) -> dict[str, bytes]:
     return {name.decode(): value for name, value in zip(pairs[::2], pairs[1::2], strict=True)}
 
 
-def _body(blob: bytes) -> tuple[dict[str, str], dict[str, Any]]:
-    scope, detail, _ = json.loads(blob[16:])
-    return scope, detail
-
-
 def _entry(seq: int, pairs: Sequence[bytes]) -> Entry:
     """Read an entry as `append` in the prelude of the scripts wrote it."""
     row = _fields(pairs)
-    kind, at, id = row["k"].decode(), row["t"], row["r"]
-    scope, detail = _body(row["b"])
-    moved = row["m"]
-    figures, place = moved[2:], moved[0]
-    late = moved[1] > 0
-    if row["d"]:
-        detail = {**detail, **json.loads(row["d"][16:]), **({"late": True} if late else {})}
-    after = read_amounts(figures[:place]) if place else _NOTHING
-    before = read_amounts(figures[place : 2 * place]) if late else _NOTHING
-    change: Any = tuple((a or 0) - (b or 0) for a, b in zip(after, before, strict=True))
-    packed = figures[place + moved[1] :]
-    shares = read_shares(packed) if packed else ()
+    packed = row["e"]
+    code, at_us, *widths = _HEAD.unpack_from(packed)
+    parts, start = [], _HEAD.size
+    for width in widths:
+        parts.append(packed[start : start + width])
+        start += width
+    (id, after, before, starts, detail), kept = parts, packed[start:]
+    kind, late, more = KINDS[code], bool(before), json.loads(detail[16:] or "{}")
+    figures = read_amounts(after) if after else _NOTHING
+    replaced = read_amounts(before) if late else _NOTHING
+    change: Any = tuple((a or 0) - (b or 0) for a, b in zip(figures, replaced, strict=True))
+    scope, asked, taken = {}, {}, ()
+    if kept:
+        _, _, scope, asked, _ = read_kept(kept)
+        taken = shares(starts, kept)
     sign = 1 if kind == "reserved" else 0 if late else -1
     postings = tuple(
         Posting(pool, start, 0 if unit == CONCURRENT else change[unit], sign * amount)
-        for pool, unit, start, amount in shares
+        for pool, unit, start, amount in taken
     )
-    content = b"\n".join([b"%d" % seq, at, row["k"], id, b"%d" % len(moved), moved + row["b"][:16] + row["d"][:16]])
-    digest = bytes.fromhex(row["h"].decode())
-    made = (seq, int(at), kind, id.decode() or None, change, scope, detail, postings, _NO_TEXTS, digest, content)
-    return Entry(*made)
+    head = packed[: len(packed) - len(detail) - len(kept)]
+    content = b"%d\n" % seq + head + _digest(kept) + _digest(detail)
+    made = (seq, int(at_us), kind, id.decode() or None, change, scope, {**asked, **more, **({"late": True} if late else {})})
+    return Entry(*made, postings, _NO_TEXTS, bytes.fromhex(row["h"].decode()), content)
+
+
+def _digest(sealed: bytes) -> bytes:
+    """The digest of what stands in the chain by it, made anew: an edited text no longer has the one it came with."""
+    return hashlib.blake2b(sealed[16:], digest_size=16).digest() if sealed else b""
 
 
 def _refusal(seq: int, pairs: Sequence[bytes]) -> Entry:
     row = _fields(pairs)
-    scope, detail = _body(row["b"])
-    pools, (frozen, *texts) = row["i"].decode().split("\n"), row["l"].decode().split("\n")
-    refused = [{"limit": texts[i - 1], "pool": pools[i - 1] if i <= len(pools) and pools[0] else None} for i in row["w"]]
+    _, _, scope, detail, _ = read_kept(row["b"])
+    frozen, *texts = row["l"].decode().split("\n")
+    pools = [share.pool for share in shares(b"", row["b"])]
+    refused = [{"limit": texts[i - 1], "pool": pools[i - 1] if i <= len(pools) else None} for i in row["w"]]
     detail = {**detail, "refused": refused, **({"frozen": frozen} if frozen else {})}
     id = row["r"].decode()
     return Entry(seq, int(row["t"]), "refused", id, (0, 0, 0, 0, 0), scope, detail, (), _NO_TEXTS, b"")
@@ -129,16 +135,12 @@ def snapshot(ask: Ask, run: Callable[..., Any], keys: Keys) -> Snapshot:
         marker, count, closed, *newest = run("snapshot", [keys.marker, keys.closed, keys.names, *pools], [])
         if count == len(known):
             break
-    buckets = {(pool, bucket.start): bucket for pool, bucket in zip(known, map(_bucket, newest), strict=True)}
+    buckets = {(pool, bucket.start): bucket for pool, bucket in zip(known, map(read_bucket, newest), strict=True)}
     for place, value in zip(closed[::2], closed[1::2], strict=True):
-        bucket = _bucket(value)
+        bucket = read_bucket(value)
         buckets[place.rpartition(b":")[0].decode(), bucket.start] = bucket
     _, seq, head = _marker(marker)
     return Snapshot(buckets, known, seq, head)
-
-
-def _bucket(value: bytes) -> Bucket:
-    return Bucket._make(_BUCKET.unpack(value))
 
 
 def remove(ask: Ask, keys: Keys) -> None:
@@ -157,7 +159,7 @@ def _marker(value: bytes | None) -> tuple[int, int, bytes]:
     if value is None:
         return 0, 0, GENESIS
     version, seq, _, _, head = _MARKER.unpack(value)
-    return version, seq, bytes.fromhex(head.decode()) if seq else GENESIS
+    return int(version), int(seq), bytes.fromhex(head.decode()) if seq else GENESIS
 
 
 def _scan(ask: Ask, key: str) -> Iterator[tuple[bytes, bytes]]:

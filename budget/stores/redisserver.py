@@ -21,7 +21,7 @@ from redis.backoff import NoBackoff
 from budget.errors import ConfigError
 from budget.stores.multiplex import Lost
 
-__all__ = ["OPEN_TIMEOUT", "Server"]
+__all__ = ["OPEN_TIMEOUT", "Server", "facts"]
 
 OPEN_TIMEOUT = 5.0
 """Seconds in which a connection is opened."""
@@ -58,6 +58,7 @@ class Server:
         if unknown:
             raise ConfigError(f"store: the option {min(unknown)} cannot be set in the URL")
         self.url = f"{scheme}://{parts.hostname or ''}{port}{parts.path}"
+        self._said: set[str] = set()
 
     def connect(self, timeout: float) -> Any:
         """Return a connection that is logged in and looked at.
@@ -108,24 +109,29 @@ class Server:
             raise ConfigError(f"store: an option of the URL is not known: {error}") from None
 
     def _check(self, info: Any, clock: Any) -> None:
-        facts = _facts(info) if isinstance(info, bytes) else {}
-        if not facts:
-            _log.warning("the server does not let us read INFO: its eviction policy, role and version are not checked")
+        found = facts(info) if isinstance(info, bytes) else {}
+        if not found:
+            self._say("the server does not let us read INFO: its eviction policy, role and version are not checked")
             return
-        version = facts.get("redis_version", "0")
+        version = found.get("redis_version", "0")
         if tuple(map(int, version.split(".")[:2])) < _OLDEST:
             raise ConfigError(f"store: the server is version {version}; 7.0 or later is needed")
-        policy = facts.get("maxmemory_policy", "noeviction")
+        policy = found.get("maxmemory_policy", "noeviction")
         if policy != "noeviction":
             raise ConfigError(
                 f"store: the server may evict keys (maxmemory-policy {policy}), and with them what was spent; "
                 "set maxmemory-policy noeviction"
             )
-        if facts.get("role", "master") != "master":
+        if found.get("role", "master") != "master":
             raise Lost("the server is a replica; the URL must name the primary")
         if isinstance(clock, list) and abs(time.time() - int(clock[0])) > _CLOCKS_APART:
-            _log.warning("this machine's clock and the server's differ by more than %g s; the server's is used",
-                         _CLOCKS_APART)  # fmt: skip
+            self._say(f"this machine's clock is more than {_CLOCKS_APART:g} s off the server's, which is used")
+
+    def _say(self, warning: str) -> None:
+        """Warn once, not for every connection."""
+        if warning not in self._said:
+            self._said.add(warning)
+            _log.warning(warning)
 
 
 def _answer(read: Any) -> Any:
@@ -142,7 +148,8 @@ async def _aanswer(read: Any) -> Any:
         return error
 
 
-def _facts(info: bytes) -> dict[str, str]:
+def facts(info: bytes) -> dict[str, str]:
+    """Read what INFO says."""
     lines = (line.partition(":") for line in info.decode(errors="replace").splitlines())
     return {name: value for name, colon, value in lines if colon}
 

@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
+from dataclasses import replace
 from importlib.resources import files
 from itertools import chain
 from struct import Struct
-from typing import Any
+from typing import Any, NamedTuple
 
 import hiredis
 
@@ -45,15 +46,35 @@ from budget.limits import CONCURRENT
 from budget.pool import POLICY_KINDS, booked
 from budget.stores.multiplex import ServerError
 
-__all__ = ["Keys", "Steps", "blob", "flow", "read_amounts", "read_record", "read_shares", "request", "run_script"]
+__all__ = [
+    "KINDS", "Keys", "Steps", "blob", "flow", "read_amounts", "read_bucket", "read_kept", "read_record", "request", "run_script", "shares",
+]  # fmt: skip
 
 Steps = Generator[bytes, Any, Any]
-_NUMBERS = [Struct(f"<{n}q") for n in range(256)]
-_BUCKET = Struct("<5q")
-_CACHED = 4096
-_RECORD = Struct("<cqqqq40s40sHH")
-_CHARGED = slice(73, 113)
+KINDS = {
+    b"v": "reserved", b"r": "reconciled", b"f": "refunded", b"x": "expired", b"b": "recorded", b"l": "limit_set",
+    b"m": "limit_unset", b"z": "frozen", b"u": "unfrozen",
+}  # fmt: skip
+"""What the scripts call an entry."""
+_CODES = {kind: code for code, kind in KINDS.items()}
+_NUMBERS = [Struct(f"<{n}d") for n in range(256)]  # of the scripts, which know doubles: exact up to 2^53 - 1
+_FIVE = Struct("<5q")  # figures by unit, which may be larger
+_BUCKET = _NUMBERS[5]
+_WIDTHS = Struct("<3H")
+_RECORD = Struct("<cddddH40s")
+_CHARGED = slice(_RECORD.size - 40, _RECORD.size)
+_KEPT = 16 + _FIVE.size  # where the pools of a request begin
 _STATES = {b"o": "open", b"r": "reconciled", b"f": "refunded", b"x": "expired"}
+_CACHED = 4096
+
+
+class _Pools(NamedTuple):
+    """What every call that draws on the same pools sends: their keys, ids, units and names."""
+
+    keys: tuple[str, ...]
+    ids: bytes
+    units: bytes
+    names: str
 
 
 class Keys:
@@ -65,16 +86,27 @@ class Keys:
         self.refusals, self.closed, self.names = f"{prefix}x", f"{prefix}c", f"{prefix}n"
         self.policy, self.pool, self.reservation = f"{prefix}y", f"{prefix}p:", f"{prefix}r:"
         self._base = (self.marker, self.leases, self.ledger, self.refusals, self.closed, self.names)
-        self._pools: dict[tuple[str, ...], tuple[str, ...]] = {}
+        self._pools: dict[tuple[str, ...], _Pools] = {}
 
-    def verb(self, id: str, pools: Sequence[str]) -> tuple[str, ...]:
+    def verb(self, id: str, pools: Iterable[str]) -> tuple[str, ...]:
         """The keys of a verb on a reservation and its pools."""
-        known = self._pools.get(ids := tuple(pools))
-        if known is None:
+        return (*self._base, self.reservation + id, *pools)
+
+    def named(self, pools: Iterable[str]) -> list[str]:
+        """The keys of pools."""
+        return [self.pool + each for each in pools]
+
+    def drawn(self, draws: Sequence[Draw]) -> _Pools:
+        """What is always the same about the pools of some draws."""
+        ids: tuple[str, ...] = tuple([draw[0] for draw in draws])  # type: ignore[misc]
+        found = self._pools.get(ids)
+        if found is None:
             if len(self._pools) >= _CACHED:
                 self._pools.clear()
-            known = self._pools[ids] = tuple([self.pool + each for each in ids])
-        return (*self._base, self.reservation + id, *known)
+            units = _NUMBERS[len(ids)].pack(*[draw.unit for draw in draws])
+            names = "\n".join([draw.name for draw in draws])
+            found = self._pools[ids] = _Pools(tuple(self.named(ids)), "\n".join(ids).encode(), units, names)
+        return found
 
 
 def request(*words: str | bytes | int | float) -> bytes:
@@ -135,10 +167,12 @@ def _expire(keys: Keys, ids: Sequence[bytes], at: int) -> Steps:
     count = 0
     for id in [each.decode() for each in ids]:
         record = yield request("GET", keys.reservation + id)
-        if isinstance(record, bytes):
+        if record is None:  # the lease of nothing: a reserve that was refused half-way by a damaged account
+            yield request("ZREM", keys.leases, id)
+        elif isinstance(record, bytes):
             args = [id, _NUMBERS[1].pack(at), _EXPIRED]
-            reply = yield from run_script("expire", keys.verb(id, _pools_of(record)), args)
-            count += reply[0] == b"expired"
+            reply = yield from run_script("expire", keys.verb(id, keys.named(_pools_of(record))), args)
+            count += reply[0] == b"ended"
     return count
 
 
@@ -159,51 +193,48 @@ Encoded = tuple[str, Sequence[str], Sequence[Any]]
 
 
 def _reserve(keys: Keys, command: Reserve, at: int, swept: int, pools: Sequence[str] | None) -> Encoded:
-    draws = pooled = command.draws
-    ids = [draw[0] for draw in draws]
-    if None in ids:  # caps, which have no key and come last
+    draws = command.draws
+    pooled = draws
+    if None in [draw[0] for draw in draws]:  # caps, which have no key and come last
         pooled = [draw for draw in draws if draw[0] is not None]
-        draws = pooled + [draw for draw in draws if draw[0] is None]
-        ids = [draw[0] for draw in pooled]
-    many = len(draws)
-    pack = _NUMBERS[many].pack
-    amounts = pack(*[draw[4] for draw in draws])
-    head = _NUMBERS[6].pack(at, command.version, command.lease_us, swept, len(ids), many)
-    windows = _NUMBERS[3 * many].pack(*chain.from_iterable([draw[5:8] for draw in draws]))
-    taken = _NUMBERS[len(ids)].pack(*[draw[2] for draw in pooled]) + amounts[: 8 * len(ids)]
-    texts = [command.frozen or "", *[draw[8] for draw in draws]]
-    return "reserve", keys.verb(command.id, ids), [  # type: ignore[arg-type]
-        command.id, head, pack(*[draw[3] for draw in draws]) + amounts, windows, taken, "\n".join(ids),  # type: ignore[arg-type]
-        _amounts(command.amounts), command.digest, blob([command.scope, command.detail, command.parent]),
-        "\n".join([draw[1] for draw in pooled]), "\n".join(texts),
-    ]  # fmt: skip
+        draws = [*pooled, *[draw for draw in draws if draw[0] is None]]
+    drawn, count, many = keys.drawn(pooled), len(pooled), len(draws)
+    numbers = _NUMBERS[6 + 5 * many].pack(
+        at, command.version, command.lease_us, swept, count, many, *[draw[3] for draw in draws],
+        *[draw[4] for draw in draws], *chain.from_iterable([draw[5:8] for draw in draws]),
+    )  # fmt: skip
+    amounts = 48 + 8 * many
+    kept = _keep(command, command.amounts, drawn, numbers[amounts : amounts + 8 * count], command.parent)
+    texts = "\n".join((command.frozen or "", *[draw[8] for draw in draws]))
+    return "reserve", keys.verb(command.id, drawn.keys), (command.id, numbers, kept, texts, drawn.names)
 
 
 def _reconcile(keys: Keys, command: Reconcile, at: int, swept: int, pools: Sequence[str] | None) -> Encoded:
-    book = command.draws is not None and pools is None
-    args = [command.id, _NUMBERS[4].pack(at, swept, book, command.made), _amounts(command.actual), blob(command.detail)]
-    if not book:
-        return "reconcile", keys.verb(command.id, _own(command.known) if pools is None else pools), args
-    draws = booked(command.draws or ())
-    ids, taken, names = _booking(draws)
-    body = blob([command.scope, {**command.detail, "unknown": True}, None])
-    args += [_pack([draw[5:7] for draw in draws]), taken, "\n".join(ids), body, names]
-    return "reconcile", keys.verb(command.id, ids), args
+    args = (command.id, _NUMBERS[3].pack(at, swept, command.made), _amounts(command.actual), blob(command.detail))
+    if command.draws is None or pools is not None:
+        return "reconcile", keys.verb(command.id, keys.named(_own(command.known) if pools is None else pools)), (*args, "")
+    draws = booked(command.draws)
+    drawn = keys.drawn(draws)
+    windows = _NUMBERS[2 * len(draws)].pack(*chain.from_iterable([draw[5:7] for draw in draws]))
+    unknown = replace(command, detail={**command.detail, "unknown": True})
+    kept = _keep(unknown, command.actual, drawn, bytes(len(drawn.units)))
+    return "reconcile", keys.verb(command.id, drawn.keys), (*args, kept, windows, drawn.names)
 
 
 def _refund(keys: Keys, command: Refund, at: int, swept: int, pools: Sequence[str] | None) -> Encoded:
-    args = [command.id, _NUMBERS[2].pack(at, swept), blob(command.detail)]
-    return "refund", keys.verb(command.id, _own(command.known) if pools is None else pools), args
+    names = keys.named(_own(command.known) if pools is None else pools)
+    args = (command.id, _NUMBERS[2].pack(at, swept), blob(command.detail), _NOTHING_KEPT)
+    return "refund", keys.verb(command.id, names), args
 
 
 def _record(keys: Keys, command: Record, at: int, swept: int, pools: Sequence[str] | None) -> Encoded:
     draws = booked(command.draws)
-    ids, taken, names = _booking(draws)
-    return "record", keys.verb(command.id, ids), [
-        command.id, _NUMBERS[3].pack(at, command.version, swept), _amounts(command.actual),
-        _pack([draw[5:8] for draw in draws]), taken, "\n".join(ids), command.digest,
-        blob([command.scope, command.detail, None]), names,
-    ]  # fmt: skip
+    drawn = keys.drawn(draws)
+    windows = chain.from_iterable([draw[5:8] for draw in draws])
+    numbers = _NUMBERS[3 + 3 * len(draws)].pack(at, command.version, swept, *windows)
+    kept = _keep(command, command.actual, drawn, bytes(len(drawn.units)))
+    args = (command.id, numbers, _amounts(command.actual), kept, drawn.names)
+    return "record", keys.verb(command.id, drawn.keys), args
 
 
 def _renew(keys: Keys, command: Renew, at: int, swept: int, pools: Sequence[str] | None) -> Encoded:
@@ -214,7 +245,7 @@ def _renew(keys: Keys, command: Renew, at: int, swept: int, pools: Sequence[str]
 def _status(keys: Keys, command: Status | Sweep, at: int, swept: int, pools: Sequence[str] | None) -> Encoded:
     names = command.pools if type(command) is Status else ()
     head = _NUMBERS[2].pack(at, swept)
-    return "status", [keys.marker, keys.leases, *[keys.pool + each for each in names]], [head]
+    return "status", [keys.marker, keys.leases, *keys.named(names)], [head]
 
 
 def _load(keys: Keys, command: LoadPolicy, at: int, swept: int, pools: Sequence[str] | None) -> Encoded:
@@ -222,39 +253,41 @@ def _load(keys: Keys, command: LoadPolicy, at: int, swept: int, pools: Sequence[
 
 
 def _change(keys: Keys, command: ChangePolicy, at: int, swept: int, pools: Sequence[str] | None) -> Encoded:
-    kind = POLICY_KINDS[command.kind, command.body is not None]
-    return "change", [keys.marker, keys.leases, keys.ledger, keys.policy], [
+    kind = _CODES[POLICY_KINDS[command.kind, command.body is not None]]
+    return "change", [keys.marker, keys.leases, keys.ledger, keys.policy], (
         f"{command.kind}\n{command.identity}", _NUMBERS[3].pack(at, swept, command.body is None), command.body or "",
-        kind, blob([{}, command.detail, None]),
-    ]  # fmt: skip
+        kind, blob(command.detail),
+    )  # fmt: skip
 
 
-def _booking(draws: Sequence[Draw]) -> tuple[list[str], bytes, str]:
-    """Return the pools of draws that nothing was reserved for: ids, units and amounts packed, names."""
-    units = [draw.unit for draw in draws]
-    ids: list[str] = [draw.pool for draw in draws]  # type: ignore[misc]
-    return ids, _NUMBERS[2 * len(units)].pack(*units, *[0] * len(units)), "\n".join([draw.name for draw in draws])
+def _keep(
+    command: Any, amounts: Amounts, drawn: _Pools, taken: bytes, parent: str | None = None
+) -> bytes:
+    """Write what a store keeps of a request. The scripts copy it as it is; its digest stands for it in the chain."""
+    digest = getattr(command, "digest", "").encode()
+    body = dumps((command.scope, command.detail, parent)).encode()
+    count = len(drawn.keys)
+    widths = _WIDTHS.pack(count, len(drawn.ids), len(digest))
+    return _sealed(b"".join((_amounts(amounts), widths, drawn.units, taken, drawn.ids, digest, body)))
+
+
+def _sealed(content: bytes) -> bytes:
+    return hashlib.blake2b(content, digest_size=16).digest() + content
 
 
 def _own(known: Reservation | None) -> list[str]:
     return [share.pool for share in known.shares] if known is not None else []
 
 
-def _pack(rows: Sequence[Sequence[int]]) -> bytes:
-    numbers = list(chain.from_iterable(rows))
-    return _NUMBERS[len(numbers)].pack(*numbers)
-
-
 def _amounts(amounts: Amounts) -> bytes:
     if None in amounts:
         amounts = tuple([-1 if amount is None else amount for amount in amounts])  # type: ignore[assignment]
-    return _BUCKET.pack(*amounts)
+    return _FIVE.pack(*amounts)
 
 
 def blob(value: object) -> bytes:
     """Write JSON after its digest, which stands for it in the chain of the ledger."""
-    text = dumps(value).encode()
-    return hashlib.blake2b(text, digest_size=16).digest() + text
+    return _sealed(dumps(value).encode())
 
 
 # Replies to outcomes.
@@ -265,7 +298,7 @@ def _decode_reserve(command: Reserve, reply: Sequence[Any]) -> Outcome:
     if status not in ("reserved", "refused"):
         known = read_record(command.id, reply[3]) if len(reply) > 3 else None
         return Outcome(status, now, version, reservation=known)
-    draws, buckets = command.draws, list(map(Bucket._make, _BUCKET.iter_unpack(reply[3])))
+    draws, buckets = command.draws, _buckets(reply[3])
     order: Sequence[int] = range(len(draws))
     if any(draw[0] is None for draw in draws):  # caps, which the server was told after the pools
         order = sorted(order, key=lambda i: draws[i].pool is None)
@@ -292,9 +325,11 @@ def _decode_end(command: Reconcile | Refund | Record, reply: Sequence[Any]) -> O
     status, now, version = reply[0].decode(), reply[1], reply[2]
     if len(reply) == 3:
         return Outcome(status, now, version)
-    buckets = list(map(Bucket._make, _BUCKET.iter_unpack(reply[3]))) if len(reply) == 5 else ()
-    record, known = reply[-1], getattr(command, "known", None)
-    if known is not None and len(reply) == 5 and known.made == _RECORD.unpack_from(record)[3]:
+    if len(reply) == 4:
+        return Outcome(status, now, version, reservation=read_record(command.id, reply[3]))
+    status, record, known = _ENDS[type(command)], reply[4], getattr(command, "known", None)
+    buckets = _buckets(reply[3])
+    if known is not None and known.made == _RECORD.unpack_from(record)[3]:
         reservation = known.ended_as(status, now, read_amounts(record[_CHARGED]))
     else:
         reservation = read_record(command.id, record)
@@ -303,11 +338,12 @@ def _decode_end(command: Reconcile | Refund | Record, reply: Sequence[Any]) -> O
 
 def _decode_renew(command: Renew, reply: Sequence[Any]) -> Outcome:
     known = read_record(command.id, reply[3]) if len(reply) > 3 else None
-    return Outcome(reply[0].decode(), reply[1], reply[2], reservation=known)
+    status = "ended" if reply[0] == b"left" else reply[0].decode()
+    return Outcome(status, reply[1], reply[2], reservation=known)
 
 
 def _decode_status(command: Status | Sweep, reply: Sequence[Any]) -> Outcome:
-    buckets = [Bucket._make(_BUCKET.unpack(value)) if value else None for value in reply[3:]]
+    buckets = [read_bucket(value) if value else None for value in reply[3:]]
     return Outcome("status", reply[1], reply[2], buckets)
 
 
@@ -322,36 +358,54 @@ def _decode_change(command: ChangePolicy, reply: Sequence[Any]) -> Outcome:
     return Outcome(reply[0].decode(), reply[1], reply[2])
 
 
+def read_bucket(value: bytes) -> Bucket:
+    """Read a pool's value."""
+    return Bucket._make(map(int, _BUCKET.unpack(value)))
+
+
+def _buckets(packed: bytes) -> list[Bucket]:
+    return [Bucket._make(map(int, five)) for five in _BUCKET.iter_unpack(packed)]
+
+
 def read_record(id: str, record: bytes) -> Reservation:
     """Read a reservation as a script stored it."""
-    state, lease, lease_end, made, ended_at, amounts, charged, width, length = _RECORD.unpack_from(record)
-    shares = read_shares(record[_RECORD.size : _RECORD.size + width])
-    digest_end = _RECORD.size + width + length
-    body = record[digest_end:]
-    scope, detail, parent = json.loads(body[16:]) if body else ({}, {}, None)
+    state, *times, width, charged = _RECORD.unpack_from(record)
+    lease, lease_end, made, ended = map(int, times)
+    starts, kept = record[_RECORD.size : _RECORD.size + width], record[_RECORD.size + width :]
+    amounts, digest, scope, detail, parent = read_kept(kept)
     return Reservation(
-        id, record[_RECORD.size + width : digest_end].decode(), _STATES[state], read_amounts(amounts), shares, lease,
-        lease_end, made, ended_at, None if state == b"o" else read_amounts(charged), scope, detail, parent,
+        id, digest, _STATES[state], amounts, shares(starts, kept), lease, lease_end, made, ended,
+        None if state == b"o" else read_amounts(charged), scope, detail, parent,
     )  # fmt: skip
 
 
-def read_shares(packed: bytes) -> tuple[Share, ...]:
-    """Read what a reservation took from which buckets."""
-    count = int.from_bytes(packed[:2], "little")
-    numbers = _NUMBERS[3 * count].unpack_from(packed, 2)
-    ids = packed[2 + 24 * count :].decode().split("\n")
-    return tuple(map(Share, ids, numbers[count : 2 * count], numbers[:count], numbers[2 * count :]))
+def read_kept(kept: bytes) -> tuple[Amounts, str, dict[str, str], dict[str, Any], str | None]:
+    """Read what was kept of a request: amounts, digest, scope, detail, parent."""
+    count, width, length = _WIDTHS.unpack_from(kept, _KEPT)
+    digest = _KEPT + _WIDTHS.size + 16 * count + width
+    scope, detail, parent = json.loads(kept[digest + length :])
+    return read_amounts(kept[16:_KEPT]), kept[digest : digest + length].decode(), scope, detail, parent
+
+
+def shares(starts: bytes, kept: bytes) -> tuple[Share, ...]:
+    """Read what a request took from which buckets (at 0 if it took nothing)."""
+    count, width, _ = _WIDTHS.unpack_from(kept, _KEPT)
+    numbers = list(map(int, _NUMBERS[2 * count].unpack_from(kept, _KEPT + _WIDTHS.size)))
+    ids = _KEPT + _WIDTHS.size + 16 * count
+    names = kept[ids : ids + width].decode().split("\n")
+    places = map(int, _NUMBERS[count].unpack(starts)) if starts else (0,) * count
+    return tuple(map(Share, names, numbers[:count], places, numbers[count:]))
 
 
 def read_amounts(packed: bytes) -> Amounts:
     """Read five figures; what was not said is None."""
-    figures = _BUCKET.unpack(packed)
+    figures = _FIVE.unpack(packed)
     return tuple([None if figure < 0 else figure for figure in figures]) if min(figures) < 0 else figures  # type: ignore[return-value]
 
 
 def _shares_of(record: bytes) -> tuple[Share, ...]:
-    width = _RECORD.unpack_from(record)[7]
-    return read_shares(record[_RECORD.size : _RECORD.size + width])
+    kept = _RECORD.size + _RECORD.unpack_from(record)[5]
+    return shares(record[_RECORD.size : kept], record[kept:])
 
 
 def _pools_of(record: bytes) -> list[str]:
@@ -376,6 +430,8 @@ def _load_scripts() -> dict[str, tuple[str, str]]:
 
 _SCRIPTS = _load_scripts()
 _EXPIRED = blob({"estimated": True})
+_NOTHING_KEPT = _sealed(bytes(_FIVE.size + _WIDTHS.size) + b"[{},{},null]")
+_ENDS = {Reconcile: "reconciled", Refund: "refunded", Record: "recorded"}
 _VERBS: dict[type, tuple[Callable[..., Encoded], Callable[..., Outcome]]] = {
     Reserve: (_reserve, _decode_reserve),
     Reconcile: (_reconcile, _decode_end),

@@ -154,8 +154,8 @@ class Model:
     def status(self, command: Status) -> dict[str, Any]:
         """What is due and was not expired yet holds no slot."""
         newest = [self.newest(pool) for pool in command.pools]
-        held = [r["shares"] for r in self.reservations.values() if r["state"] == "open" and r["lease_end"] > self.moment]
-        taken = [sum(b is bucket for shares in held for bucket, _, _ in shares) for b in newest]
+        held = [r for r in self.reservations.values() if r["state"] == "open" and r["lease_end"] > self.moment]
+        taken = [sum(b is bucket for r in held for bucket, _, _ in r["shares"]) for b in newest]
         pairs = zip(command.pools, newest, taken, strict=True)
         seen = [{**b, "reserved": n} if b and pool == "slots" else b for pool, b, n in pairs]
         return {"status": "status", "now": [b if b and b["start"] <= self.moment < b["end"] else None for b in seen]}

@@ -4,19 +4,19 @@
 -- ARGV  1 kind and identity  2 now, swept, remove  3 body  4 what it is called in the ledger  5 detail
 -- reply due: id ...; changed | unchanged
 
-local given, swept, remove = struct.unpack('<i8i8i8', ARGV[2])
+local given, swept, remove = struct.unpack('<ddd', ARGV[2])
 local version, seq, clock, due, head = read_marker(redis.call('GET', KEYS[1]))
 local now = instant(given, clock)
 if swept == 0 then
   local answer
-  due, answer = look_at_leases(KEYS[2], due, now, version)
+  due, answer = look_at_leases(due, now, version)
   if answer then return answer end
 end
 local before = redis.call('HGET', KEYS[4], ARGV[1])
 if before == (remove == 0 and ARGV[3]) then return { 'unchanged', now, version } end
 
 -- Nothing can fail from here.
-local marker = append(version + 1, seq, now, due, head, ARGV[4], '', '', '', '', ARGV[5], '')
+local marker = append(version + 1, seq, now, due, head, ARGV[4], '', '', '', '', '', ARGV[5])
 if remove == 0 then redis.call('HSET', KEYS[4], ARGV[1], ARGV[3]) else redis.call('HDEL', KEYS[4], ARGV[1]) end
 redis.call('SET', KEYS[1], marker)
 return { 'changed', now, version + 1 }

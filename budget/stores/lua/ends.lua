@@ -15,13 +15,13 @@ local function figures(amounts)
 end
 
 -- Figures that were not said (-1) are those that were reserved.
-local function complete(actual, amounts)
+local function complete(actual, kept)
   if not string.find(actual, '\255\255\255\255\255\255\255\255', 1, true) then return actual end
   local whole = {}
   for i = 1, 5 do
     local from = 8 * i - 7
-    local given = struct.unpack('<i8', actual, from) < 0 and amounts or actual
-    whole[i] = string.sub(given, from, from + 7)
+    local said = struct.unpack('<i8', actual, from) >= 0
+    whole[i] = said and string.sub(actual, from, from + 7) or string.sub(kept, from + 16, from + 23)
   end
   return table.concat(whole)
 end
@@ -31,70 +31,72 @@ local function barred(version, now, record, r, same)
   if r.state == 'r' or r.state == 'f' then return { same and 'repeated' or 'conflict', now, version, record } end
   local ids = {}
   for i = 8, #KEYS do ids[i - 7] = pool_id(KEYS[i]) end
-  ids = table.concat(ids, '\n')
-  if #ids > #r.shares or string.sub(r.shares, #r.shares - #ids + 1) ~= ids
-      or struct.unpack('<I2', r.shares) ~= #KEYS - 7 then
-    return { 'pools', now, version, record }
-  end
+  if table.concat(ids, '\n') ~= read_names(r.kept) then return { 'pools', now, version, record } end
   return nil
 end
 
 -- Move an open reservation to its end, or correct an expired one by the difference.
-local function finish(version, seq, now, due, head, values, r, state, kind, actual, detail)
-  local late = r.state == 'x'
-  local count, shares = read_shares(r.shares)
+local function finish(version, seq, now, due, head, values, r, state, actual, detail)
+  local late, count = r.state == 'x', #KEYS - 7
   local spends, before = figures(actual), late and figures(r.charged)
-  local after, writes, closed = {}, {}, {}
+  local shares = { struct.unpack('<' .. string.rep('d', 2 * count), r.kept, OFFSET + 6) }
+  local starts = { struct.unpack('<' .. string.rep('d', count), r.starts) }
+  local after, writes, closed = { unpack(starts) }, { unpack(KEYS) }, {}
+  local written = 0
   for i = 1, count do
-    local unit, amount = shares[count + i], shares[2 * count + i]
-    local key, list, value = KEYS[i + 7], writes, values[i + 2]
-    if not value or struct.unpack('<i8', value) ~= shares[i] then
-      key, list = closed_field(key, shares[i]), closed
-      value = redis.call('HGET', KEYS[5], key)
+    local unit, key, value = shares[i], KEYS[i + 7], values[i + 2]
+    local start, finish_, since, spent, reserved
+    if value then start, finish_, since, spent, reserved = struct.unpack(BUCKET, value) end
+    if start ~= starts[i] then
+      key = closed_field(key, starts[i])
+      start, finish_, since, spent, reserved = struct.unpack(BUCKET, redis.call('HGET', KEYS[5], key))
     end
-    local start, finish_, since, spent, reserved = struct.unpack(BUCKET, value)
     local added = spends[unit] - (late and before[unit] or 0)
-    after[i] = struct.pack(BUCKET, start, finish_, since, add(spent, added), late and reserved or reserved - amount)
-    list[#list + 1], list[#list + 2] = key, after[i]
+    local freed = late and 0 or shares[count + i]
+    after[i] = struct.pack(BUCKET, start, finish_, since, add(spent, added), reserved - freed)
+    if key == KEYS[i + 7] then
+      writes[written + 1], writes[written + 2] = key, after[i]
+      written = written + 2
+    else
+      closed[#closed + 1], closed[#closed + 2] = key, after[i]
+    end
   end
+  local record = pack_record(state, r.lease, r.lease_end, r.made, now, actual, r.starts, r.kept)
 
   -- Nothing can fail from here.
-  local marker =
-    append(version, seq, now, due, head, kind, ARGV[1], actual, late and r.charged or '', r.shares, r.body, detail)
-  if not late then redis.call('ZREM', KEYS[2], ARGV[1]) end
+  local marker = append(version, seq, now, due, head, state, ARGV[1], actual, late and r.charged or '', r.starts, r.kept,
+    detail)
   if #closed > 0 then redis.call('HSET', KEYS[5], unpack(closed)) end
-  local record = pack_record(state, r.lease, r.lease_end, r.made, now, r.amounts, actual, r.shares, r.digest, r.body)
-  redis.call('SET', KEYS[7], record, 'PX', string.format('%.0f', KEEP[state] + math.ceil(r.lease / 500)))
-  redis.call('MSET', KEYS[1], marker, unpack(writes))
-  return { kind, now, version, table.concat(after), record }
+  redis.call('SET', KEYS[7], record, 'PX', KEEP[state] + math.ceil(r.lease / 500))
+  redis.call('MSET', KEYS[1], marker, unpack(writes, 1, written))
+  if not late then redis.call('ZREM', KEYS[2], ARGV[1]) end
+  return { 'ended', now, version, table.concat(after, '', 1, count), record }
 end
 
 -- Add a cost to spent that no stored reservation stands for, and remember its id. Buckets: start, end, since, spent,
--- reserved of each pool.
-local function book(version, seq, now, due, head, values, buckets, kind, actual, taken, ids, digest, body, names)
-  local spends = figures(actual)
+-- reserved of each pool. Kind: r(econciled) or b(ooked by a record).
+local function book(version, seq, now, due, head, values, buckets, kind, actual, kept, names)
+  local spends, count = figures(actual), #buckets
   local starts, after, writes, closed, opened = {}, {}, {}, {}, false
   for i, bucket in ipairs(buckets) do
-    local start, finish_, since, spent, reserved = unpack(bucket)
-    local value, unit = values[i + 2], struct.unpack('<i8', taken, 8 * i - 7)
-    local newest = value and struct.unpack('<i8', value)
-    starts[i] = start
-    after[i] = struct.pack(BUCKET, start, finish_, since, add(spent, spends[unit]), reserved)
-    opened = opened or not newest or newest < start
-    if newest and start < newest then
-      closed[#closed + 1], closed[#closed + 2] = closed_field(KEYS[i + 7], start), after[i]
-    else
-      writes[#writes + 1], writes[#writes + 2] = KEYS[i + 7], after[i]
-    end
+    local value, unit = values[i + 2], struct.unpack('<d', kept, OFFSET - 2 + 8 * i)
+    local newest = value and struct.unpack('<d', value)
+    starts[i] = bucket[1]
+    after[i] = struct.pack(BUCKET, bucket[1], bucket[2], bucket[3], add(bucket[4], spends[unit]), bucket[5])
+    opened = opened or not newest or newest < bucket[1]
+    local old = newest and bucket[1] < newest
+    local list = old and closed or writes
+    list[#list + 1], list[#list + 2] = old and closed_field(KEYS[i + 7], bucket[1]) or KEYS[i + 7], after[i]
   end
+  starts = struct.pack('<' .. string.rep('d', count), unpack(starts))
+  local record = pack_record('r', 0, now, now, now, actual, starts, kept)
+  if opened then check_windows(values, count) end
 
   -- Nothing can fail from here.
-  local shares = pack_shares(starts, #starts, taken, ids)
-  local marker = append(version, seq, now, due, head, kind, ARGV[1], actual, '', shares, body, '')
-  if opened then open_pools(values, after, #starts, ids, names) end
+  local marker = append(version, seq, now, due, head, kind, ARGV[1], actual, '', starts, kept, '')
+  if opened then open_windows(values, after, count, names) end
   if #closed > 0 then redis.call('HSET', KEYS[5], unpack(closed)) end
-  local record = pack_record('r', 0, now, now, now, actual, actual, shares, digest, body)
   redis.call('SET', KEYS[7], record, 'PX', KEEP.r)
   redis.call('MSET', KEYS[1], marker, unpack(writes))
-  return { kind, now, version, table.concat(after), record }
+  return { 'booked', now, version, table.concat(after), record }
 end

@@ -5,5 +5,5 @@
 -- reply policy: kind and identity, body ...
 
 local version, _, clock = read_marker(redis.call('GET', KEYS[1]))
-local now = instant(struct.unpack('<i8', ARGV[1]), clock)
+local now = instant(struct.unpack('<d', ARGV[1]), clock)
 return { 'policy', now, version, redis.call('HGETALL', KEYS[2]) }

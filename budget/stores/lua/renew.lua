@@ -2,25 +2,25 @@
 -- Prolong a lease; never shortens it, never revives a reservation.
 -- KEYS  marker, leases, reservation
 -- ARGV  1 id  2 now, swept, lease
--- reply due: id ...; unknown; ended | renewed: record
+-- reply due: id ...; unknown; left | renewed: record
 
-local given, swept, lease = struct.unpack('<i8i8i8', ARGV[2])
+local given, swept, lease = struct.unpack('<ddd', ARGV[2])
 local values = redis.call('MGET', KEYS[1], KEYS[3])
 local version, seq, clock, due, head = read_marker(values[1])
 local now = instant(given, clock)
 if swept == 0 then
   local answer
-  due, answer = look_at_leases(KEYS[2], due, now, version)
+  due, answer = look_at_leases(due, now, version)
   if answer then return answer end
 end
 local record = values[2]
 if not record then return { 'unknown', now, version } end
 local r = read_record(record)
-if r.state ~= 'o' then return { 'ended', now, version, record } end
+if r.state ~= 'o' then return { 'left', now, version, record } end
+local until_ = math.max(r.lease_end, now + lease)
+record = pack_record('o', r.lease, until_, r.made, 0, r.charged, r.starts, r.kept)
+redis.call('ZADD', KEYS[2], string.format('%d', until_), ARGV[1])
 
 -- Nothing can fail from here.
-local until_ = math.max(r.lease_end, now + lease)
-record = pack_record('o', r.lease, until_, r.made, 0, r.amounts, r.charged, r.shares, r.digest, r.body)
 redis.call('SET', KEYS[3], record)
-redis.call('ZADD', KEYS[2], string.format('%.0f', until_), ARGV[1])
 return { 'renewed', now, version, record }

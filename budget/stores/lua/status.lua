@@ -4,20 +4,19 @@
 -- ARGV  1 now, swept
 -- reply due: id ...; status: bucket or '' ...
 
-local given, swept = struct.unpack('<i8i8', ARGV[1])
+local given, swept = struct.unpack('<dd', ARGV[1])
 local values = redis.call('MGET', KEYS[1], unpack(KEYS, 3))
-local version, seq, clock, due, head = read_marker(values[1])
+local version, _, clock, due = read_marker(values[1])
 local now = instant(given, clock)
 if swept == 0 then
-  local answer
-  due, answer = look_at_leases(KEYS[2], due, now, version)
+  local _, answer = look_at_leases(due, now, version)
   if answer then return answer end
 end
 local found = { 'status', now, version }
 for i = 1, #KEYS - 2 do
   local value, shown = values[i + 1], ''
   if value then
-    local start, finish = struct.unpack('<i8i8', value)
+    local start, finish = struct.unpack('<dd', value)
     if start <= now and now < finish then shown = value end
   end
   found[i + 3] = shown
