@@ -32,7 +32,8 @@ from budget.commands import Reconcile, Reserve
 from budget.engine import Budget
 from budget.stores.base import open_store
 from budget.stores.redis import RedisStore
-from budget.stores.scripts import Keys, flow
+from budget.stores.requests import Keys
+from budget.stores.scripts import flow
 from tests.redisserver import RedisServer, binaries
 
 __all__ = ["main", "server"]

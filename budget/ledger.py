@@ -157,7 +157,7 @@ def dumps(value: object) -> str:
 
 def _make_encoder() -> Callable[[object, int], Iterable[str]]:
     encoder = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
-    make = json.encoder.c_make_encoder
+    make = json.encoder.c_make_encoder  # type: ignore[attr-defined]
     if make is None:  # an interpreter without the C module
         return lambda value, _: [encoder.encode(value)]
     # What `encoder.encode` makes anew at each call, which is most of its time for a small value.

@@ -26,6 +26,7 @@ from budget.window import FOREVER, bounds
 __all__ = ["Match", "Policy", "drawn", "limit_body", "match", "pool_id", "read_name", "selector_identity"]
 
 _CACHED = 4096
+_new: Any = tuple.__new__  # makes a draw in a third of the time that its class takes
 _ENDLESS = (0, FOREVER)  # whatever the time: another host's clock may be ahead of the store's
 
 
@@ -122,13 +123,13 @@ class Policy:
         Raises:
             ConfigError: A limit counts tokens, and the caller did not say how many.
         """
-        found = []
+        found: list[Draw] = []
         for limit, _, name, pool, text, unit, calendar in matches:
             amount = drawn(unit, amounts)
             if amount is None:
                 raise ConfigError(f"tokens: the limit {text!r} counts {limit.unit}; say how many with tokens=")
             start, end = self._window(calendar, limit, now) if calendar else _ENDLESS
-            found.append(Draw(pool, name, unit, limit.quantity, amount, start, end, limit.created_us, text))
+            found.append(_new(Draw, (pool, name, unit, limit.quantity, amount, start, end, limit.created_us, text)))
         return found
 
     def _window(self, calendar: tuple[str, str], limit: Limit, now: int) -> tuple[int, int]:

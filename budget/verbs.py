@@ -125,8 +125,8 @@ class Verbs:
                 buckets: list[Bucket] = outcome.buckets  # type: ignore[assignment]
                 raise exceeded(ask, matches, draws, buckets, outcome.refused, *self._advice(ask))
             if outcome.status not in ("stale_policy", "stale_window"):
-                pooled = [bucket for draw, bucket in zip(draws, outcome.buckets, strict=False) if draw.pool is not None]
-                return self._stored(ask.run, outcome, pooled)
+                pairs = zip(draws, outcome.buckets, strict=False) if ask.run is not None else ()
+                return self._stored(ask.run, outcome, [bucket for draw, bucket in pairs if draw.pool is not None])
             now = outcome.now
             if outcome.status == "stale_policy":
                 self.forget_policy()

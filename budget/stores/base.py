@@ -87,7 +87,7 @@ class Store(Protocol):
 
 
 def read_entries(store: Store, account: str, since_us: int = 0) -> Iterator[Entry]:
-    """Read the ledger page by page, oldest first. A refusal may stand beside the sequence, with the number before it."""
+    """Read the ledger page by page, oldest first. A refusal may stand beside the sequence, with the number before."""
     after = 0
     while page := store.entries(account, after, since_us):
         yield from page
@@ -100,8 +100,8 @@ def open_store(url: str) -> Store:
     """Make the store that a URL names; nothing is opened before the first command.
 
     Args:
-        url: "memory://" (private to this object), "sqlite:///relative.db", "sqlite:////absolute/path.db", or a server as
-            redis-py names it: "redis://cache:6379/0", "rediss://user:password@cache", "unix:///run/valkey.sock";
+        url: "memory://" (private to this object), "sqlite:///relative.db", "sqlite:////absolute/path.db", or a server
+            as redis-py names it: "redis://cache:6379/0", "rediss://user:password@cache", "unix:///run/valkey.sock";
             "valkey://" and "valkeys://" mean the same.
 
     Raises:

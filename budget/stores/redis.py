@@ -28,9 +28,12 @@ from budget.errors import BudgetError, StoreUnavailable
 from budget.ledger import Entry
 from budget.stores import redisreads
 from budget.stores.base import Snapshot
-from budget.stores.multiplex import Lost, LoopWire, ServerError, ThreadWire
+from budget.stores.loopwire import LoopWire
+from budget.stores.multiplex import Lost, ServerError
 from budget.stores.redisserver import OPEN_TIMEOUT, Server, facts
-from budget.stores.scripts import Keys, Steps, flow, request, run_script
+from budget.stores.requests import Keys
+from budget.stores.scripts import Steps, flow, request, run_script
+from budget.stores.threadwire import ThreadWire
 from budget.stores.tickets import late
 
 __all__ = ["RedisStore"]

@@ -7,17 +7,17 @@ id of each begins with the number of the entry that comes next, and it is read a
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from struct import Struct
 from typing import Any
 
-from budget.commands import Amounts, Bucket, Reservation
+from budget.commands import Amounts, Reservation
 from budget.ledger import GENESIS, Entry, Posting
 from budget.limits import CONCURRENT
 from budget.stores.base import PAGE, Snapshot
-from budget.stores.scripts import KINDS, Keys, read_amounts, read_bucket, read_kept, read_record, shares
+from budget.stores.packed import KINDS, read_amounts, read_bucket, read_kept, read_record, read_shares, seal
+from budget.stores.requests import Keys
 
 __all__ = ["entries", "last", "names", "remove", "reservations", "snapshot"]
 
@@ -76,10 +76,8 @@ def _entry(seq: int, pairs: Sequence[bytes]) -> Entry:
     figures = read_amounts(after) if after else _NOTHING
     replaced = read_amounts(before) if late else _NOTHING
     change: Any = tuple((a or 0) - (b or 0) for a, b in zip(figures, replaced, strict=True))
-    scope, asked, taken = {}, {}, ()
-    if kept:
-        _, _, scope, asked, _ = read_kept(kept)
-        taken = shares(starts, kept)
+    scope, asked = read_kept(kept)[2:4] if kept else ({}, {})
+    taken = read_shares(starts, kept) if kept else ()
     sign = 1 if kind == "reserved" else 0 if late else -1
     postings = tuple(
         Posting(pool, start, 0 if unit == CONCURRENT else change[unit], sign * amount)
@@ -87,20 +85,28 @@ def _entry(seq: int, pairs: Sequence[bytes]) -> Entry:
     )
     head = packed[: len(packed) - len(detail) - len(kept)]
     content = b"%d\n" % seq + head + _digest(kept) + _digest(detail)
-    made = (seq, int(at_us), kind, id.decode() or None, change, scope, {**asked, **more, **({"late": True} if late else {})})
+    made = (
+        seq,
+        int(at_us),
+        kind,
+        id.decode() or None,
+        change,
+        scope,
+        {**asked, **more, **({"late": True} if late else {})},
+    )
     return Entry(*made, postings, _NO_TEXTS, bytes.fromhex(row["h"].decode()), content)
 
 
 def _digest(sealed: bytes) -> bytes:
     """The digest of what stands in the chain by it, made anew: an edited text no longer has the one it came with."""
-    return hashlib.blake2b(sealed[16:], digest_size=16).digest() if sealed else b""
+    return seal(sealed[16:])[:16] if sealed else b""
 
 
 def _refusal(seq: int, pairs: Sequence[bytes]) -> Entry:
     row = _fields(pairs)
     _, _, scope, detail, _ = read_kept(row["b"])
     frozen, *texts = row["l"].decode().split("\n")
-    pools = [share.pool for share in shares(b"", row["b"])]
+    pools = [share.pool for share in read_shares(b"", row["b"])]
     refused = [{"limit": texts[i - 1], "pool": pools[i - 1] if i <= len(pools) else None} for i in row["w"]]
     detail = {**detail, "refused": refused, **({"frozen": frozen} if frozen else {})}
     id = row["r"].decode()

@@ -44,7 +44,8 @@ class Server:
     def __init__(self, url: str):
         scheme, _, rest = url.partition("://")
         try:
-            self._options: dict[str, Any] = redis.connection.parse_url(f"{_ALIASES.get(scheme, scheme)}://{rest}")
+            read: Any = redis.connection.parse_url  # it has no types
+            self._options: dict[str, Any] = read(f"{_ALIASES.get(scheme, scheme)}://{rest}")
             parts = urlsplit(url)
             port = f":{parts.port}" if parts.port else ""
         except ValueError:

@@ -1,0 +1,136 @@
+"""All tasks of an event loop on one connection: what one tick of the loop asks leaves in one write."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from typing import Any
+
+from budget.stores.multiplex import MORE, STALLED, Lost, reader
+
+__all__ = ["LoopWire"]
+
+_TICK = 0.02  # seconds between looks at the deadlines
+
+
+class LoopWire(asyncio.Protocol):
+    """One connection for all tasks of an event loop. Used in that loop only.
+
+    Args:
+        connect: Makes a connected `redis.asyncio.Connection`, in so many seconds at most; raises `Lost` if it cannot.
+    """
+
+    def __init__(self, connect: Callable[[float], Awaitable[Any]]):
+        self._connect = connect
+        self.loop = asyncio.get_running_loop()
+        self._opening = asyncio.Lock()
+        self._connection: Any = None
+        self._transport: asyncio.Transport | None = None
+        self._pending: deque[tuple[asyncio.Future[Any], float]] = deque()  # who waits, until when
+        self._timer: asyncio.TimerHandle | None = None
+        self._output: list[bytes] = []
+        self._heard = 0.0
+        self._end: AsyncGenerator[None, None] | None = None
+
+    @property
+    def opened(self) -> bool:
+        """Whether it was ever connected."""
+        return self._end is not None
+
+    @property
+    def connected(self) -> bool:
+        return self._transport is not None
+
+    async def open(self, timeout: float) -> None:
+        """Connect, unless it is connected.
+
+        Raises:
+            Lost: It cannot.
+        """
+        async with self._opening:
+            if self._transport is not None:
+                return
+            connection = await self._connect(timeout)
+            # The handshake is over and nothing is on its way: from here the bytes come to us.
+            self._replies = reader()
+            self._connection = connection
+            self._transport = connection._writer.transport
+            self._transport.set_protocol(self)
+            if self._end is None:  # one for all connections: the end of an earlier one would close this one
+                self._end = self._until_the_loop_ends()
+                await anext(self._end)
+
+    def exchange(self, data: bytes, until: float) -> asyncio.Future[Any]:
+        """Send one request with all others of this tick; the future is its reply.
+
+        It ends with `Lost` if the connection is gone, or `TimeoutError` at most a few hundredths of a second late (by
+        the loop's clock).
+        """
+        future = self.loop.create_future()
+        if self._transport is None:
+            future.set_exception(Lost("the connection to the server was lost"))
+            return future
+        if not self._output:
+            self.loop.call_soon(self._flush)
+        self._output.append(data)
+        self._pending.append((future, until))
+        if self._timer is None:
+            self._heard = self.loop.time()
+            self._timer = self.loop.call_later(_TICK, self._look)
+        return future
+
+    def close(self) -> None:
+        """Close the connection. The next `open` makes another."""
+        transport, self._transport = self._transport, None
+        if transport is not None:
+            transport.abort()
+            self._connection._writer = self._connection._reader = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._output.clear()
+        while self._pending:
+            future, _ = self._pending.popleft()
+            if not future.done():
+                future.set_exception(Lost("the connection to the server was lost"))
+
+    # What the loop calls.
+
+    def data_received(self, data: bytes) -> None:
+        """Hand out what has come."""
+        self._heard = self.loop.time()
+        self._replies.feed(data)
+        try:
+            while (reply := self._replies.gets()) is not MORE:
+                future, _ = self._pending.popleft()
+                if not future.done():
+                    future.set_result(reply)
+        except (Lost, IndexError):  # not the protocol, or more replies than requests
+            self.close()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """Tell all who wait."""
+        self.close()
+
+    def _flush(self) -> None:
+        if self._transport is not None and self._output:
+            self._transport.write(b"".join(self._output))
+        self._output.clear()
+
+    def _look(self) -> None:
+        """End the waits that have lasted long enough: one timer for all costs less than one each."""
+        now = self.loop.time()
+        late = [future for future, until in self._pending if until <= now and not future.done()]
+        for future in late:
+            future.set_exception(TimeoutError())
+        if late and now - self._heard > STALLED:
+            self.close()
+        self._timer = self.loop.call_later(_TICK, self._look) if self._pending else None
+
+    async def _until_the_loop_ends(self) -> AsyncGenerator[None, None]:
+        # An event loop has no hook for its end, but it closes the asynchronous generators that it began.
+        try:
+            yield
+        finally:
+            self.close()

@@ -1,0 +1,139 @@
+"""How values look that the scripts of a Redis store keep: figures, buckets, reservations, what was kept of a request.
+
+The other side of `lua/prelude.lua` and `lua/records.lua`. Numbers are doubles, exact up to 2^53 - 1; the five figures
+of a request or an end are 8-byte integers, for those of an end may be larger. A text that the ledger's chain must cover
+travels behind its own digest ("sealed"), so that a script hashes 16 bytes and not all of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from struct import Struct
+from typing import Any
+
+from budget.commands import Amounts, Bucket, Reservation, Share
+from budget.ledger import dumps
+
+__all__ = [
+    "BUCKET", "CHARGED", "KINDS", "NOTHING_KEPT", "NUMBERS", "RECORD", "Buckets", "keep", "pack_amounts",
+    "read_amounts", "read_bucket", "read_kept", "read_record", "read_shares", "seal", "shares_of",
+]  # fmt: skip
+
+KINDS = {
+    b"v": "reserved", b"r": "reconciled", b"f": "refunded", b"x": "expired", b"b": "recorded", b"l": "limit_set",
+    b"m": "limit_unset", b"z": "frozen", b"u": "unfrozen",
+}  # fmt: skip
+"""What the scripts call an entry."""
+NUMBERS = [Struct(f"<{n}d") for n in range(256)]
+"""So many numbers in a row."""
+BUCKET = NUMBERS[5]
+RECORD = Struct("<cddddH40s")
+"""The head of a reservation: state, lease, its end, made, ended, bytes of the starts that follow, what was charged."""
+CHARGED = slice(RECORD.size - 40, RECORD.size)
+_FIVE = Struct("<5q")
+_WIDTHS = Struct("<3H")  # pools, bytes of their ids, bytes of the digest
+_KEPT = 16 + _FIVE.size  # where the pools of a request begin
+_STATES = {b"o": "open", b"r": "reconciled", b"f": "refunded", b"x": "expired"}
+
+
+def seal(content: bytes) -> bytes:
+    """Put a content behind its digest."""
+    return hashlib.blake2b(content, digest_size=16).digest() + content
+
+
+def keep(
+    amounts: Amounts, pools: tuple[int, bytes, bytes], taken: bytes, digest: str, scope: Mapping[str, str],
+    detail: Mapping[str, Any], parent: str | None = None,
+) -> bytes:  # fmt: skip
+    """Write what a store keeps of a request, sealed; scripts copy it as it is.
+
+    Args:
+        amounts: What was asked for.
+        pools: How many, their ids, their units packed.
+        taken: What was taken from each, packed.
+        digest: Of what the caller asked.
+        scope, detail, parent: Of the reservation.
+    """
+    count, ids, units = pools
+    asked = digest.encode()
+    body = dumps((scope, detail, parent)).encode()
+    widths = _WIDTHS.pack(count, len(ids), len(asked))
+    return seal(b"".join((pack_amounts(amounts), widths, units, taken, ids, asked, body)))
+
+
+def read_kept(kept: bytes) -> tuple[Amounts, str, dict[str, str], dict[str, Any], str | None]:
+    """Read what was kept of a request: amounts, digest, scope, detail, parent."""
+    count, width, length = _WIDTHS.unpack_from(kept, _KEPT)
+    digest = _KEPT + _WIDTHS.size + 16 * count + width
+    scope, detail, parent = json.loads(kept[digest + length :])
+    return read_amounts(kept[16:_KEPT]), kept[digest : digest + length].decode(), scope, detail, parent
+
+
+def read_shares(starts: bytes, kept: bytes) -> tuple[Share, ...]:
+    """Read what a request took from which buckets (at 0 if it took nothing)."""
+    count, width, _ = _WIDTHS.unpack_from(kept, _KEPT)
+    numbers = list(map(int, NUMBERS[2 * count].unpack_from(kept, _KEPT + _WIDTHS.size)))
+    ids = _KEPT + _WIDTHS.size + 16 * count
+    names = kept[ids : ids + width].decode().split("\n")
+    places = map(int, NUMBERS[count].unpack(starts)) if starts else (0,) * count
+    return tuple(map(Share, names, numbers[:count], places, numbers[count:]))
+
+
+def pack_amounts(amounts: Amounts) -> bytes:
+    """Write five figures."""
+    if None in amounts:
+        amounts = tuple([-1 if amount is None else amount for amount in amounts])  # type: ignore[assignment]
+    return _FIVE.pack(*amounts)
+
+
+def read_amounts(packed: bytes) -> Amounts:
+    """Read five figures; what was not said is None."""
+    figures = _FIVE.unpack(packed)
+    return tuple([None if figure < 0 else figure for figure in figures]) if min(figures) < 0 else figures  # type: ignore[return-value]
+
+
+def read_record(id: str, record: bytes) -> Reservation:
+    """Read a reservation as a script stored it."""
+    state, *times, width, charged = RECORD.unpack_from(record)
+    lease, lease_end, made, ended = map(int, times)
+    starts, kept = record[RECORD.size : RECORD.size + width], record[RECORD.size + width :]
+    amounts, digest, scope, detail, parent = read_kept(kept)
+    return Reservation(
+        id, digest, _STATES[state], amounts, read_shares(starts, kept), lease, lease_end, made, ended,
+        None if state == b"o" else read_amounts(charged), scope, detail, parent,
+    )  # fmt: skip
+
+
+def shares_of(record: bytes) -> tuple[Share, ...]:
+    """Read the shares of a reservation alone."""
+    kept = RECORD.size + RECORD.unpack_from(record)[5]
+    return read_shares(record[RECORD.size : kept], record[kept:])
+
+
+def read_bucket(value: bytes) -> Bucket:
+    """Read a pool's value."""
+    return Bucket._make(map(int, BUCKET.unpack(value)))
+
+
+class Buckets(Sequence[Bucket]):
+    """The buckets of a reply, read when somebody looks at them, which few callers do."""
+
+    def __init__(self, packed: bytes):
+        self._packed = packed
+        self._read: list[Bucket] | None = None
+
+    def _all(self) -> list[Bucket]:
+        if self._read is None:
+            self._read = [Bucket._make(map(int, five)) for five in BUCKET.iter_unpack(self._packed)]
+        return self._read
+
+    def __len__(self) -> int:
+        return len(self._packed) // BUCKET.size
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._all()[index]
+
+
+NOTHING_KEPT = keep((0, 0, 0, 0, 0), (0, b"", b""), b"", "", {}, {})
