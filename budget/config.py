@@ -9,7 +9,7 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,7 +48,7 @@ class Settings:
         outcome: What replaces the table of outcomes, or None.
     """
 
-    store: str
+    store: str = field(repr=False)  # it may hold a password
     account: str
     limits: tuple[Limit, ...]
     book: PriceBook

@@ -17,8 +17,8 @@ from typing import Any
 from budget.asks import Ask, count, filled, make_ask, price
 from budget.commands import Amounts, Command, Outcome, Refund, Renew, Reservation, Reserve
 from budget.config import Settings
-from budget.errors import ArgumentTypeError, ConfigError
-from budget.estimate import Estimate, estimate_body
+from budget.errors import ArgumentTypeError, ConfigError, UnknownModel
+from budget.estimate import Estimate, estimate_body, makes_embeddings
 from budget.lease import Renewer
 from budget.limits import check_attributes
 from budget.money import parse_usd
@@ -33,7 +33,8 @@ _BARE_LEASE = 600.0
 GUARDED_LEASE = 60.0
 """Seconds of lease of a guarded call or block; it is renewed at a third while that lives."""
 _LEASE_MAX = 86400.0 * 7
-_ENDPOINT_OF = {"anthropic": "messages", "openai": "chat"}
+_ENDPOINT_OF = {"anthropic": "messages"}
+_WITHOUT_MESSAGES = {"input", "instructions", "prompt", "previous_response_id", "conversation"}
 
 
 class Engine:
@@ -104,17 +105,28 @@ class Engine:
 
     def estimate(self, request: Mapping[str, Any], provider: str | None, endpoint: str | None) -> Estimate:
         """Estimate a request body. See `Budget.estimate`."""
-        if provider is None and endpoint is None:
-            endpoint = self._endpoint_of(request)
-        endpoint = endpoint or _ENDPOINT_OF.get(provider or "anthropic", "chat")
+        endpoint = endpoint or self._endpoint_of(request, provider)
         return estimate_body(self.settings.book, request, provider, endpoint, self.verbs.now(), self.unpriced)
 
-    def _endpoint_of(self, request: Mapping[str, Any]) -> str:
+    def _endpoint_of(self, request: Mapping[str, Any], provider: str | None) -> str:
+        """Tell the endpoint from the provider, the one asked for or the model's, and from what the request holds."""
+        from budget.estimator import CHAT_ONLY
+
         name = request.get("model")
         if not isinstance(name, str):
             raise ArgumentTypeError(f"model: {type(name).__name__} is not the name of a model")
-        provider = None if self.unpriced else self.settings.book.find(name).provider
-        return _ENDPOINT_OF.get(provider or "anthropic", "chat")
+        try:
+            model = self.settings.book.find(name, provider)
+        except UnknownModel:
+            if not self.unpriced:
+                raise
+            model = None
+        provider = provider or (model.provider if model else None)
+        if provider and provider != "openai":
+            return _ENDPOINT_OF.get(provider, "chat")
+        if "messages" not in request and not request.keys().isdisjoint(_WITHOUT_MESSAGES):
+            return "embeddings" if model and makes_embeddings(model) else "responses"
+        return "chat" if provider or not request.keys().isdisjoint(CHAT_ONLY) else "messages"
 
     def ask_for(self, what: object, tokens: object, request: Mapping[str, Any]) -> Ask:
         """Tell a request's fields from attributes, and check both."""

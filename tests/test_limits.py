@@ -40,6 +40,10 @@ TRICKY = ["{x}", "}{", "a:b", "*", "?", "a b", " a ", "'", '"', "\\", "a=b", "="
         ("$9007199.254740991/lifetime", "usd", MAX, Decimal("9007199.254740991")),
         ("9007199254740991 tokens/lifetime", "tokens", MAX, MAX),
         (" $5 / day ", "usd", 5 * 10**9, Decimal(5)),
+        ("8 concurrent", "concurrent", 8, 8),
+        (" 08  concurrent ", "concurrent", 8, 8),
+        ("0 concurrent", "concurrent", 0, 0),
+        ("9007199254740991 concurrent", "concurrent", MAX, MAX),
     ],
 )
 def test_amounts(text: str, unit: str, quantity: int, amount: object) -> None:
@@ -82,8 +86,9 @@ def limits(draw: st.DrawFn) -> Limit:
     per = draw(st.none() | NAMES.filter(lambda name: name not in selector))
     unit, quantity, window = draw(st.sampled_from(UNITS)), draw(st.integers(0, MAX)), draw(st.sampled_from(WINDOWS))
     what = f"${format_usd(quantity)}" if unit == "usd" else f"{quantity} {unit.replace('_', ' ')}"
-    tz = draw(st.sampled_from([None, "Europe/Berlin"])) if Window(window).calendar else None
-    made = Limit(f"{what}/{window}", per=per, tz=tz)
+    within = "" if unit == "concurrent" else f"/{window}"
+    tz = draw(st.sampled_from([None, "Europe/Berlin"])) if within and Window(window).calendar else None
+    made = Limit(f"{what}{within}", per=per, tz=tz)
     # By attribute, because a name may be one of Limit's own arguments.
     object.__setattr__(made, "selector", tuple(sorted(selector.items())))
     return made
@@ -117,6 +122,21 @@ def test_identity_leaves_out_amount_and_zone() -> None:
     assert Limit("$5/day", source="store") == Limit("$5/day", source="code")
 
 
+def test_a_concurrency_limit_has_no_window() -> None:
+    limit = Limit("per=user 8 concurrent")
+    assert (limit.rule, str(limit), repr(limit)) == (
+        "8 concurrent",
+        "per=user 8 concurrent",
+        "Limit('per=user 8 concurrent')",
+    )
+    shown = limit.to_dict()
+    assert (shown["limit"], shown["unit"], shown["window"], shown["amount"]) == (str(limit), "concurrent", None, 8)
+    assert limit.identity == Limit("9 concurrent", per="user").identity
+    assert limit.identity != Limit("8 requests/lifetime", per="user").identity
+    with pytest.raises(ConfigError, match="tz: a concurrency limit has no time zone"):
+        Limit("8 concurrent", tz="Europe/Berlin")
+
+
 def test_set_at() -> None:
     limit = Limit("$5/day", per="user", tz="Europe/Berlin", source="file").set_at(77)
     assert (limit.created_us, limit.tz, limit.per, limit.source) == (77, "Europe/Berlin", "user", "file")
@@ -136,7 +156,10 @@ def test_set_at() -> None:
      "$0.0000000001/day", "１ requests/day", "user= $5/day", "=alice $5/day", "us er=alice $5/day",
      "user=alice user=bob $5/day",
      "per=user per=agent $5/day", "per= $5/day", "per=per $5/day", "user=alice per=user $5/day", "user='alice $5/day",
-     "user=alice", "8 concurrent", "8 concurrent/day", "$20/7d rolling", "1 requests/60s rolling", "1user=x $5/day",
+     "user=alice", "8 concurrent/day", "8 concurrent/lifetime", "8 concurrent/", "1.5 concurrent", "2k concurrent",
+     "-1 concurrent", "$8 concurrent", "８ concurrent", "concurrent", "8concurrent", "8 Concurrent", "1e1 concurrent",
+     "9007199254740992 concurrent", "100000000000000000000 concurrent", "8 concurrent requests",
+     "$20/7d rolling", "1 requests/60s rolling", "1user=x $5/day",
      "user=a\x00b $5/day", "user='a\nb' $5/day", "$5\n/day\x00", "x" * 5000],
 )  # fmt: skip
 def test_refused_texts(text: str) -> None:

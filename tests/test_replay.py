@@ -12,6 +12,7 @@ import tomllib
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from fractions import Fraction
+from functools import cache
 from math import ceil
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -111,7 +112,9 @@ class Recorded(NamedTuple):
     attributes: dict[str, str]
 
     def asks(self, unit: str, factor: Fraction = Fraction(1)) -> int:
-        return 1 if unit == "requests" else ceil({"usd": self.usd, "tokens": self.tokens}[unit] * factor)
+        if unit in ("requests", "concurrent"):
+            return 1
+        return ceil({"usd": self.usd, "tokens": self.tokens}[unit] * factor)
 
 
 def independent(
@@ -134,7 +137,7 @@ def independent(
         for rule in rules:
             key = pool(rule, call)
             held[key] -= call.asks(rule.unit, factor)
-            spent[key] = spent.get(key, 0) + call.asks(rule.unit)
+            spent[key] = spent.get(key, 0) + (0 if rule.unit == "concurrent" else call.asks(rule.unit))
 
     for _, begins, i in sorted(events):
         call = order[i]
@@ -214,13 +217,20 @@ ACCEPTANCE = {
 }  # fmt: skip
 
 
+@cache
+def walked(name: str) -> tuple[list[Recorded], list[bool], list[int], list[int]]:
+    """The calls of a trace, and what the independent walk finds: admitted, refusals, most spent."""
+    _, read, _, rules = ACCEPTANCE[name]
+    calls = read()
+    return calls, *independent(calls, list(rules.values()))
+
+
 @needs_traces
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("name", ACCEPTANCE)
 def test_real_traces_are_decided_as_an_independent_walk_decides(name: str, store_url: str) -> None:
-    path, read, fill, rules = ACCEPTANCE[name]
-    calls = read()
-    admitted, refusals, most = independent(calls, list(rules.values()))
+    path, _, fill, rules = ACCEPTANCE[name]
+    calls, admitted, refusals, most = walked(name)
     assert 0 < sum(admitted) < len(admitted)
     store = open_store(store_url)
     try:
@@ -244,8 +254,8 @@ def test_real_traces_are_decided_as_an_independent_walk_decides(name: str, store
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("name", ACCEPTANCE)
 def test_the_command_prints_the_same_figures(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    path, read, fill, rules = ACCEPTANCE[name]
-    admitted, refusals, _ = independent(read(), list(rules.values()))
+    path, _, fill, rules = ACCEPTANCE[name]
+    _, admitted, refusals, _ = walked(name)
     options = [f"--set={field}={value}" for field, value in fill.items()] + [f"--limit={text}" for text in rules]
     assert main(["replay", str(path), *options, "--store", "memory://", "--json"], standalone_mode=False) == 0
     found = json.loads(capsys.readouterr().out)
@@ -298,6 +308,7 @@ def test_any_trace_is_decided_as_an_independent_walk_decides(rows: list[Any], fa
         "per=user $15/hour": Rule(15 * NANOS, "usd", 3600, "user"),
         "4 requests/minute": Rule(4, "requests", 60),
         "40 tokens/lifetime": Rule(40, "tokens", None),
+        "per=user 2 concurrent": Rule(2, "concurrent", None, "user"),
     }
     admitted, refusals, most = independent(calls, list(rules.values()), Fraction(factor))
     recorder = Recorder(open_store("memory://"))
@@ -305,7 +316,7 @@ def test_any_trace_is_decided_as_an_independent_walk_decides(rows: list[Any], fa
         found = play(Path(folder), text, *rules, store=recorder, reserve=factor)
     assert not rows or recorder.decisions == admitted
     assert refused(found) == refusals
-    assert [limit.max_spent for limit in found.limits] == [*most[:3], None, None]
+    assert [limit.max_spent for limit in found.limits] == [*most[:3], None, None, None]
 
 
 def test_what_ends_at_an_instant_ends_before_what_begins(tmp_path: Path) -> None:
@@ -313,6 +324,14 @@ def test_what_ends_at_an_instant_ends_before_what_begins(tmp_path: Path) -> None
     for begins, admitted in (("0.9999999", 1), ("1.0000000", 2), ("1.0000001", 2)):
         text = HEAD + f"0,,,one,6,0,1.0\n{begins},,,one,4,0,\n"
         assert play(tmp_path, text, "$12/day", reserve="1.5").admitted == admitted
+
+
+def test_a_call_holds_its_slot_from_its_begin_to_its_end(tmp_path: Path) -> None:
+    text = HEAD + "0,,,one,1,0,10\n1,,,one,1,0,\n2,,,one,1,0,10\n9,,,one,1,0,1\n10,,,one,1,0,\n12,,,one,1,0,5\n"
+    one = play(tmp_path, text, "1 concurrent", reserve="3")
+    assert (one.admitted, refused(one), one.to_dict()["limits"][0]["max_spent_usd"]) == (3, [3], None)
+    two = play(tmp_path, text, "2 concurrent", "$4/day")
+    assert (two.admitted, refused(two), two.spent) == (4, [1, 1], 4 * NANOS)
 
 
 def test_a_call_of_no_duration_ends_before_the_next_of_its_instant(tmp_path: Path) -> None:

@@ -172,3 +172,47 @@ def test_given_twice_it_is_itself() -> None:
 @pytest.mark.parametrize("tier", ["standard", "default", "auto", None, 5])
 def test_usual_traits_are_left_out(tier: object) -> None:
     assert Usage.of({**ANTHROPIC, "service_tier": tier}).traits == {}
+
+
+def test_openai_cache_writes_by_lifetime() -> None:
+    details = {"cached_tokens": 60, "cache_write_tokens": 30,
+               "cache_write_tokens_details": {"ttl_30m_tokens": 10, "ttl_12h_tokens": 15}}  # fmt: skip
+    usage = Usage.of({**RESPONSES, "input_tokens_details": details})
+    assert usage == Usage(
+        input=10, cache_read=60, cache_write={"30m": 10, "12h": 15, "default": 5}, output=40, reasoning=15
+    )
+    assert usage.input_tokens == 100
+    chat = Usage.of({**CHAT, "prompt_tokens_details": {"cached_tokens": 60, "cache_write_tokens": 30}})
+    assert (chat.input, chat.cache_write) == (10, {"default": 30})
+
+
+def test_responses_without_details() -> None:
+    usage = Usage.of({"input_tokens": 100, "output_tokens": 40, "total_tokens": 140,
+                      "output_tokens_details": {"reasoning_tokens": 15}})  # fmt: skip
+    assert usage == Usage(input=100, output=40, reasoning=15)
+
+
+def test_calls_of_built_in_tools_are_in_the_answer() -> None:
+    def search(kind: str | None) -> dict[str, Any]:
+        return {"type": "web_search_call", "action": kind and {"type": kind}}
+
+    output = [search("search"), search("open_page"), search("find_in_page"), search(None), {"type": "message"},
+              {"type": "file_search_call"}, {"type": "code_interpreter_call"}, {"type": "mcp_call"}]  # fmt: skip
+    answer = {"model": "gpt-x", "usage": RESPONSES, "output": output, "tools": [{"type": "web_search"}]}
+    assert Usage.of(answer).tools == {"web_search": 2, "file_search": 1, "code_interpreter": 1}
+    preview = {**answer, "tools": [{"type": "web_search_preview_2025_03_11"}], "output": output[:1]}
+    assert Usage.of(preview).tools == {"web_search_preview": 1}
+    assert Usage.of({**answer, "output": None, "tools": None}).tools == {}
+
+
+def test_a_response_of_the_openai_sdk_with_a_search() -> None:
+    responses = pytest.importorskip("openai.types.responses")
+    search = responses.ResponseFunctionWebSearch.construct(
+        id="w", type="web_search_call", status="completed",
+        action=responses.response_function_web_search.ActionSearch.construct(type="search", query="q"))  # fmt: skip
+    answer = responses.Response.construct(
+        id="r", model="gpt-x", output=[search], tools=[], service_tier="priority",
+        usage=responses.ResponseUsage.construct(**RESPONSES))  # fmt: skip
+    usage = Usage.of(answer)
+    assert (usage.tools, usage.traits, usage.model, usage.tokens) == (
+        {"web_search": 1}, {"service_tier": "priority"}, "gpt-x", 140)  # fmt: skip

@@ -89,7 +89,8 @@ def _clock(ahead: int, server: bool) -> Finding:
 
 def _server(facts: Mapping[str, str]) -> Iterator[Finding]:
     if not facts:
-        yield Finding("server", "note", "it does not let us read INFO: version, eviction policy and persistence are unknown")
+        unknown = "it does not let us read INFO: version, eviction policy and persistence are unknown"
+        yield Finding("server", "note", unknown)
         return
     name = f"Valkey {facts['valkey_version']}" if "valkey_version" in facts else f"Redis {facts.get('redis_version')}"
     yield Finding("server", "ok", f"{name}, maxmemory-policy {facts.get('maxmemory_policy')}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, TypeVar
 
 from budget.errors import ArgumentTypeError, ConfigError
@@ -13,11 +14,14 @@ if TYPE_CHECKING:
 __all__ = ["self_test", "wrap"]
 
 C = TypeVar("C")
-_CLIENTS = {("anthropic", "Anthropic"), ("anthropic", "AsyncAnthropic")}
+_CLIENTS = {"anthropic": ("Anthropic", "AsyncAnthropic"), "openai": ("OpenAI", "AsyncOpenAI")}
 
 
 def wrap(budget: Budget, client: C) -> C:
     """Return a guarded client of the same class. See `Budget.wrap`.
+
+    A chat stream of OpenAI is asked for its usage. The chunk that carries it is kept from whoever did not ask, but for
+    those who read the bytes of a response themselves (`iter_lines`).
 
     Raises:
         ArgumentTypeError: It is no client that is known here.
@@ -39,23 +43,25 @@ def self_test() -> dict[str, str]:
 
     from budget.clients.seam import missing
 
-    if find_spec("anthropic") is None:
-        return {}
-    import anthropic
-
-    return {"anthropic": ", ".join(missing(anthropic.Anthropic) + missing(anthropic.AsyncAnthropic))}
+    found = {}
+    for package, names in _CLIENTS.items():
+        if find_spec(package) is not None:
+            sdk = import_module(package)
+            found[package] = ", ".join(absent for name in names for absent in missing(getattr(sdk, name)))
+    return found
 
 
 def _protocol(client: object) -> Protocol:
     """Return what knows a client's API, by the first class of an SDK that it descends from."""
     classes = type(client).__mro__
-    base = next((each for each in classes if each.__module__.partition(".")[0] in ("anthropic", "openai")), None)
+    base = next((each for each in classes if each.__module__.partition(".")[0] in _CLIENTS), None)
     if base is not None and any(each.__name__ == "BaseClient" for each in classes):
         package = base.__module__.partition(".")[0]
-        if (package, base.__name__) not in _CLIENTS:
+        if base.__name__ not in _CLIENTS[package]:
             raise ConfigError(f"wrap: {package}.{base.__name__} is not available in this version")
-        from budget.clients.anthropic import PROTOCOL
-
-        return PROTOCOL
+        protocol: Protocol = import_module(f"budget.clients.{package}").PROTOCOL
+        return protocol
     name = type(client).__name__
-    raise ArgumentTypeError(f"wrap: {name} is no client that is known here; give an anthropic.Anthropic()")
+    raise ArgumentTypeError(
+        f"wrap: {name} is no client that is known here; give an anthropic.Anthropic() or an openai.OpenAI()"
+    )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -31,15 +31,21 @@ End = tuple["Amounts", dict[str, Any], bool]
 
 _log = logging.getLogger("budget")
 _LEASE_US = lease_us(None, GUARDED_LEASE)
+_TEXTS = ("messages", "system", "input", "instructions", "tools")
 _LONG_BODY = 20_000  # characters from which counting is left to a thread, so that the event loop is not held
 
 
 class Call:
-    """One logical call, however many attempts the SDK makes of it."""
+    """One logical call, however many attempts the SDK makes of it.
+
+    Attributes:
+        reader: The thread or task that is reading an event of its stream now.
+    """
 
     def __init__(self, budget: Budget, protocol: Protocol, endpoint: str, body: Mapping[str, Any]):
         self._budget, self._protocol = budget, protocol
         self._endpoint, self._body = endpoint, body
+        self.reader: object = None
         self._guard: Guard | None = None
         self._meter: Meter | None = None
         self._begun = self._first = 0.0
@@ -58,15 +64,23 @@ class Call:
 
     async def abegin(self) -> None:
         """Like `begin`, without blocking the event loop."""
-        from budget.estimator import tokens
-
-        if _long(self._body) or not tokens.loaded("cl100k"):
+        if _long(self._body) or not self._loaded():
             await asyncio.to_thread(self._prepare)
         else:
             self._prepare()
         assert self._guard is not None
         await self._guard.abegin()
         self._begun = monotonic()
+
+    def _loaded(self) -> bool:
+        """Whether the vocabulary that the model needs is in memory."""
+        from budget.estimator import VOCABULARIES, tokens
+
+        try:
+            model = self._budget.settings.book.find(self._body["model"], self._protocol.provider)
+        except (LookupError, TypeError):
+            return True  # there is nothing to count: it will be refused
+        return tokens.loaded(VOCABULARIES[model.tokenizer or "claude-2"])
 
     def _prepare(self) -> None:
         budget = self._budget
@@ -106,6 +120,9 @@ class Call:
 
     def failed(self, error: BaseException) -> End:
         """Return how a call ends that raised."""
+        answer = getattr(error, "completion", None)  # OpenAI's `parse` raises for an answer that it cannot parse
+        if getattr(answer, "usage", None) is not None:
+            return self.answered(answer)
         response = getattr(error, "response", None)
         if response is not None and response is not self._judged and hasattr(response, "status_code"):
             self.judged(response)
@@ -114,18 +131,20 @@ class Call:
         amounts, detail, refund = self._unanswered(error, [])
         return amounts, {**detail, **self._timing()}, refund
 
-    def streamed(self, error: BaseException | None) -> End:
-        """Return how a stream ends: by its meter, or charged whole."""
+    def streamed(self, error: BaseException | None, *, whole: bool = False) -> End:
+        """Return how a stream ends, which may have been read to its end: by its meter, or charged whole."""
         stored, found = self.guard.stored, None
         try:
             if self._meter is not None and stored is not None:
+                if whole:
+                    self._meter.finish()
                 found = self._meter.end(self._budget.settings, stored, error)
         except BudgetError as unread:
             _log.warning("a stream is charged its reservation: %s", unread)
         if found is not None:
             return found[0], {**found[1], **self._timing()}, False
         amounts, detail, refund = self._unanswered(error, [200])
-        cause = type(error).__name__ if error is not None else "cut short"
+        cause = type(error).__name__ if error is not None else "no usage" if whole else "cut short"
         return amounts, {**detail, "outcome": cause, **self._timing()}, refund
 
     def heard(self) -> None:
@@ -196,9 +215,17 @@ class _Attempt:
 
 
 def _long(body: Mapping[str, Any]) -> bool:
-    messages = body.get("messages")
-    if not isinstance(messages, Sequence):
-        return False
-    contents = (message.get("content") if isinstance(message, Mapping) else "" for message in messages)
-    size = sum(len(content) if isinstance(content, str) else 2000 for content in contents)
-    return size + len(str(body.get("system") or "")) > _LONG_BODY
+    """Say whether a body may be long, by a look at what most of it is in."""
+    waiting, size = [body.get(name) for name in _TEXTS], 0
+    while waiting and size <= _LONG_BODY:
+        value = waiting.pop()
+        if isinstance(value, str):
+            size += len(value)
+        elif isinstance(value, (list, tuple)):
+            size += 100 * len(value)
+            waiting.extend(value)
+        elif isinstance(value, Mapping):
+            waiting.extend(value.values())
+        elif value is not None:
+            size += 100  # of an SDK's model, not looked into
+    return size > _LONG_BODY

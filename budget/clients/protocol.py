@@ -20,6 +20,10 @@ class Meter(Contract):
         """Take note of one event."""
         ...
 
+    def finish(self) -> None:
+        """Take note that the stream was read to its end."""
+        ...
+
     def end(
         self, settings: Settings, reservation: Reservation, error: BaseException | None
     ) -> tuple[Amounts, dict[str, Any]] | None:
@@ -28,18 +32,36 @@ class Meter(Contract):
 
 
 class Protocol(Contract):
-    """One SDK's API: which paths cost money, and how its streams are metered."""
+    """One SDK's API: which paths cost money, what is sent, and how its streams are metered.
+
+    Attributes:
+        provider: As the price book names it.
+        doors: Attributes of a client through which the SDK connects without a request; reading one is refused.
+    """
 
     provider: str
+    doors: tuple[str, ...]
+
+    def check(self, client: Any) -> None:
+        """Raise `ConfigError` for a client of a flavour that this version does not have."""
+        ...
 
     def endpoint(self, path: str) -> str | None:
         """Return the metered endpoint of a POST path, "" if the path is free, None if it is not known."""
         ...
 
-    def meter(self, endpoint: str, estimate: Estimate) -> Meter:
-        """Return a meter for one stream."""
+    def body(self, endpoint: str, options: Any) -> Mapping[str, Any]:
+        """Return a call's whole JSON body, what the caller added with `extra_body` included.
+
+        Raises:
+            Unbounded: The body cannot be read before it is sent, or its cost not when it is answered.
+        """
         ...
 
-    def body(self, options: Any) -> Mapping[str, Any]:
-        """Return a call's whole JSON body, what the caller added with `extra_body` included."""
+    def sent(self, endpoint: str, options: Any, body: Mapping[str, Any]) -> Any:
+        """Return the options that are sent: those given, or a copy to which something was added."""
+        ...
+
+    def meter(self, endpoint: str, estimate: Estimate) -> Meter | None:
+        """Return a meter for one stream; None if the endpoint has none."""
         ...

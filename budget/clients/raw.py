@@ -104,11 +104,14 @@ class _Read:
         if "event-stream" not in self._headers.get("content-type", ""):
             found = _json(body)
             return call.answered(found) if found else call.streamed(None)
+        whole = False
         for line in body.decode("utf-8", "replace").split("\n"):
-            event = _json(line[5:]) if line.startswith("data:") else None
-            if event:
+            data = line[5:].strip() if line.startswith("data:") else ""
+            if data == "[DONE]":
+                whole = True
+            elif event := _json(data):
                 call.event(event)
-        return call.streamed(None)
+        return call.streamed(None, whole=whole)
 
 
 class _Event(dict[str, Any]):

@@ -3,7 +3,7 @@
 A wrapped client is an instance of a subclass of its own class, made by hand from the given client's attributes (the
 SDKs treat a client they construct as a subclass differently). The subclass overrides what all four SDK generations
 have in common: `request`, one logical call; `_prepare_request`, each HTTP attempt before any byte; `_should_retry`,
-each error answer; `copy`, which wraps what it makes.
+each error answer; `copy`, which wraps what it makes; and the attributes through which an SDK opens WebSockets.
 
 `request` reserves, so that a refused call sends nothing, and ends the reservation by what comes back.
 `_prepare_request` is the backstop: whatever reaches it without a reservation is reserved and charged if its body is
@@ -48,8 +48,9 @@ def guard_client(budget: Budget, client: C, protocol: Protocol) -> C:
     """Return a guarded twin of a client, which shares its HTTP client and nothing else that changes.
 
     Raises:
-        ConfigError: The SDK lacks what guarding depends on.
+        ConfigError: The SDK lacks what guarding depends on, or the client is of a flavour that is not available.
     """
+    protocol.check(client)
     base = type(client)
     classes: dict[type, type] = vars(budget).setdefault("_guarded", {})  # they go when it goes
     guarded = classes.get(base)
@@ -120,14 +121,14 @@ def _endpoint(protocol: Protocol, method: str, path: str) -> str | None:
     return endpoint or None
 
 
-def _backstop(budget: Budget, protocol: Protocol, request: Any) -> Call | None:
+def _backstop(budget: Budget, protocol: Protocol, client: Any, request: Any) -> Call | None:
     """Return a call for an attempt that nobody reserved for, None if it is free.
 
     Raises:
         Unbounded: It may cost money, and its body is not known.
     """
-    path = request.url.path
-    endpoint = _endpoint(protocol, request.method, path[path.find("/v1/") :] if "/v1/" in path else path)
+    path = _path(request.url.path.removeprefix(client.base_url.path.rstrip("/")))
+    endpoint = _endpoint(protocol, request.method, path)
     if endpoint is None:
         return None
     try:
@@ -141,9 +142,24 @@ def _is_stream(result: Any) -> bool:
     return hasattr(type(result), "__stream__")
 
 
-def _attributes(base: type, budget: Budget) -> dict[str, Any]:
+def _attributes(base: type, budget: Budget, protocol: Protocol) -> dict[str, Any]:
     names = ("__module__", "__qualname__", "__doc__")
-    return {"_budget_engine": budget, **{name: getattr(base, name) for name in names}}
+    doors = {name: _door(name, budget) for name in protocol.doors}
+    return {"_budget_engine": budget, **{name: getattr(base, name) for name in names}, **doors}
+
+
+def _door(name: str, budget: Budget) -> property:
+    """Make an attribute that cannot be read, because the SDK reads it to connect without a request."""
+
+    def get(self: Any) -> Any:
+        if budget.settings.disabled:
+            return vars(self)[name]
+        raise Unbounded(["a WebSocket is not metered in this version; use an unwrapped client for it"])
+
+    def put(self: Any, value: Any) -> None:
+        vars(self)[name] = value
+
+    return property(get, put)
 
 
 def _copier(base: Any, budget: Budget, protocol: Protocol) -> Any:
@@ -162,7 +178,8 @@ def _sync_class(base: Any, budget: Budget, protocol: Protocol) -> type:
         if endpoint is None:
             return base.request(self, cast_to, options, **kwargs)
         options = self._copy_and_prepare(options) if hasattr(self, "_copy_and_prepare") else options
-        call = Call(budget, protocol, endpoint, protocol.body(options))
+        body = protocol.body(endpoint, options)
+        options, call = protocol.sent(endpoint, options, body), Call(budget, protocol, endpoint, body)
         call.begin()
         outer = _call.get()
         try:
@@ -184,7 +201,7 @@ def _sync_class(base: Any, budget: Budget, protocol: Protocol) -> type:
     def prepare_request(self: Any, http_request: Any) -> None:
         call = _current()
         if call is None and not budget.settings.disabled:
-            call = _backstop(budget, protocol, http_request)
+            call = _backstop(budget, protocol, self, http_request)
             if call is not None:
                 call.begin()
                 call.guard.end(*call.guard.unanswered(None, None))
@@ -193,7 +210,7 @@ def _sync_class(base: Any, budget: Budget, protocol: Protocol) -> type:
         base._prepare_request(self, http_request)
 
     return type(base.__name__, (base,), {
-        **_attributes(base, budget), "request": request, "_prepare_request": prepare_request,
+        **_attributes(base, budget, protocol), "request": request, "_prepare_request": prepare_request,
         "_should_retry": _judge(base), "copy": (copy := _copier(base, budget, protocol)), "with_options": copy,
     })  # fmt: skip
 
@@ -206,7 +223,8 @@ def _async_class(base: Any, budget: Budget, protocol: Protocol) -> type:
         if endpoint is None:
             return await base.request(self, cast_to, options, **kwargs)
         options = await self._copy_and_prepare(options) if hasattr(self, "_copy_and_prepare") else options
-        call = Call(budget, protocol, endpoint, protocol.body(options))
+        body = protocol.body(endpoint, options)
+        options, call = protocol.sent(endpoint, options, body), Call(budget, protocol, endpoint, body)
         await call.abegin()
         outer = _call.get()
         try:
@@ -231,7 +249,7 @@ def _async_class(base: Any, budget: Budget, protocol: Protocol) -> type:
     async def prepare_request(self: Any, http_request: Any) -> None:
         call = _current()
         if call is None and not budget.settings.disabled:
-            call = _backstop(budget, protocol, http_request)
+            call = _backstop(budget, protocol, self, http_request)
             if call is not None:
                 await call.abegin()
                 await call.guard.aend(*call.guard.unanswered(None, None))
@@ -240,7 +258,7 @@ def _async_class(base: Any, budget: Budget, protocol: Protocol) -> type:
         await base._prepare_request(self, http_request)
 
     return type(base.__name__, (base,), {
-        **_attributes(base, budget), "request": request, "_prepare_request": prepare_request,
+        **_attributes(base, budget, protocol), "request": request, "_prepare_request": prepare_request,
         "_should_retry": _judge(base), "copy": (copy := _copier(base, budget, protocol)), "with_options": copy,
     })  # fmt: skip
 

@@ -2,57 +2,78 @@
 
 A stream's events all pass its `_iterator`. We put an iterator object there (not a generator: an async one raises when
 it is dropped while running) over the events of a twin of the stream, so that no cycle keeps a dropped stream alive. Its
-ends: the last event, an exception, `close()` (also by leaving `with`), and a finalizer for a stream that is simply
-dropped.
+ends: the last event, an exception, the close of its response (which every `close()` and every `with` of the SDKs comes
+to), and a finalizer for a stream that is simply dropped. The SDKs also close the response when the events end or fail;
+what that was, only the reader of the event knows, so a close by whoever is reading is left to the reader.
 """
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import weakref
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from threading import get_ident
 from typing import Any
 
 from budget.clients.call import Call
 
-__all__ = ["meter_async_stream", "meter_stream"]
+__all__ = ["hide", "meter_async_stream", "meter_stream"]
 
 
 def meter_stream(stream: Any, call: Call) -> Any:
     """Have a sync stream metered."""
-    stream._iterator = _Events(_twin(stream).__stream__(), call)
-    reference, close = weakref.ref(stream), type(stream).close
+    _listen(stream, _Events(_twin(stream).__stream__(), call))
+    response = stream.response
+    reference, close = weakref.ref(response), type(response).close
 
     def close_and_end() -> None:
         try:
             if (alive := reference()) is not None:
                 close(alive)
         finally:
-            call.guard.end(*call.streamed(None)) if not call.guard.ended else None
+            if call.reader != get_ident() and not call.guard.ended:
+                call.guard.end(*call.streamed(None))
 
-    stream.close = close_and_end
+    response.close = close_and_end
     weakref.finalize(stream, _dropped, call)
     return stream
 
 
 def meter_async_stream(stream: Any, call: Call) -> Any:
     """Have an async stream metered."""
-    stream._iterator = _AsyncEvents(_twin(stream).__stream__(), call)
-    reference, close = weakref.ref(stream), type(stream).close
+    _listen(stream, _AsyncEvents(_twin(stream).__stream__(), call))
+    response = stream.response
+    reference, close = weakref.ref(response), type(response).aclose
 
     async def close_and_end() -> None:
+        reading = call.reader is not None and call.reader is asyncio.current_task()
         try:
             if (alive := reference()) is not None:
                 await close(alive)
         except BaseException:
-            _dropped(call)
+            if not reading:
+                _dropped(call)
             raise
-        if not call.guard.ended:
+        if not reading and not call.guard.ended:
             await call.guard.aend(*call.streamed(None))
 
-    stream.close = close_and_end
+    response.aclose = close_and_end
     weakref.finalize(stream, _dropped, call)
     return stream
+
+
+def hide(stream: Any, hidden: Callable[[Any], bool]) -> Any:
+    """Have a stream, sync or async, keep some events to itself; if it is metered afterwards, the meter sees them."""
+    stream._iterator = _Shown(_twin(stream).__stream__(), hidden)
+    return stream
+
+
+def _listen(stream: Any, events: Any) -> None:
+    if isinstance(stream._iterator, _Shown):
+        stream._iterator.events = events
+    else:
+        stream._iterator = events
 
 
 def _twin(stream: Any) -> Any:
@@ -80,14 +101,16 @@ class _Events:
 
     def __next__(self) -> Any:
         call = self._call
+        call.reader = get_ident()
         try:
             event = next(self._events)
         except StopIteration:
-            call.guard.end(*call.streamed(None))
+            call.guard.end(*call.streamed(None, whole=True))
             raise
         except BaseException as error:
             call.guard.end(*call.streamed(error))
             raise
+        call.reader = None
         call.event(event)
         return event
 
@@ -105,10 +128,11 @@ class _AsyncEvents:
 
     async def __anext__(self) -> Any:
         call = self._call
+        call.reader = asyncio.current_task()
         try:
             event = await anext(self._events)
         except StopAsyncIteration:
-            await call.guard.aend(*call.streamed(None))
+            await call.guard.aend(*call.streamed(None, whole=True))
             raise
         except Exception as error:
             await call.guard.aend(*call.streamed(error))
@@ -116,5 +140,31 @@ class _AsyncEvents:
         except BaseException:
             _dropped(call)  # cancelled: the end is booked without another wait
             raise
+        call.reader = None
         call.event(event)
+        return event
+
+
+class _Shown:
+    """The events of a stream, sync or async, but for some."""
+
+    __slots__ = ("_hidden", "events")
+
+    def __init__(self, events: Any, hidden: Callable[[Any], bool]):
+        self.events, self._hidden = events, hidden
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        while self._hidden(event := next(self.events)):
+            pass
+        return event
+
+    def __aiter__(self) -> AsyncIterator[Any]:
+        return self
+
+    async def __anext__(self) -> Any:
+        while self._hidden(event := await anext(self.events)):
+            pass
         return event

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 from budget.demo.reply import Reply
+from budget.demo.turn import Rejected, Turn, count, fields_of, first_tool, frame
 
-__all__ = ["Rejected", "Turn", "count_tokens", "error", "error_event", "events", "input_tokens", "message", "models"]
+__all__ = ["count_tokens", "decide", "error", "error_event", "events", "input_tokens", "models", "usage", "whole"]
 
 _FRAME_TOKENS = 7
-_BYTES_PER_TOKEN = 4
 _ERRORS = {
     400: "invalid_request_error",
     401: "authentication_error",
@@ -32,96 +31,39 @@ _ERRORS = {
 _MODELS = ("claude-sonnet-4-6", "claude-haiku-4-5")
 
 
-class Rejected(Exception):
-    """Raised for a request that is answered with an error.
+def decide(body: object, reply: Reply, usual: int, id: str) -> Turn:
+    """Decide the answer to a request's body; `usual` is the output where nothing says how much.
 
-    Attributes:
-        status: The HTTP status.
-        message: What is wrong with the request; names fields, never their content.
+    Raises:
+        Rejected: The body lacks what every request must have.
     """
+    fields = _checked(body)
+    tool = first_tool(fields.get("tools"), "input_schema") if reply.tool else None
+    return Turn.of(fields, reply, usual, f"msg_{id}", input=input_tokens(fields), bound=fields["max_tokens"], tool=tool)
 
-    def __init__(self, status: int, message: str):
-        self.status, self.message = status, message
-        super().__init__(status, message)
 
-
-@dataclass(frozen=True, slots=True)
-class Turn:
-    """One answer, decided but not yet put into words. Amounts are tokens.
-
-    Attributes:
-        id: The message's id.
-        model: The model as answered.
-        reply: What the call was told to be like.
-        input: Uncached input.
-        output: All output, thinking included.
-        thinking: How many of `output` are thinking.
-        tool: Name and input of the tool called, or None.
-        stop_reason: As the provider names it.
-    """
-
-    id: str
-    model: str
-    reply: Reply
-    input: int
-    output: int
-    thinking: int
-    tool: tuple[str, dict[str, str]] | None
-    stop_reason: str
-
-    @classmethod
-    def of(cls, body: object, reply: Reply, output_tokens: int, id: str) -> Turn:
-        """Decide the answer to a request's body.
-
-        Raises:
-            Rejected: The body lacks what every request must have.
-        """
-        fields = _checked(body)
-        bound: int = fields["max_tokens"]
-        output = min(bound, output_tokens) if reply.output is None else reply.output
-        tool = _tool_call(fields) if reply.tool else None
-        return cls(
-            id=id,
-            model=reply.model or fields["model"],
-            reply=reply,
-            input=input_tokens(fields) if reply.input is None else reply.input,
-            output=output,
-            thinking=min(reply.thinking, output),
-            tool=tool,
-            stop_reason="tool_use" if tool else "max_tokens" if output >= bound else "end_turn",
-        )
-
-    def usage(self, output: int) -> dict[str, Any]:
-        """The usage block of a message of which so many output tokens were made."""
-        reply = self.reply
-        usage: dict[str, Any] = {
-            "input_tokens": self.input,
-            "cache_creation_input_tokens": reply.cache_write_5m + reply.cache_write_1h,
-            "cache_read_input_tokens": reply.cache_read,
-            "cache_creation": {
-                "ephemeral_5m_input_tokens": reply.cache_write_5m,
-                "ephemeral_1h_input_tokens": reply.cache_write_1h,
-            },
-            "output_tokens": output,
-            "service_tier": "standard",
-        }
-        if self.thinking and output == self.output:
-            usage["output_tokens_details"] = {"thinking_tokens": self.thinking}
-        return usage
+def usage(turn: Turn, output: int | None = None) -> dict[str, Any]:
+    """The usage block of a message of which so many output tokens were made; None: all."""
+    reply = turn.reply
+    told: dict[str, Any] = {
+        "input_tokens": turn.input,
+        "cache_creation_input_tokens": reply.cache_write_5m + reply.cache_write_1h,
+        "cache_read_input_tokens": reply.cache_read,
+        "cache_creation": {
+            "ephemeral_5m_input_tokens": reply.cache_write_5m,
+            "ephemeral_1h_input_tokens": reply.cache_write_1h,
+        },
+        "output_tokens": turn.output if output is None else output,
+        "service_tier": "standard",
+    }
+    if turn.thinking and told["output_tokens"] == turn.output:
+        told["output_tokens_details"] = {"thinking_tokens": turn.thinking}
+    return told
 
 
 def input_tokens(body: Mapping[str, Any]) -> int:
     """Count a request's input: a quarter of the UTF-8 bytes of all its strings, rounded up, and 7 for the frame."""
-    size, waiting = 0, [body.get(name) for name in ("system", "messages", "tools")]
-    while waiting:
-        value = waiting.pop()
-        if isinstance(value, str):
-            size += len(value) if value.isascii() else len(value.encode("utf-8", "surrogatepass"))
-        elif isinstance(value, dict):
-            waiting.extend(value.values())
-        elif isinstance(value, list):
-            waiting.extend(value)
-    return -(-size // _BYTES_PER_TOKEN) + _FRAME_TOKENS
+    return count(body.get(name) for name in ("system", "messages", "tools")) + _FRAME_TOKENS
 
 
 def count_tokens(body: object) -> dict[str, Any]:
@@ -156,10 +98,10 @@ def error(status: int, message: str, request_id: str) -> dict[str, Any]:
 
 def error_event() -> bytes:
     """The event of an error inside a stream."""
-    return _frame({"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}})
+    return _event({"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}})
 
 
-def message(turn: Turn) -> dict[str, Any]:
+def whole(turn: Turn) -> dict[str, Any]:
     """The body of a whole answer."""
     content: list[dict[str, Any]] = []
     if turn.thinking:
@@ -168,24 +110,24 @@ def message(turn: Turn) -> dict[str, Any]:
         name, arguments = turn.tool
         content.append({"type": "tool_use", "id": _tool_id(turn), "name": name, "input": arguments})
     else:
-        content.append({"type": "text", "text": "".join(map(_word, range(turn.output - turn.thinking)))})
-    return _envelope(turn, content, turn.stop_reason, turn.output)
+        content.append({"type": "text", "text": turn.text})
+    return _envelope(turn, content, _stop_reason(turn), turn.output)
 
 
 def events(turn: Turn) -> Iterator[bytes]:
     """The SSE events of a streamed answer, each ready to send: one token of text per event."""
-    yield _frame({"type": "message_start", "message": _envelope(turn, [], None, min(1, turn.output))})
+    yield _event({"type": "message_start", "message": _envelope(turn, [], None, min(1, turn.output))})
     yield from _blocks(turn)
     end: dict[str, Any] = {
         "type": "message_delta",
-        "delta": {"stop_reason": turn.stop_reason, "stop_sequence": None},
+        "delta": {"stop_reason": _stop_reason(turn), "stop_sequence": None},
     }
     if turn.reply.usage:
-        end["usage"] = turn.usage(turn.output)
+        end["usage"] = usage(turn)
         for name in ("cache_creation", "service_tier"):  # told once, at the start
             del end["usage"][name]
-    yield _frame(end)
-    yield _frame({"type": "message_stop"})
+    yield _event(end)
+    yield _event({"type": "message_stop"})
 
 
 _SUMMARY = "thought it over"
@@ -199,7 +141,7 @@ def _blocks(turn: Turn) -> Iterator[bytes]:
         yield _PING
         yield _delta(index, {"type": "thinking_delta", "thinking": _SUMMARY})
         yield _delta(index, {"type": "signature_delta", "signature": _SIGNATURE})
-        yield _frame({"type": "content_block_stop", "index": index})
+        yield _event({"type": "content_block_stop", "index": index})
         index += 1
     if turn.tool:
         name, arguments = turn.tool
@@ -209,13 +151,13 @@ def _blocks(turn: Turn) -> Iterator[bytes]:
     else:
         yield _start(index, {"type": "text", "text": ""})
         yield _PING
-        for number in range(turn.output - turn.thinking):
-            yield _word_delta(index, number)
-    yield _frame({"type": "content_block_stop", "index": index})
+        for piece in turn.pieces:
+            yield _text_delta(index, piece)
+    yield _event({"type": "content_block_stop", "index": index})
 
 
 def _envelope(turn: Turn, content: list[dict[str, Any]], stop_reason: str | None, output: int) -> dict[str, Any]:
-    whole: dict[str, Any] = {
+    answer: dict[str, Any] = {
         "id": turn.id,
         "type": "message",
         "role": "assistant",
@@ -224,56 +166,39 @@ def _envelope(turn: Turn, content: list[dict[str, Any]], stop_reason: str | None
         "stop_reason": stop_reason,
         "stop_sequence": None,
     }
-    return {**whole, "usage": turn.usage(output)} if turn.reply.usage else whole
+    return {**answer, "usage": usage(turn, output)} if turn.reply.usage else answer
 
 
 def _checked(body: object) -> dict[str, Any]:
-    if not isinstance(body, dict):
-        raise Rejected(400, "the body must be a JSON object")
-    for name, kind in (("model", str), ("max_tokens", int), ("messages", list)):
-        if name not in body:
-            raise Rejected(400, f"{name}: Field required")
-        if type(body[name]) is not kind or not body[name]:
-            raise Rejected(400, f"{name}: must be a {kind.__name__}, not empty and not zero")
-    if body["max_tokens"] < 0:
+    fields = fields_of(body, model=str, max_tokens=int, messages=list)
+    if fields["max_tokens"] < 0:
         raise Rejected(400, "max_tokens: must be 1 or more")
-    return body
+    return fields
 
 
-def _tool_call(body: Mapping[str, Any]) -> tuple[str, dict[str, str]]:
-    """Call the request's first tool, with a word for every argument that it requires."""
-    tools = body.get("tools")
-    try:
-        tool = tools[0]  # type: ignore[index]
-        required = tool.get("input_schema", {}).get("required", [])
-        return str(tool["name"]), {str(name): _word(number).strip() for number, name in enumerate(required)}
-    except (AttributeError, KeyError, LookupError, TypeError):
-        raise Rejected(400, "tools: x-demo asks for a tool call, and the request brings no tool") from None
+def _stop_reason(turn: Turn) -> str:
+    return "tool_use" if turn.tool else "max_tokens" if turn.full else "end_turn"
 
 
 def _tool_id(turn: Turn) -> str:
     return f"toolu_{turn.id}"
 
 
-def _word(number: int) -> str:
-    return f"w{number} "
-
-
 @lru_cache(maxsize=8192)
-def _word_delta(index: int, number: int) -> bytes:
-    return _delta(index, {"type": "text_delta", "text": _word(number)})
+def _text_delta(index: int, text: str) -> bytes:
+    return _delta(index, {"type": "text_delta", "text": text})
 
 
 def _start(index: int, block: dict[str, Any]) -> bytes:
-    return _frame({"type": "content_block_start", "index": index, "content_block": block})
+    return _event({"type": "content_block_start", "index": index, "content_block": block})
 
 
 def _delta(index: int, delta: dict[str, Any]) -> bytes:
-    return _frame({"type": "content_block_delta", "index": index, "delta": delta})
+    return _event({"type": "content_block_delta", "index": index, "delta": delta})
 
 
-def _frame(event: Mapping[str, Any]) -> bytes:
-    return f"event: {event['type']}\ndata: {json.dumps(event, separators=(',', ':'))}\n\n".encode()
+def _event(event: Mapping[str, Any]) -> bytes:
+    return frame(event, event["type"])
 
 
-_PING = _frame({"type": "ping"})
+_PING = _event({"type": "ping"})

@@ -6,8 +6,8 @@ errors, cuts and usage can be set, per server, by a script, or for one call by t
     with Provider() as provider:
         client = Anthropic(base_url=provider.url, api_key="demo")
 
-`server.py` is the HTTP below it and `messages.py` the protocol it speaks; another protocol is one more such file and
-its cases in `_respond`.
+`server.py` is the HTTP below it. The protocols it speaks are `messages.py` (Anthropic), `chat.py` and `responses.py`
+(OpenAI); another one is one more such file and its line in `_SPEECHES`.
 """
 
 from __future__ import annotations
@@ -17,68 +17,57 @@ import itertools
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
-from budget.demo import messages
-from budget.demo.messages import Rejected, Turn
+from budget.demo import chat, messages, responses
 from budget.demo.reply import Reply
+from budget.demo.seen import Seen, seen_of
 from budget.demo.server import Answer, Request, Server
+from budget.demo.turn import Rejected, Turn
 from budget.errors import BudgetError
 
 __all__ = ["Provider", "Reply", "Request", "Seen"]
 
 _JSON = {"content-type": "application/json"}
 _SSE = {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache"}
-_HEADERS_KEPT = ("x-stainless-", "x-demo", "anthropic-", "idempotency-key", "user-agent")  # no key, no cookie
 
 
-@dataclass(slots=True)
-class Seen:
-    """One HTTP request as it arrived, and what became of it. Holds no text of the request, only sizes.
+class Speech(Protocol):
+    """A module that puts answers into the words of one protocol."""
 
-    Attributes:
-        method: GET, POST ...
-        path: Without the query.
-        query: Without the question mark.
-        headers: Those of interest, names in lower case; never a key.
-        request_id: The id that the answer's header `request-id` carries.
-        at: When it arrived, in seconds since the epoch.
-        body_bytes: The body's size.
-        model: As asked for; None where the request names none.
-        stream: Whether events were asked for.
-        max_tokens: The request's bound, or None.
-        tag: Its header `x-demo-tag`, by which a test knows its calls.
-        status: The HTTP status of the answer; None where none was sent.
-        usage: What a provider would bill for a whole answer, as the answer's own usage block says it; None for
-            anything that is not an answer. Present also where `usage=none` kept it from the client.
-        events_sent: How many SSE events have left, pings and an `error` event counted too.
-        disconnected: The client went away before the answer was complete.
-    """
+    def decide(self, body: object, reply: Reply, usual: int, id: str) -> Turn:
+        """Decide the answer to a request's body, or raise `Rejected`."""
+        ...
 
-    method: str
-    path: str
-    query: str
-    headers: dict[str, str]
-    request_id: str
-    at: float
-    body_bytes: int
-    model: str | None = None
-    stream: bool = False
-    max_tokens: int | None = None
-    tag: str | None = None
-    status: int | None = None
-    usage: dict[str, Any] | None = None
-    events_sent: int = 0
-    disconnected: bool = False
+    def usage(self, turn: Turn) -> dict[str, Any] | None:
+        """What a provider bills for the whole answer, as its usage block says it."""
+        ...
 
-    @property
-    def retry_count(self) -> int:
-        """Which attempt of its logical call this is, as the SDK says; 0 is the first."""
-        count = self.headers.get("x-stainless-retry-count", "")
-        return int(count) if count.isdecimal() else 0
+    def whole(self, turn: Turn) -> dict[str, Any]:
+        """The body of a whole answer."""
+        ...
+
+    def events(self, turn: Turn) -> Iterator[bytes]:
+        """The SSE events of a streamed answer."""
+        ...
+
+    def error_event(self) -> bytes:
+        """The event of an error inside a stream."""
+        ...
+
+    def error(self, status: int, message: str, request_id: str) -> dict[str, Any]:
+        """The body of an HTTP error."""
+        ...
+
+
+_SPEECHES: dict[str, Speech] = {
+    "/v1/messages": messages,
+    "/v1/chat/completions": chat,
+    "/v1/responses": responses,
+    "/v1/embeddings": responses,
+}
 
 
 class Provider:
@@ -148,7 +137,7 @@ class Provider:
 
     async def _handle(self, request: Request, answer: Answer) -> None:
         self._busy += 1
-        seen = _seen(request, f"req_demo{next(self._ids):08d}")
+        seen = seen_of(request, f"req_demo{next(self._ids):08d}")
         self.requests.append(seen)
         try:
             await self._respond(request, answer, seen)
@@ -175,8 +164,12 @@ class Provider:
             _send_error(answer, seen, status, "x-demo asked for this error", reply.retry_after)
             return
         match request.method, request.path:
-            case "POST", "/v1/messages":
-                await self._message(_body(request), reply, answer, seen)
+            case "POST", "/v1/embeddings":
+                body, seen.usage = responses.embeddings(_body(request), reply)
+                if reply.cut is None:
+                    _send_json(answer, seen, 200, body)
+            case "POST", path if path in _SPEECHES:
+                await self._answer(_SPEECHES[path], _body(request), reply, answer, seen)
             case "POST", "/v1/messages/count_tokens":
                 _send_json(answer, seen, 200, messages.count_tokens(_body(request)))
             case "GET", "/v1/models":
@@ -184,13 +177,13 @@ class Provider:
             case method, path:
                 raise Rejected(404, f"{method} {path}: there is no such endpoint here")
 
-    async def _message(self, body: object, reply: Reply, answer: Answer, seen: Seen) -> None:
-        turn = Turn.of(body, reply, self._output_tokens, seen.request_id.replace("req_", "msg_"))
-        seen.usage = turn.usage(turn.output)
+    async def _answer(self, speech: Speech, body: object, reply: Reply, answer: Answer, seen: Seen) -> None:
+        turn = speech.decide(body, reply, self._output_tokens, seen.request_id.removeprefix("req_"))
+        seen.usage = speech.usage(turn)
         if seen.stream:
-            await _stream(turn, answer, seen)
+            await _stream(speech, turn, answer, seen)
         elif reply.cut is None:
-            _send_json(answer, seen, 200, messages.message(turn))
+            _send_json(answer, seen, 200, speech.whole(turn))
 
     def _reply(self, request: Request) -> Reply:
         try:
@@ -207,29 +200,6 @@ class Provider:
         return self._attempts[seen.tag]
 
 
-def _seen(request: Request, request_id: str) -> Seen:
-    seen = Seen(
-        method=request.method,
-        path=request.path,
-        query=request.query,
-        headers={name: value for name, value in request.headers.items() if name.startswith(_HEADERS_KEPT)},
-        request_id=request_id,
-        at=time.time(),
-        body_bytes=len(request.body),
-        tag=request.headers.get("x-demo-tag"),
-    )
-    try:
-        body = request.json
-    except ValueError:
-        return seen
-    if isinstance(body, dict):
-        model, bound = body.get("model"), body.get("max_tokens")
-        seen.model = model if isinstance(model, str) else None
-        seen.max_tokens = bound if type(bound) is int else None
-        seen.stream = body.get("stream") is True
-    return seen
-
-
 def _body(request: Request) -> object:
     try:
         body: object = request.json
@@ -238,14 +208,14 @@ def _body(request: Request) -> object:
     return body
 
 
-async def _stream(turn: Turn, answer: Answer, seen: Seen) -> None:
-    reply, events = turn.reply, list(messages.events(turn))
+async def _stream(speech: Speech, turn: Turn, answer: Answer, seen: Seen) -> None:
+    reply, events = turn.reply, list(speech.events(turn))
     if reply.error_event is not None:
-        events = [*events[: reply.error_event], messages.error_event()]
+        events = [*events[: reply.error_event], speech.error_event()]
     if reply.cut is not None:
         events = events[: reply.cut]
     seen.status = 200
-    answer.begin(200, {**_SSE, "request-id": seen.request_id})
+    answer.begin(200, {**_SSE, **_ids(seen)})
     for event in events:
         if reply.pace:
             answer.flush()
@@ -260,9 +230,14 @@ def _send_json(
     answer: Answer, seen: Seen, status: int, body: dict[str, Any], headers: Mapping[str, str] | None = None
 ) -> None:
     seen.status = status
-    answer.whole(status, {**_JSON, "request-id": seen.request_id, **(headers or {})}, json.dumps(body).encode())
+    answer.whole(status, {**_JSON, **_ids(seen), **(headers or {})}, json.dumps(body).encode())
 
 
 def _send_error(answer: Answer, seen: Seen, status: int, message: str, retry_after: float | None = None) -> None:
     headers = {} if retry_after is None else {"retry-after": f"{retry_after:g}"}
-    _send_json(answer, seen, status, messages.error(status, message, seen.request_id), headers)
+    speech = _SPEECHES.get(seen.path, messages)
+    _send_json(answer, seen, status, speech.error(status, message, seen.request_id), headers)
+
+
+def _ids(seen: Seen) -> dict[str, str]:
+    return {"request-id": seen.request_id, "x-request-id": seen.request_id}

@@ -32,13 +32,14 @@ class Reply:
             leaves early is noticed only in a paced stream.
         hang: Wait so long, then close the connection without any answer.
         cut: Close the connection after so many events; in a call that does not stream, before any answer.
-        error_event: Send an `error` event after so many events and end the stream, whose status was 200.
+        error_event: Send an error event after so many events and end the stream, whose status was 200.
+        failed: Answer, with status 200, that the model failed (OpenAI's Responses only).
         input: Uncached input; None counts the request.
         cache_read: Input read from a cache, beside `input`.
-        cache_write_5m: Input written to a cache for five minutes, beside `input`.
+        cache_write_5m: Input written to a cache for five minutes, beside `input`. OpenAI's APIs name no time to live.
         cache_write_1h: The same for one hour.
-        output: All output, thinking included, also above the request's bound (an overrun). None takes the smaller of
-            that bound and the server's.
+        output: All output, thinking included, also above the request's bound (an overrun); of each choice, where the
+            request asks for several. None takes the smaller of that bound and the server's.
         thinking: How many of the output tokens are hidden reasoning, of which only a short summary is sent.
         tool: Answer with a call of the request's first tool.
         usage: False leaves the usage out everywhere; the SDK's stream helper cannot read such a stream, a raw stream
@@ -54,6 +55,7 @@ class Reply:
     hang: float | None = None
     cut: int | None = None
     error_event: int | None = None
+    failed: bool = False
     input: int | None = None
     cache_read: int = 0
     cache_write_5m: int = 0
@@ -110,7 +112,7 @@ _READERS: dict[str, Callable[[str], Any]] = {
     **dict.fromkeys(_COUNTS, int),
     **dict.fromkeys(_SECONDS, float),
     "fail_first": _pair,
-    "tool": {"0": False, "1": True}.__getitem__,
+    **dict.fromkeys(("tool", "failed"), {"0": False, "1": True}.__getitem__),
     "usage": {"none": False, "full": True}.__getitem__,
     "model": str,
 }

@@ -1,9 +1,10 @@
 """The estimator: how many tokens a request can cost at most, and is expected to cost, before it is sent. No I/O.
 
 A request body is walked once into a `Measure`: counts of what was found, and the reasons why no upper bound exists, if
-there are any. A measure holds no text and answers for any model of the provider (`bound`, `expected`). One small module
-per provider family knows the shapes (`anthropic`), `tokens` counts offline, `bounds` has the formula, `constants` its
-dated figures. Whatever a module does not know in a body makes the request open, never cheap.
+there are any. A measure holds no text and answers for any tokenizer (`bound`, `expected`). Small modules know the
+shapes (`anthropic`, `openai_chat`, `openai_responses`, `openai` for embeddings and what its three have in common),
+`tokens` counts offline, `bounds` has the formula, `constants` its dated figures. Whatever a module does not know in a
+body makes the request open, never cheap.
 """
 
 from __future__ import annotations
@@ -12,15 +13,29 @@ from collections.abc import Mapping
 from typing import Any
 
 from budget.errors import ArgumentTypeError, ConfigError
-from budget.estimator import anthropic
+from budget.estimator import anthropic, openai, openai_chat, openai_responses
 from budget.estimator.bounds import Measure
+from budget.estimator.constants import VOCABULARIES
 
-__all__ = ["REQUEST_FIELDS", "Measure", "measure"]
+__all__ = ["CHAT_ONLY", "REQUEST_FIELDS", "VOCABULARIES", "Measure", "measure"]
 
-REQUEST_FIELDS = anthropic.FIELDS
-"""Every field of a body that is known here, plain and beta. Call extras such as `extra_headers` are not of a body."""
+_SCOPE = frozenset({"user", "agent", "session", "run", "team", "org", "project", "provider"})
+_FIELDS = anthropic.FIELDS | openai_chat.FIELDS | openai_responses.FIELDS | openai.EMBEDDINGS_FIELDS
 
-_MEASURES = {("anthropic", "messages"): anthropic.measure}
+REQUEST_FIELDS = _FIELDS - _SCOPE
+"""Every field of a body that is known here, plain and beta, but for those that are named like a usual attribute of a
+scope: in `reserve(model=..., messages=..., user="alice")` alice is whose call it is, and OpenAI's `user` costs nothing.
+Call extras such as `extra_headers` are not of a body."""
+
+CHAT_ONLY = openai_chat.FIELDS - anthropic.FIELDS - _SCOPE
+"""Fields that tell a chat completions body from a Messages body."""
+
+_MEASURES = {
+    ("anthropic", "messages"): anthropic.measure,
+    ("openai", "chat"): openai_chat.measure,
+    ("openai", "responses"): openai_responses.measure,
+    ("openai", "embeddings"): openai.measure_embeddings,
+}
 _PROVIDERS = (
     "anthropic", "openai", "google", "google-vertex", "aws-bedrock", "azure", "mistral", "xai", "deepseek", "groq",
     "cohere", "together", "fireworks", "perplexity", "openrouter",
@@ -28,14 +43,16 @@ _PROVIDERS = (
 _ENDPOINTS = ("messages", "chat", "responses", "embeddings", "generateContent", "converse")
 
 
-def measure(body: Mapping[str, Any], *, provider: str, endpoint: str) -> Measure:
+def measure(body: Mapping[str, Any], *, provider: str, endpoint: str, vocabulary: str = "cl100k") -> Measure:
     """Walk a request body once and return what was found in it.
 
     Args:
         body: The body as the SDK's `create` takes it. It may hold the SDK's own models (an earlier answer's content
             blocks); sequences must be lists or tuples.
-        provider: Whose API; today "anthropic".
-        endpoint: Which of its endpoints; today "messages".
+        provider: Whose API: "anthropic" or "openai".
+        endpoint: Which of its endpoints: "messages"; "chat", "responses", "embeddings".
+        vocabulary: Whose tokens to count, best that of the model's tokenizer (`VOCABULARIES`). The measure then bounds
+            that one tightly, and those of the other vocabulary loosely.
 
     Raises:
         ConfigError: The provider or endpoint is unknown or not available in this version, or the body has a shape that
@@ -51,4 +68,4 @@ def measure(body: Mapping[str, Any], *, provider: str, endpoint: str) -> Measure
         raise ConfigError(f"{provider} {endpoint} is not available in this version, which has: {available}")
     if not isinstance(body, Mapping):
         raise ArgumentTypeError(f"body: a mapping of the request's fields is needed, not {type(body).__name__}")
-    return walk(body)
+    return walk(body, vocabulary)

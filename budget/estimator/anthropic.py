@@ -14,11 +14,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from budget.errors import ArgumentTypeError, ConfigError
+from budget.errors import ConfigError
 from budget.estimator.bounds import Measure
-from budget.estimator.plain import as_fields, as_items, compact, shown
-from budget.estimator.tokens import count
-from budget.usage import Usage
+from budget.estimator.plain import as_fields, as_items, shown
+from budget.estimator.walk import Walk, read_count, read_traits
 
 __all__ = ["FIELDS", "measure"]
 
@@ -73,17 +72,16 @@ _CLIENT_TOOLS: Mapping[str | None, tuple[str, ...]] = {  # by type: what the pro
     "memory_20250818": ("memory",),
 }
 _SHRINKING_EDITS = ("clear_tool_uses_20250919", "clear_thinking_20251015")
-_REASONS_SHOWN = 20
 
 
-def measure(body: Mapping[str, Any]) -> Measure:
+def measure(body: Mapping[str, Any], vocabulary: str) -> Measure:
     """Walk a Messages body once.
 
     Raises:
         ConfigError: A shape that the API does not take; names the place.
         ArgumentTypeError: Something in the body is not JSON.
     """
-    walk = _Walk()
+    walk = _Walk(vocabulary)
     if body.get("messages") is None:
         raise ConfigError("messages: is missing; pass a list of messages")
     for i, message in enumerate(as_items(body["messages"], "messages")):
@@ -93,41 +91,22 @@ def measure(body: Mapping[str, Any]) -> Measure:
         walk.content(system, "system", _TEXT)
     walk.tools_offered(body.get("tools"))
     walk.options(body)
-    return walk.result(_output_max(body.get("max_tokens")), _traits(body))
+    return walk.result(
+        read_count(body.get("max_tokens"), "max_tokens"),
+        read_traits(body, *_TRAITS),
+        documents=walk.documents,
+        builtin=tuple(walk.builtin),
+        citations=walk.citations,
+        task_budget=walk.task_budget,
+    )
 
 
-class _Walk:
-    """What was found so far."""
-
-    def __init__(self) -> None:
-        self.base_tokens = self.tool_tokens = self.schema_tokens = 0
-        self.messages = self.parts = self.documents = self.blocks = self.tools = 0
-        self.thinking = self.citations = self.task_budget = False
+class _Walk(Walk):
+    def __init__(self, vocabulary: str) -> None:
+        super().__init__(vocabulary)
+        self.documents = 0
+        self.citations = self.task_budget = False
         self.builtin: list[str] = []
-        self.ttls: set[str] = set()
-        self.reasons: list[str] = []
-        self._open = 0
-
-    def result(self, output_max: int | None, traits: Mapping[str, str]) -> Measure:
-        more = [f"and {self._open - len(self.reasons)} more"] if self._open > len(self.reasons) else []
-        return Measure(
-            base_tokens=self.base_tokens,
-            tool_tokens=self.tool_tokens,
-            schema_tokens=self.schema_tokens,
-            messages=self.messages,
-            parts=self.parts,
-            documents=self.documents,
-            blocks=self.blocks,
-            tools=self.tools,
-            builtin=tuple(self.builtin),
-            output_max=output_max,
-            cache_ttls=frozenset(self.ttls),
-            traits=traits,
-            thinking=self.thinking,
-            citations=self.citations,
-            task_budget=self.task_budget,
-            reasons=(*self.reasons, *more),
-        )
 
     def message(self, message: object, place: str) -> None:
         fields = as_fields(message, place)
@@ -136,10 +115,10 @@ class _Walk:
         if role is None:
             raise ConfigError(f"{place}.role: is missing; it must be one of {', '.join(_ROLES)}")
         if not isinstance(role, str) or role not in _ROLES:
-            self._reason(place, f"unknown role {shown(role)}")
+            self.reason(place, f"unknown role {shown(role)}")
             return
         known = {"role", "content"} | ({"clear_at", "output_config"} if role == "system" else set())
-        self._unknown_fields(fields, known, place)
+        self.unknown_fields(fields, known, place)
         if fields.get("content") is not None:
             self.content(fields["content"], f"{place}.content", _ROLES[role])
         elif role != "system":
@@ -147,7 +126,7 @@ class _Walk:
 
     def content(self, content: object, place: str, allowed: frozenset[str]) -> None:
         if isinstance(content, str):
-            self.base_tokens += count(content)
+            self.base_tokens += self.count(content)
             return
         for i, block in enumerate(as_items(content, place)):
             self._block(as_fields(block, f"{place}[{i}]"), f"{place}[{i}]", allowed)
@@ -158,9 +137,9 @@ class _Walk:
             raise ConfigError(f"{place}.type: is missing")
         self._cache(block, place)
         if not isinstance(kind, str) or kind not in allowed:
-            self._reason(place, shown(kind))
+            self.reason(place, shown(kind))
             return
-        self._unknown_fields(block, {"type", "cache_control"} | _BLOCK_FIELDS[kind], place)
+        self.unknown_fields(block, {"type", "cache_control"} | _BLOCK_FIELDS[kind], place)
         nested: tuple[str, ...] = ()
         if kind in ("tool_use", "tool_result"):
             self.blocks += 1
@@ -173,7 +152,7 @@ class _Walk:
             cited = block.get("citations")
             self.citations |= cited is not None and as_fields(cited, f"{place}.citations").get("enabled") is True
         for name in _BLOCK_FIELDS[kind] - set(nested):
-            self._value(block.get(name), f"{place}.{name}")
+            self.value(block.get(name), f"{place}.{name}")
         if kind == "document":
             self._document_source(block.get("source"), place)
         elif block.get("content") is not None:
@@ -183,18 +162,11 @@ class _Walk:
         fields = as_fields(source, f"{place}.source")
         kind = fields.get("type")
         if kind == "text":
-            self._value(fields.get("data"), f"{place}.source.data")
+            self.value(fields.get("data"), f"{place}.source.data")
         elif kind == "content":
             self.content(fields.get("content"), f"{place}.source.content", _TEXT)
         else:
-            self._reason(place, f"document from {shown(kind)}")
-
-    def _value(self, value: object, place: str) -> None:
-        """Count a field of a block: a string as it is, an object or list as JSON; flags and null cost nothing."""
-        if isinstance(value, str):
-            self.base_tokens += count(value)
-        elif value is not None and not isinstance(value, (int, float)):
-            self.base_tokens += count(compact(value, place))
+            self.reason(place, f"document from {shown(kind)}")
 
     def tools_offered(self, tools: object) -> None:
         for i, tool in enumerate(as_items(tools, "tools") if tools is not None else ()):
@@ -203,43 +175,35 @@ class _Walk:
             self._cache(fields, place)
             kind = fields.get("type")
             if kind is not None and (not isinstance(kind, str) or kind not in _CLIENT_TOOLS):
-                self._reason(place, shown(kind))
+                self.reason(place, shown(kind))
                 continue
-            self._unknown_fields(fields, _TOOL_FIELDS, place)
-            self.tools += 1
+            self.unknown_fields(fields, _TOOL_FIELDS, place)
             self.builtin.extend(_CLIENT_TOOLS.get(kind, ()))
-            visible = {name: value for name, value in fields.items() if name != "cache_control"}
-            self.tool_tokens += count(compact(visible, place))
+            self.tool({name: value for name, value in fields.items() if name != "cache_control"}, place)
 
     def options(self, body: Mapping[str, Any]) -> None:
-        self._unknown_fields(body, FIELDS, "")
+        self.unknown_fields(body, FIELDS, "")
         self._cache(body, "")
-        for name, why in _OPEN.items():
-            if body.get(name) not in (None, [], ()):
-                self._reason(name, why)
+        self.open_fields(body, _OPEN)
         if (thinking := body.get("thinking")) is not None:
             self.thinking = as_fields(thinking, "thinking").get("type") != "disabled"
         if (edits := body.get("context_management")) is not None:
             self._context_management(as_fields(edits, "context_management"))
         if (config := body.get("output_config")) is not None:
             config = as_fields(config, "output_config")
-            self._unknown_fields(config, {"effort", "format", "task_budget"}, "output_config")
+            self.unknown_fields(config, {"effort", "format", "task_budget"}, "output_config")
             self.task_budget = config.get("task_budget") is not None
-            self._schema(config.get("format"), "output_config.format")
-        self._schema(body.get("output_format"), "output_format")
-
-    def _schema(self, schema: object, place: str) -> None:
-        if schema is not None:
-            self.schema_tokens += count(compact(as_fields(schema, place), place))
+            self.schema(config.get("format"), "output_config.format")
+        self.schema(body.get("output_format"), "output_format")
 
     def _context_management(self, config: Mapping[str, Any]) -> None:
-        self._unknown_fields(config, {"edits"}, "context_management")
+        self.unknown_fields(config, {"edits"}, "context_management")
         edits = config.get("edits")
         for i, edit in enumerate(as_items(edits, "context_management.edits") if edits is not None else ()):
             place = f"context_management.edits[{i}]"
             kind = as_fields(edit, place).get("type")
             if kind not in _SHRINKING_EDITS:
-                self._reason(place, shown(kind))
+                self.reason(place, shown(kind))
 
     def _cache(self, holder: Mapping[str, Any], place: str) -> None:
         if (control := holder.get("cache_control")) is None:
@@ -249,28 +213,4 @@ class _Walk:
         if ttl in (None, "5m", "1h"):
             self.ttls.add(ttl or "5m")
         else:
-            self._reason(place, f"unknown ttl {shown(ttl)}")
-
-    def _unknown_fields(self, fields: Mapping[str, Any], known: frozenset[str] | set[str], place: str) -> None:
-        for name, value in fields.items():
-            if name not in known and value is not None:
-                self._reason(f"{place}.{shown(name)}".lstrip("."), "unknown field")
-
-    def _reason(self, place: str, what: str) -> None:
-        self._open += 1
-        if len(self.reasons) < _REASONS_SHOWN:
-            self.reasons.append(f"{place}: {what}")
-
-
-def _output_max(value: object) -> int | None:
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise ArgumentTypeError(f"max_tokens: must be an int, not {type(value).__name__}")
-    if value < 0:
-        raise ConfigError(f"max_tokens: {value} is negative; 0 only fills the prompt cache, else it must be positive")
-    return value
-
-
-def _traits(body: Mapping[str, Any]) -> Mapping[str, str]:
-    return Usage.of({"input_tokens": 0, **{name: body.get(name) for name in _TRAITS}}).traits
+            self.reason(place, f"unknown ttl {shown(ttl)}")

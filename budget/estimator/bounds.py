@@ -11,36 +11,46 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from budget.errors import ConfigError
-from budget.estimator.constants import BOUND, EXPECTED, Rates
+from budget.estimator.constants import BOUND, EXPECTED, VOCABULARIES, Rates
 
 __all__ = ["Measure"]
 
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """What was found in a request, without any of its text. Tokens are cl100k's.
+    """What was found in a request, without any of its text.
 
     Attributes:
-        base_tokens: Tokens of every string of system and messages.
+        vocabulary: Whose tokens were counted, "cl100k" or "o200k".
+        base_tokens: Tokens of every string of system, messages and input.
         tool_tokens: Tokens of the compact JSON of `tools`.
         schema_tokens: Tokens of the compact JSON of the output schema; 0 if there is none.
-        messages: Messages, the system prompt among them.
+        wide_bytes: UTF-8 bytes of all characters outside ASCII in what was counted: what a tokenizer of another
+            vocabulary makes of them is not known from the tokens of this one.
+        sealed_chars: Characters of encrypted reasoning that is sent back.
+        messages: Messages and items, the system prompt among them.
         parts: Text, search result and document blocks.
         documents: Those of them that are search results or documents.
-        blocks: tool_use and tool_result blocks.
+        blocks: Tool calls and their results.
         tools: Tools offered, those of `builtin` among them.
         builtin: Client tools whose schema is the provider's own ("bash", "text_editor", "memory"), one entry each.
-        output_max: The request's own bound on output tokens; None if it has none.
+        output_max: The request's own bound on output tokens, per answer; None if it has none.
+        choices: How many answers are asked for.
+        predicted_tokens: Tokens of a predicted output, which are output too where the answer does not hold them.
         cache_ttls: Times to live of the prompt cache entries that it may write ("5m", "1h").
         traits: What else decides the price (`speed`, `service_tier`, `inference_geo`), named as in `Usage.traits`.
         thinking: Hidden reasoning is asked for. A model may also reason without being asked.
         citations, task_budget: Features asked for that add to the prompt.
+        bare: Only texts, with nothing around them, and no answer: embeddings.
         reasons: Why no upper bound exists, in words, with places; empty if one does. What is named here is not counted.
     """
 
+    vocabulary: str = "cl100k"
     base_tokens: int = 0
     tool_tokens: int = 0
     schema_tokens: int = 0
+    wide_bytes: int = 0
+    sealed_chars: int = 0
     messages: int = 0
     parts: int = 0
     documents: int = 0
@@ -48,23 +58,27 @@ class Measure:
     tools: int = 0
     builtin: tuple[str, ...] = ()
     output_max: int | None = None
+    choices: int = 1
+    predicted_tokens: int = 0
     cache_ttls: frozenset[str] = frozenset()
     traits: Mapping[str, str] = field(default_factory=dict)
     thinking: bool = False
     citations: bool = False
     task_budget: bool = False
+    bare: bool = False
     reasons: tuple[str, ...] = ()
 
     def bound(self, tokenizer: str) -> int:
         """Return the most input tokens that the request can cost, if `reasons` is empty.
 
         Args:
-            tokenizer: The model's tokenizer family: "claude-1" (up to 4.6) or "claude-2" (from 4.7 on).
+            tokenizer: The model's tokenizer family: "claude-1" (up to 4.6), "claude-2" (from 4.7 on), "cl100k" (up to
+                GPT-4, and embeddings) or "o200k" (from GPT-4o on).
 
         Raises:
             ConfigError: The family is unknown.
         """
-        return self._apply(_rates(BOUND, tokenizer))
+        return self._apply(_rates(BOUND, tokenizer), tokenizer)
 
     def expected(self, tokenizer: str) -> int:
         """Return the input tokens to expect, cached ones included: a point estimate, never above `bound`.
@@ -72,10 +86,29 @@ class Measure:
         Raises:
             ConfigError: The family is unknown.
         """
-        return self._apply(_rates(EXPECTED, tokenizer))
+        return self._apply(_rates(EXPECTED, tokenizer), tokenizer)
 
-    def _apply(self, rates: Rates) -> int:
-        tokens = -(-(rates.text * self.base_tokens + rates.json * (self.tool_tokens + self.schema_tokens)) // 100)
+    def output(self, output_max: int, tokenizer: str) -> int:
+        """Return the most output tokens of all answers, where `output_max` bounds each.
+
+        Raises:
+            ConfigError: The family is unknown.
+        """
+        if not self.predicted_tokens:
+            return self.choices * output_max
+        predicted = Measure(self.vocabulary, self.predicted_tokens, wide_bytes=self.wide_bytes, bare=True)
+        return self.choices * (output_max + predicted.bound(tokenizer))
+
+    def _apply(self, rates: Rates, tokenizer: str) -> int:
+        if self.vocabulary == VOCABULARIES[tokenizer]:
+            hundredths = rates.text * self.base_tokens + rates.json * self.tool_tokens
+            hundredths += rates.schema_json * self.schema_tokens
+        else:
+            every = self.base_tokens + self.tool_tokens + self.schema_tokens
+            hundredths = rates.foreign * every + rates.wide * self.wide_bytes
+        tokens = -(-(hundredths + rates.sealed * self.sealed_chars) // 100)
+        if self.bare:
+            return tokens
         tokens += rates.frame + rates.message * self.messages
         tokens += rates.part * self.parts + rates.document * self.documents + rates.tool_block * self.blocks
         tokens += rates.thinking * self.thinking + rates.task_budget * self.task_budget

@@ -66,7 +66,8 @@ def _fields(value: object) -> Mapping[str, Any] | None:
         return value
     if hasattr(type(value), "model_fields"):  # pydantic; the SDK does not send what its models name in __api_exclude__
         fields = {**value.__dict__, **(getattr(value, "__pydantic_extra__", None) or {})}
-        for name in getattr(value, "__api_exclude__", None) or ():
+        unsent = getattr(value, "__api_exclude__", None) or ()
+        for name in () if isinstance(unsent, Mapping) else unsent:  # a mapping speaks of parts, which say it themselves
             fields.pop(name, None)
         return fields
     return None

@@ -19,7 +19,7 @@ from budget.errors import ConfigError
 if TYPE_CHECKING:
     from tiktoken import Encoding
 
-__all__ = ["count", "loaded", "warm"]
+__all__ = ["count", "loaded", "warm", "wide_bytes"]
 
 
 class _Vocabulary(NamedTuple):
@@ -72,6 +72,13 @@ def count(text: str, vocabulary: str = "cl100k") -> int:
     if len(text) < _MEMO_FROM:
         return len(encoding.encode_ordinary(text))
     return _remembered(encoding, vocabulary, text, raw)
+
+
+def wide_bytes(text: str) -> int:
+    """Return how many UTF-8 bytes of a text stand for characters outside ASCII."""
+    if text.isascii():
+        return 0
+    return len(text.encode("utf-8", "surrogatepass")) - len(text.encode("ascii", "ignore"))
 
 
 def warm(vocabulary: str = "cl100k") -> None:

@@ -215,7 +215,7 @@ class ThreadWire:
             return
         try:
             while not waiter.done and (left := until - monotonic()) > 0:
-                if line.wait(left):
+                if line.wait(min(left, _TURN)):  # a socket closed just before may be another's by its number now
                     with self._lock:
                         if line.usable:
                             line.receive()

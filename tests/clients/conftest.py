@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import gc
 import ssl
+import sys
 from collections.abc import Callable, Iterator
 from decimal import Decimal
 from typing import Any
 
 import anthropic
+import httpx2
+import openai
 import pytest
 
 from budget import Budget
@@ -19,14 +22,27 @@ from budget.ledger import Entry
 MODEL = "claude-sonnet-4-6"
 REQUEST: dict[str, Any] = {"model": MODEL, "max_tokens": 100, "messages": [{"role": "user", "content": "hello there"}]}
 IN, OUT = Decimal("0.000003"), Decimal("0.000015")  # USD per token of that model
+CHAT_MODEL = "gpt-4.1-mini"
+CHAT: dict[str, Any] = {"model": CHAT_MODEL, "max_tokens": 100, "messages": REQUEST["messages"]}
+RESPONSE: dict[str, Any] = {"model": CHAT_MODEL, "max_output_tokens": 100, "input": "hello there"}
+EMBEDDING: dict[str, Any] = {"model": "text-embedding-3-small", "input": "hello there"}
+CHAT_IN, CHAT_OUT = Decimal("0.0000004"), Decimal("0.0000016")
+# What a broken connection raises: an error of an SDK, or of the HTTP library below it.
+OPENAI_HTTP = sys.modules[openai.DefaultHttpxClient.__mro__[1].__module__.partition(".")[0]]  # `httpx` or `httpx2`
+BROKEN = (anthropic.APIError, openai.APIError, httpx2.HTTPError, OPENAI_HTTP.HTTPError)
 _TLS = ssl.create_default_context()  # made once: it is what making a client takes longest for
 ENDS = ("reconciled", "refunded", "expired")
 
 
-def steer(text: str, tag: str | None = None, **more: Any) -> dict[str, Any]:
+def steer(text: str, tag: str | None = None, request: dict[str, Any] = REQUEST, **more: Any) -> dict[str, Any]:
     """A request that tells the provider how to answer it; errors are retried almost at once."""
     headers = {"x-demo": f"{text},retry-after=0.001" if "status" in text or "fail_first" in text else text}
-    return {**REQUEST, "extra_headers": headers | ({"x-demo-tag": tag} if tag else {}), **more}
+    return {**request, "extra_headers": headers | ({"x-demo-tag": tag} if tag else {}), **more}
+
+
+def is_sync(kind: type) -> bool:
+    """Whether a client class is of the sync kind."""
+    return issubclass(kind, (anthropic.Anthropic, openai.OpenAI))
 
 
 def ends(budget: Budget, **scope: str) -> list[Entry]:
@@ -98,15 +114,16 @@ def plain(provider: Provider) -> Iterator[Callable[..., Any]]:
     made: list[Any] = []
 
     def make(kind: Any = anthropic.Anthropic, **options: Any) -> Any:
-        sync = issubclass(kind, anthropic.Anthropic)
-        http = anthropic.DefaultHttpxClient if sync else anthropic.DefaultAsyncHttpxClient
+        sdk = openai if issubclass(kind, (openai.OpenAI, openai.AsyncOpenAI)) else anthropic
+        http = sdk.DefaultHttpxClient if is_sync(kind) else sdk.DefaultAsyncHttpxClient
         options.setdefault("http_client", http(verify=_TLS))
-        made.append(kind(**{"base_url": provider.url, "api_key": "key", "max_retries": 0, **options}))
+        url = f"{provider.url}/v1" if sdk is openai else provider.url
+        made.append(kind(**{"base_url": url, "api_key": "key", "max_retries": 0, **options}))
         return made[-1]
 
     yield make
     for client in made:
-        if isinstance(client, anthropic.Anthropic):
+        if is_sync(type(client)):
             client.close()
 
 
@@ -119,4 +136,16 @@ def client(budget: Budget, plain: Callable[..., Any]) -> anthropic.Anthropic:
 @pytest.fixture
 def aclient(budget: Budget, plain: Callable[..., Any]) -> anthropic.AsyncAnthropic:
     guarded: anthropic.AsyncAnthropic = budget.wrap(plain(anthropic.AsyncAnthropic))
+    return guarded
+
+
+@pytest.fixture
+def oclient(budget: Budget, plain: Callable[..., Any]) -> openai.OpenAI:
+    guarded: openai.OpenAI = budget.wrap(plain(openai.OpenAI))
+    return guarded
+
+
+@pytest.fixture
+def aoclient(budget: Budget, plain: Callable[..., Any]) -> openai.AsyncOpenAI:
+    guarded: openai.AsyncOpenAI = budget.wrap(plain(openai.AsyncOpenAI))
     return guarded

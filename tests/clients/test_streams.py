@@ -216,9 +216,7 @@ def test_a_cut_stream_of_a_request_without_a_bound_is_charged_whole(
 
 @pytest.mark.parametrize(("kind", "reader"), READERS)
 @pytest.mark.parametrize("after", [0, 1, 5, _N + 3])
-def test_an_error_in_a_stream_is_charged_whole(
-    budget: Budget, plain: Make, kind: Any, reader: Any, after: int
-) -> None:
+def test_an_error_in_a_stream_is_charged_whole(budget: Budget, plain: Make, kind: Any, reader: Any, after: int) -> None:
     _, error = _read(budget.wrap(plain(kind)), reader, steer(f"output={_N},error_event={after}"))
     end = only_end(budget)
     assert (end.kind, end.usd, end.detail["estimated"]) == ("reconciled", reserved_usd(budget), True)
@@ -447,9 +445,7 @@ async def _adrop(client: Any) -> str:
     return "".join(getattr(getattr(event, "delta", None), "text", "") or "" for event in found)
 
 
-@pytest.mark.parametrize(
-    "leave", [_cancel_inside, _cancel_between, _aclose, _araise_inside, _aclose_generator, _adrop]
-)
+@pytest.mark.parametrize("leave", [_cancel_inside, _cancel_between, _aclose, _araise_inside, _aclose_generator, _adrop])
 def test_every_way_to_leave_an_async_stream(budget: Budget, aclient: Any, leave: Any) -> None:
     async def main(client: Any) -> None:
         text = await leave(client)
@@ -596,9 +592,7 @@ def test_an_end_that_does_not_say_its_output_is_no_end(budget: Budget) -> None:
 
 
 def test_the_larger_of_reported_and_counted_output_is_taken(budget: Budget) -> None:
-    stop = SimpleNamespace(
-        type="message_delta", delta=SimpleNamespace(stop_reason=None), usage={"output_tokens": 5000}
-    )
+    stop = SimpleNamespace(type="message_delta", delta=SimpleNamespace(stop_reason=None), usage={"output_tokens": 5000})
     found = _end(budget, _START, _BLOCK, _TEXT, stop)
     assert found is not None
     assert (found["usage"], found["estimated"]) == ({"input": 9, "output": 5000}, True)
@@ -609,7 +603,7 @@ def test_what_an_older_sdk_does_not_know_is_priced(budget: Budget) -> None:
     usage = anthropic.types.Usage.construct(input_tokens=9, output_tokens=2, a_new_field=3)
     meter = MessagesMeter(budget.estimate(**REQUEST))
     meter.feed(SimpleNamespace(type="message_start", message=SimpleNamespace(model="m", usage=usage)))
-    assert meter._usage["a_new_field"] == 3
+    assert meter.usage["a_new_field"] == 3
 
 
 def test_an_event_that_cannot_be_read_does_not_break_the_stream(

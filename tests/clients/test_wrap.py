@@ -143,11 +143,11 @@ def test_an_object_of_the_sdk_that_is_no_client_is_an_argument_type_error(budget
 
 def test_an_sdk_without_what_guarding_depends_on_is_refused(budget: Budget, plain: Make, monkeypatch: Any) -> None:
     given = plain()
-    assert self_test() == {"anthropic": ""}
+    assert self_test()["anthropic"] == ""
     monkeypatch.delattr("anthropic._base_client.SyncAPIClient._prepare_request")
     with pytest.raises(ConfigError, match=r"has no _prepare_request; is its SDK too new\?"):
         budget.wrap(given)
-    assert self_test() == {"anthropic": "_prepare_request"}
+    assert self_test()["anthropic"] == "_prepare_request"
 
 
 class _Team(anthropic.Anthropic):

@@ -1,0 +1,160 @@
+"""OpenAI's API: which paths cost money, what is sent, and what the streams of chat and Responses report.
+
+A stream says its usage in its last event alone. Responses always do; a chat stream only if `stream_options` asks, so we
+ask, in a copy of the call's options, and keep the extra chunk to ourselves where the user did not ask for it. Only who
+reads the bytes of a response himself (`iter_lines` and the like of a raw or streaming response) meets it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from budget.clients.meter import StreamMeter, fields_of
+from budget.clients.stream import hide
+from budget.errors import ConfigError, Unbounded
+from budget.estimate import Estimate
+
+__all__ = ["PROTOCOL"]
+
+_REGIONAL = ".api.openai.com"  # such as eu.api.openai.com: `_data_residency.py` of the SDK openai 3.54
+_METERED = {"/chat/completions": "chat", "/responses": "responses", "/embeddings": "embeddings"}
+# POST paths that run no model of price and rent nothing: counting, moderation (free for users of the API, says OpenAI's
+# help center as quoted 2026-04-29 by evolink.ai/en/blog/openai-moderation-api-pricing), what stores texts and
+# definitions, administration, and whatever ends something. Where an id is part of a path, its prefix is too, so that a
+# new path of the same shape is not taken for one of these.
+_FREE = re.compile(
+    r"/(responses/input_tokens|moderations"
+    r"|chat/completions/chatcmpl-[^/]+"
+    r"|(files|uploads|conversations|assistants|skills|vaults|webhook_endpoints|organization|projects)(/.*)?"
+    r"|threads(/thread_[^/]+(/messages(/[^/]+)?)?)?"
+    r"|vector_stores/vs_[^/]+(/files/file-[^/]+)?"
+    r"|evals(/eval_[^/]+)?|fine_tuning/alpha/graders/validate"
+    r"|.*/(archive|cancel|hangup|pause|reject))"
+)
+
+
+class _OpenAI:
+    provider = "openai"
+    doors = ("websocket_base_url",)
+
+    def check(self, client: Any) -> None:
+        """Refuse a client whom another company answers, or a region, at prices of their own."""
+        if getattr(client, "_provider", None) is not None:
+            raise ConfigError("wrap: an OpenAI client with provider= is not available in this version")
+        host = client.base_url.host
+        if host.endswith(_REGIONAL):
+            raise ConfigError(f"wrap: {host} has the prices of its region, which are not available in this version")
+
+    def endpoint(self, path: str) -> str | None:
+        path = path.removeprefix("/v1")
+        return _METERED.get(path) or ("" if _FREE.fullmatch(path) else None)
+
+    def body(self, endpoint: str, options: Any) -> Mapping[str, Any]:
+        given = options.json_data
+        other = given is not None and not isinstance(given, Mapping)
+        if other or getattr(options, "content", None) is not None or options.files:
+            raise Unbounded([f"the body of {options.url[:100]} cannot be read before it is sent"])
+        body = given or {}
+        if options.extra_json is not None:  # as the SDK does it: what the caller left out with `omit` is not sent
+            body = {k: v for k, v in {**body, **options.extra_json}.items() if type(v).__name__ != "Omit"}
+        if body.get("background"):
+            raise Unbounded(["background: the answer comes later, and what it used is not metered in this version"])
+        return body
+
+    def sent(self, endpoint: str, options: Any, body: Mapping[str, Any]) -> Any:
+        asked = body.get("stream_options") or {}
+        if endpoint != "chat" or not body.get("stream") or not isinstance(asked, Mapping) or asked.get("include_usage"):
+            return options
+        body = {**body, "stream_options": {**asked, "include_usage": True}}
+        parse = options.post_parser
+
+        def parser(parsed: Any) -> Any:
+            if hasattr(type(parsed), "__stream__"):
+                hide(parsed, _only_usage)
+            return parse(parsed) if callable(parse) else parsed
+
+        return options.model_copy(update={"json_data": body, "extra_json": None, "post_parser": parser})
+
+    def meter(self, endpoint: str, estimate: Estimate) -> StreamMeter | None:
+        kind = _METERS.get(endpoint)
+        return None if kind is None else kind(estimate)
+
+
+def _only_usage(chunk: Any) -> bool:
+    return not getattr(chunk, "choices", None) and getattr(chunk, "usage", None) is not None
+
+
+class ChatMeter(StreamMeter):
+    """Reads the chunks of one chat stream."""
+
+    output_name = "completion_tokens"
+
+    def feed(self, chunk: Any) -> None:
+        """Take note of one chunk."""
+        if isinstance(chunk, Mapping) and chunk.get("error"):
+            self.failed = True
+            return
+        choices, usage = chunk.choices or (), chunk.usage
+        for choice in choices:
+            self._delta(choice.index, choice.delta)
+        if usage is not None or not self.answer:
+            self.answer = {"model": chunk.model, "service_tier": chunk.service_tier}
+        if usage is None:
+            self.complete = self.complete and not choices
+        else:  # some servers say their usage in every chunk: what is said before the end is not all
+            self.usage = dict(fields_of(usage))
+            self.complete = all(choice.finish_reason for choice in choices)
+
+    def _delta(self, choice: int, delta: Any) -> None:
+        self.begun = True
+        for name, value in fields_of(delta).items():
+            if not value or name == "role":
+                continue
+            if name == "tool_calls":
+                for call in value:
+                    self._function(call.function, (choice, call.index))
+            elif name == "function_call":
+                self._function(value, (choice, name))
+            else:
+                self.received(value, (choice, name))
+
+    def _function(self, function: Any, place: object) -> None:
+        if function is not None:
+            self.received(function.name, place)
+            self.received(function.arguments, place)
+
+
+class ResponsesMeter(StreamMeter):
+    """Reads the events of one stream of Responses."""
+
+    def feed(self, event: Any) -> None:
+        """Take note of one event."""
+        kind = event.type
+        if kind.endswith(".delta"):
+            self.begun = True
+            self.hidden = self.hidden or "reasoning" in kind
+            self.received(event.delta, getattr(event, "item_id", None))
+        elif kind == "response.output_item.added":
+            self.begun = True
+            self.hidden = self.hidden or event.item.type not in _SHOWN_ITEMS
+        elif kind == "error":
+            self.failed = True
+        elif kind in _LIFECYCLE:
+            self._response(kind, event.response)
+
+    def _response(self, kind: str, response: Any) -> None:
+        self.answer = {"model": response.model}
+        if kind in _ENDS:
+            self.finish()
+            self.answer = dict(fields_of(response))  # its service tier and its calls of built-in tools count too
+            self.usage = dict(fields_of(response.usage))
+            self.complete = bool(self.usage)
+
+
+_SHOWN_ITEMS = ("message", "function_call", "custom_tool_call")
+_ENDS = ("response.completed", "response.incomplete", "response.failed")
+_LIFECYCLE = ("response.created", "response.in_progress", "response.queued", *_ENDS)
+_METERS = {"chat": ChatMeter, "responses": ResponsesMeter}
+PROTOCOL = _OpenAI()
