@@ -277,8 +277,8 @@ class Budget:
     def wrap(self, client: C) -> C:
         """Return a client of the same class whose billable calls are guarded; the one given stays as it is.
 
-        Takes the plain clients of `anthropic` and `openai`, sync and async. An OpenAI chat stream is asked for its usage;
-        the chunk that brings it is shown only to who asked for it (or reads the bytes).
+        Takes the plain clients of `anthropic` and `openai`, sync and async. An OpenAI chat stream is asked for its
+        usage; the chunk that brings it is shown only to who asked for it (or reads the bytes).
 
         Raises:
             ArgumentTypeError: It is no client that is known here.

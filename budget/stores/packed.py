@@ -31,8 +31,9 @@ NUMBERS = [Struct(f"<{n}d") for n in range(256)]
 BUCKET = NUMBERS[5]
 RECORD = Struct("<cddddH40s")
 """The head of a reservation: state, lease, its end, made, ended, bytes of the starts that follow, what was charged."""
-CHARGED = slice(RECORD.size - 40, RECORD.size)
 _FIVE = Struct("<5q")
+CHARGED = _FIVE.size
+"""Bytes of five figures."""
 _WIDTHS = Struct("<3H")  # pools, bytes of their ids, bytes of the digest
 _KEPT = 16 + _FIVE.size  # where the pools of a request begin
 _STATES = {b"o": "open", b"r": "reconciled", b"f": "refunded", b"x": "expired"}

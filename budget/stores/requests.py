@@ -60,10 +60,10 @@ class Keys:
         """The keys of a verb on a reservation and its pools."""
         return (*self._base, self.reservation + id, *pools)
 
-    def named(self, pools: Sequence[str]) -> Sequence[str]:
-        """The keys of pools."""
+    def named(self, pools: Sequence[str]) -> tuple[Sequence[str], str | bytes]:
+        """The keys of pools, and their ids."""
         known = self._pools.get(tuple(pools))
-        return known.keys if known is not None else [self.pool + each for each in pools]
+        return (known.keys, known.ids) if known else ([self.pool + each for each in pools], "\n".join(pools))
 
     def drawn(self, draws: Sequence[Draw]) -> _Pools:
         """What is always the same about the pools of some draws."""
@@ -74,7 +74,8 @@ class Keys:
                 self._pools.clear()
             units = NUMBERS[len(ids)].pack(*[draw.unit for draw in draws])
             names = "\n".join([draw.name for draw in draws])
-            found = self._pools[ids] = _Pools(tuple(self.named(ids)), "\n".join(ids).encode(), units, names)
+            keys = tuple([self.pool + each for each in ids])
+            found = self._pools[ids] = _Pools(keys, "\n".join(ids).encode(), units, names)
         return found
 
 
@@ -107,24 +108,23 @@ def _reserve(keys: Keys, command: Reserve, at: int, swept: int, pools: Sequence[
 
 
 def _reconcile(keys: Keys, command: Reconcile, at: int, swept: int, pools: Sequence[str] | None) -> Encoded:
-    args = (command.id, NUMBERS[3].pack(at, swept, command.made), pack_amounts(command.actual), _sealed(command.detail))
+    detail = _sealed(command.detail)
     if command.draws is None or pools is not None:
-        return (
-            "reconcile",
-            keys.verb(command.id, keys.named(_own(command.known) if pools is None else pools)),
-            (*args, ""),
-        )
+        named, ids, made = _named(keys, command.known, pools)
+        args = (command.id, NUMBERS[3].pack(at, swept, made), pack_amounts(command.actual), detail, ids, "")
+        return "reconcile", keys.verb(command.id, named), args
     draws = booked(command.draws)
     drawn = keys.drawn(draws)
     windows = NUMBERS[2 * len(draws)].pack(*chain.from_iterable([draw[5:7] for draw in draws]))
     kept = _kept(drawn, replace(command, detail={**command.detail, "unknown": True}), "")
-    return "reconcile", keys.verb(command.id, drawn.keys), (*args, kept, windows, drawn.names)
+    head = (command.id, NUMBERS[3].pack(at, swept, command.made), pack_amounts(command.actual), detail)
+    return "reconcile", keys.verb(command.id, drawn.keys), (*head, drawn.ids, kept, windows, drawn.names)
 
 
 def _refund(keys: Keys, command: Refund, at: int, swept: int, pools: Sequence[str] | None) -> Encoded:
-    names = keys.named(_own(command.known) if pools is None else pools)
-    args = (command.id, NUMBERS[2].pack(at, swept), _sealed(command.detail), NOTHING_KEPT)
-    return "refund", keys.verb(command.id, names), args
+    named, ids, made = _named(keys, command.known, pools)
+    args = (command.id, NUMBERS[3].pack(at, swept, made), _sealed(command.detail), ids, NOTHING_KEPT)
+    return "refund", keys.verb(command.id, named), args
 
 
 def _record(keys: Keys, command: Record, at: int, swept: int, pools: Sequence[str] | None) -> Encoded:
@@ -145,7 +145,7 @@ def _renew(keys: Keys, command: Renew, at: int, swept: int, pools: Sequence[str]
 def _status(keys: Keys, command: Status | Sweep, at: int, swept: int, pools: Sequence[str] | None) -> Encoded:
     names = command.pools if type(command) is Status else ()
     head = NUMBERS[2].pack(at, swept)
-    return "status", [keys.marker, keys.leases, *keys.named(names)], [head]
+    return "status", [keys.marker, keys.leases, *[keys.pool + each for each in names]], [head]
 
 
 def _load(keys: Keys, command: LoadPolicy, at: int, swept: int, pools: Sequence[str] | None) -> Encoded:
@@ -168,11 +168,17 @@ def _kept(drawn: _Pools, command: Reconcile | Record, digest: str) -> bytes:
 
 def expiry(keys: Keys, id: str, pools: Sequence[str], at: int) -> Encoded:
     """Return the request that expires one reservation."""
-    return "expire", keys.verb(id, keys.named(pools)), (id, NUMBERS[1].pack(at), _EXPIRED)
+    named, ids = keys.named(pools)
+    return "expire", keys.verb(id, named), (id, NUMBERS[1].pack(at), _EXPIRED, ids)
 
 
-def _own(known: Reservation | None) -> list[str]:
-    return [share.pool for share in known.shares] if known is not None else []
+def _named(
+    keys: Keys, known: Reservation | None, pools: Sequence[str] | None
+) -> tuple[Sequence[str], str | bytes, int]:
+    """Return the keys of a reservation's pools, their ids, and when it was made (-1: who asks does not know)."""
+    if pools is None and known is not None:
+        return *keys.named([share[0] for share in known.shares]), known.made
+    return *keys.named(pools or ()), -1
 
 
 def _sealed(detail: object) -> bytes:

@@ -36,7 +36,7 @@ from budget.commands import (
 from budget.errors import StoreUnavailable
 from budget.limits import CONCURRENT
 from budget.stores.multiplex import ServerError
-from budget.stores.packed import CHARGED, NUMBERS, RECORD, Buckets, read_amounts, read_bucket, read_record, shares_of
+from budget.stores.packed import CHARGED, NUMBERS, Buckets, read_amounts, read_bucket, read_record, shares_of
 from budget.stores.requests import ENCODE, Keys, expiry
 
 __all__ = ["Steps", "flow", "request", "run_script"]
@@ -172,8 +172,8 @@ def _decode_end(command: Reconcile | Refund | Record, reply: Sequence[Any]) -> O
         return Outcome(status, now, version, reservation=read_record(command.id, reply[3]))
     status, record, known = _ENDS[type(command)], reply[4], getattr(command, "known", None)
     buckets = Buckets(reply[3])
-    if known is not None and known.made == RECORD.unpack_from(record)[3]:
-        reservation = known.ended_as(status, now, read_amounts(record[CHARGED]))
+    if known is not None and len(record) == CHARGED:
+        reservation = known.ended_as(status, now, read_amounts(record))
     else:
         reservation = read_record(command.id, record)
     return Outcome(status, now, version, buckets, reservation=reservation)

@@ -26,39 +26,38 @@ local function complete(actual, kept)
   return table.concat(whole)
 end
 
--- The answer to an end that came before, or whose pools are not the keys given; nil if it may be carried out.
-local function barred(version, now, record, r, same)
+-- The answer to an end that came before, or whose caller thinks of other pools; nil if it may be carried out.
+local function barred(version, now, record, r, ids, same)
   if r.state == 'r' or r.state == 'f' then return { same and 'repeated' or 'conflict', now, version, record } end
-  local ids = {}
-  for i = 8, #KEYS do ids[i - 7] = pool_id(KEYS[i]) end
-  if table.concat(ids, '\n') ~= read_names(r.kept) then return { 'pools', now, version, record } end
+  if read_names(r.kept) ~= ids then return { 'pools', now, version, record } end
   return nil
 end
 
--- Move an open reservation to its end, or correct an expired one by the difference.
-local function finish(version, seq, now, due, head, values, r, state, actual, detail)
+-- Move an open reservation to its end, or correct an expired one by the difference. Who knows when it was made knows the
+-- rest, and is not told it again.
+local function finish(version, seq, now, due, head, values, r, state, actual, detail, made)
   local late, count = r.state == 'x', #KEYS - 7
   local spends, before = figures(actual), late and figures(r.charged)
   local shares = { struct.unpack('<' .. string.rep('d', 2 * count), r.kept, OFFSET + 6) }
   local starts = { struct.unpack('<' .. string.rep('d', count), r.starts) }
-  local after, writes, closed = { unpack(starts) }, { unpack(KEYS) }, {}
-  local written = 0
+  local after, writes, written, closed = { unpack(starts) }, { unpack(KEYS) }, 0, {}
+  local KEYS, pack, unpack_ = KEYS, struct.pack, struct.unpack
   for i = 1, count do
     local unit, key, value = shares[i], KEYS[i + 7], values[i + 2]
     local start, finish_, since, spent, reserved
-    if value then start, finish_, since, spent, reserved = struct.unpack(BUCKET, value) end
+    if value then start, finish_, since, spent, reserved = unpack_(BUCKET, value) end
     if start ~= starts[i] then
       key = closed_field(key, starts[i])
-      start, finish_, since, spent, reserved = struct.unpack(BUCKET, redis.call('HGET', KEYS[5], key))
+      start, finish_, since, spent, reserved = unpack_(BUCKET, redis.call('HGET', KEYS[5], key))
     end
-    local added = spends[unit] - (late and before[unit] or 0)
-    local freed = late and 0 or shares[count + i]
-    after[i] = struct.pack(BUCKET, start, finish_, since, add(spent, added), reserved - freed)
+    local added = spends[unit]
+    if late then added = added - before[unit] else reserved = reserved - shares[count + i] end
+    value = pack(BUCKET, start, finish_, since, add(spent, added), reserved)
+    after[i] = value
     if key == KEYS[i + 7] then
-      writes[written + 1], writes[written + 2] = key, after[i]
-      written = written + 2
+      writes[written + 1], writes[written + 2], written = key, value, written + 2
     else
-      closed[#closed + 1], closed[#closed + 2] = key, after[i]
+      closed[#closed + 1], closed[#closed + 2] = key, value
     end
   end
   local record = pack_record(state, r.lease, r.lease_end, r.made, now, actual, r.starts, r.kept)
@@ -70,7 +69,7 @@ local function finish(version, seq, now, due, head, values, r, state, actual, de
   redis.call('SET', KEYS[7], record, 'PX', KEEP[state] + math.ceil(r.lease / 500))
   redis.call('MSET', KEYS[1], marker, unpack(writes, 1, written))
   if not late then redis.call('ZREM', KEYS[2], ARGV[1]) end
-  return { 'ended', now, version, table.concat(after, '', 1, count), record }
+  return { 'ended', now, version, table.concat(after, '', 1, count), made == r.made and actual or record }
 end
 
 -- Add a cost to spent that no stored reservation stands for, and remember its id. Buckets: start, end, since, spent,

@@ -2,10 +2,10 @@
 -- Make a whole reservation available again. One that the store does not know leaves a tombstone: a reserve that was
 -- delayed past its caller's patience must not be admitted after this.
 -- KEYS  marker, leases, ledger, refusals, closed windows, names, reservation, pool ...
--- ARGV  1 id  2 now, swept  3 detail  4 kept of nothing
--- reply due: id ...; pools | repeated | conflict: record; ended: buckets, record
+-- ARGV  1 id  2 now, swept, made  3 detail  4 pool ids  5 kept of nothing
+-- reply due: id ...; pools | repeated | conflict: record; ended: buckets, record or only what was charged
 
-local given, swept = struct.unpack('<dd', ARGV[2])
+local given, swept, made = struct.unpack('<ddd', ARGV[2])
 local values = redis.call('MGET', KEYS[1], KEYS[7], unpack(KEYS, 8))
 local version, seq, clock, due, head = read_marker(values[1])
 local now = instant(given, clock)
@@ -16,10 +16,10 @@ if swept == 0 then
 end
 local record = values[2]
 if not record then
-  record = pack_record('f', 0, now, now, now, NOTHING, '', ARGV[4])
+  record = pack_record('f', 0, now, now, now, NOTHING, '', ARGV[5])
   redis.call('SET', KEYS[7], record, 'PX', KEEP.f)
   return { 'ended', now, version, '', record }
 end
 local r = read_record(record)
-return barred(version, now, record, r, r.state == 'f')
-  or finish(version, seq, now, due, head, values, r, 'f', NOTHING, ARGV[3])
+return barred(version, now, record, r, ARGV[4], r.state == 'f')
+  or finish(version, seq, now, due, head, values, r, 'f', NOTHING, ARGV[3], made)
