@@ -40,7 +40,7 @@ local function finish(version, seq, now, due, head, values, r, state, actual, de
   local spends, before = figures(actual), late and figures(r.charged)
   local shares = { struct.unpack('<' .. string.rep('d', 2 * count), r.kept, OFFSET + 6) }
   local starts = { struct.unpack('<' .. string.rep('d', count), r.starts) }
-  local after, writes, written, closed = { unpack(starts) }, { unpack(KEYS) }, 0, {}
+  local after, writes, closed = {}, {}, {}
   local KEYS, pack, unpack_ = KEYS, struct.pack, struct.unpack
   for i = 1, count do
     local unit, key, value = shares[i], KEYS[i + 7], values[i + 2]
@@ -55,7 +55,7 @@ local function finish(version, seq, now, due, head, values, r, state, actual, de
     value = pack(BUCKET, start, finish_, since, add(spent, added), reserved)
     after[i] = value
     if key == KEYS[i + 7] then
-      writes[written + 1], writes[written + 2], written = key, value, written + 2
+      writes[#writes + 1], writes[#writes + 2] = key, value
     else
       closed[#closed + 1], closed[#closed + 2] = key, value
     end
@@ -67,33 +67,33 @@ local function finish(version, seq, now, due, head, values, r, state, actual, de
     detail)
   if #closed > 0 then redis.call('HSET', KEYS[5], unpack(closed)) end
   redis.call('SET', KEYS[7], record, 'PX', KEEP[state] + math.ceil(r.lease / 500))
-  redis.call('MSET', KEYS[1], marker, unpack(writes, 1, written))
+  redis.call('MSET', KEYS[1], marker, unpack(writes))
   if not late then redis.call('ZREM', KEYS[2], ARGV[1]) end
-  return { 'ended', now, version, table.concat(after, '', 1, count), made == r.made and actual or record }
+  return { 'ended', now, version, table.concat(after), made == r.made and actual or record }
 end
 
 -- Add a cost to spent that no stored reservation stands for, and remember its id. Buckets: start, end, since, spent,
 -- reserved of each pool. Kind: r(econciled) or b(ooked by a record).
 local function book(version, seq, now, due, head, values, buckets, kind, actual, kept, names)
   local spends, count = figures(actual), #buckets
-  local starts, after, writes, closed, opened = {}, {}, {}, {}, false
+  local starts, before, after, writes, closed, opened = {}, {}, {}, {}, {}, false
   for i, bucket in ipairs(buckets) do
     local value, unit = values[i + 2], struct.unpack('<d', kept, OFFSET - 2 + 8 * i)
     local newest = value and struct.unpack('<d', value)
-    starts[i] = bucket[1]
+    starts[i], before[i] = bucket[1], value
     after[i] = struct.pack(BUCKET, bucket[1], bucket[2], bucket[3], add(bucket[4], spends[unit]), bucket[5])
     opened = opened or not newest or newest < bucket[1]
     local old = newest and bucket[1] < newest
     local list = old and closed or writes
     list[#list + 1], list[#list + 2] = old and closed_field(KEYS[i + 7], bucket[1]) or KEYS[i + 7], after[i]
   end
-  starts = struct.pack('<' .. string.rep('d', count), unpack(starts))
-  local record = pack_record('r', 0, now, now, now, actual, starts, kept)
-  if opened then check_windows(values, count) end
+  local packed = struct.pack('<' .. string.rep('d', count), unpack(starts))
+  local record = pack_record('r', 0, now, now, now, actual, packed, kept)
+  if opened then check_windows(before) end
 
   -- Nothing can fail from here.
-  local marker = append(version, seq, now, due, head, kind, ARGV[1], actual, '', starts, kept, '')
-  if opened then open_windows(values, after, count, names) end
+  local marker = append(version, seq, now, due, head, kind, ARGV[1], actual, '', packed, kept, '')
+  if opened then open_windows(before, starts, names) end
   if #closed > 0 then redis.call('HSET', KEYS[5], unpack(closed)) end
   redis.call('SET', KEYS[7], record, 'PX', KEEP.r)
   redis.call('MSET', KEYS[1], marker, unpack(writes))

@@ -38,23 +38,23 @@ end
 
 -- Windows that begin. First see that what is about to be written over or added to is of its type: MGET takes a value of
 -- another type for none.
-local function check_windows(values, count)
+local function check_windows(before)
   redis.call('HLEN', KEYS[5])
   redis.call('HLEN', KEYS[6])
-  for i = 1, count do
-    if not values[i + 2] then redis.call('GET', KEYS[i + 7]) end
+  for i = 1, #before do
+    if not before[i] then redis.call('GET', KEYS[i + 7]) end
   end
 end
 
 -- Then remember what the id of a new pool stands for, and keep the window that is over among the closed.
-local function open_windows(values, after, count, names)
+local function open_windows(before, starts, names)
   local name = string.gmatch(names, '[^\n]+')
-  for i = 1, count do
-    local value, text = values[i + 2], name()
+  for i = 1, #before do
+    local value, text = before[i], name()
     local start = value and struct.unpack('<d', value)
     if not value then
       redis.call('HSETNX', KEYS[6], pool_id(KEYS[i + 7]), text)
-    elseif start < struct.unpack('<d', after[i]) then
+    elseif start < starts[i] then
       redis.call('HSET', KEYS[5], closed_field(KEYS[i + 7], start), value)
     end
   end

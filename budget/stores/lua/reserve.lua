@@ -20,8 +20,8 @@ end
 if values[2] then return { same_request(values[2], kept) and 'repeated' or 'conflict', now, version, values[2] } end
 if asked ~= version then return { 'stale_policy', now, version } end
 local draws = { struct.unpack('<' .. string.rep('d', 2 * count), numbers, 49) }
--- Lists of the size that they will have: a list that grows is moved again and again.
-local after, starts, writes, refused, opened = { unpack(values) }, { unpack(values) }, { unpack(draws) }, '', false
+-- Values are replaced where they are, and lists begin at the size that they will have: one that grows is moved.
+local starts, writes, refused, opened = { unpack(values) }, { unpack(draws) }, '', false
 local KEYS, pack, unpack_ = KEYS, struct.pack, struct.unpack
 for i = 1, count do
   local limit, amount, value = draws[i], draws[count + i], i <= pools and values[i + 2]
@@ -38,20 +38,21 @@ for i = 1, count do
     refused = refused .. string.char(i)
   end
   value = pack(BUCKET, start, finish, since, spent, reserved)
-  starts[i], after[i], writes[2 * i - 1], writes[2 * i] = start, value, KEYS[i + 7], value
+  starts[i], values[i + 2], writes[2 * i - 1], writes[2 * i] = start, value, KEYS[i + 7], value
 end
 if refused ~= '' or string.find(ARGV[4], '^[^\n]') then
   redis.call('XADD', KEYS[4], 'MAXLEN', '~', 20000, string.format('%d-*', seq + 1), 't', string.format('%d', now),
     'r', ARGV[1], 'w', refused, 'l', ARGV[4], 'b', kept)
-  return { 'refused', now, version, table.concat(after, '', 1, count), refused }
+  return { 'refused', now, version, table.concat(values, '', 3, count + 2), refused }
 end
-if opened then check_windows(values, pools) end
-starts = struct.pack('<' .. string.rep('d', pools), unpack(starts, 1, pools))
-local record = pack_record('o', lease, now + lease, now, 0, NOTHING, starts, kept)
+local before = opened and redis.call('MGET', unpack(KEYS, 8))
+if opened then check_windows(before) end
+local packed = struct.pack('<' .. string.rep('d', pools), unpack(starts, 1, pools))
+local record = pack_record('o', lease, now + lease, now, 0, NOTHING, packed, kept)
 redis.call('ZADD', KEYS[2], string.format('%d', now + lease), ARGV[1])
 
 -- Nothing can fail from here.
-local marker = append(version, seq, now, math.min(due, now + lease), head, 'v', ARGV[1], '', '', starts, kept, '')
-if opened then open_windows(values, after, pools, ARGV[5]) end
+local marker = append(version, seq, now, math.min(due, now + lease), head, 'v', ARGV[1], '', '', packed, kept, '')
+if opened then open_windows(before, starts, ARGV[5]) end
 redis.call('MSET', KEYS[1], marker, KEYS[7], record, unpack(writes, 1, 2 * pools))
-return { 'reserved', now, version, table.concat(after, '', 1, count) }
+return { 'reserved', now, version, table.concat(values, '', 3, count + 2) }
