@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import suppress
@@ -19,8 +20,8 @@ Act = Callable[[Budget], Coroutine[Any, Any, Any]]
 
 
 @pytest.fixture
-def b(sqlite_url: str) -> Iterator[Budget]:
-    with Budget(sqlite_url, limits=["$1000/day"], store_timeout=30) as made:
+def b(shared_url: str) -> Iterator[Budget]:
+    with Budget(shared_url, limits=["$1000/day"], store_timeout=30) as made:
         made.status()  # it is open; the first opening is cancelled in tests of its own
         yield made
 
@@ -192,11 +193,11 @@ def test_a_cancelled_reconcile_books_what_it_was_told(b: Budget) -> None:
     assert b.status()[0].spent == Decimal("0.08")
 
 
-def test_a_reconcile_cancelled_while_the_store_opens(sqlite_url: str) -> None:
-    """What a verb was told to book is booked, also if the file had to be opened for it."""
-    with Budget(sqlite_url, limits=["$1000/day"]) as first:
+def test_a_reconcile_cancelled_while_the_store_opens(shared_url: str) -> None:
+    """What a verb was told to book is booked, also if the store had to be opened for it."""
+    with Budget(shared_url, limits=["$1000/day"]) as first:
         held = first.reserve("$0.01", user="alice")
-    b = Budget(sqlite_url, limits=["$1000/day"])
+    b = Budget(shared_url, limits=["$1000/day"])
 
     async def main() -> None:
         task = asyncio.create_task(b.aio.reconcile(held, usd="0.004"))
@@ -211,8 +212,8 @@ def test_a_reconcile_cancelled_while_the_store_opens(sqlite_url: str) -> None:
     b.close()
 
 
-def test_a_reserve_cancelled_while_the_store_opens(sqlite_url: str) -> None:
-    b = Budget(sqlite_url, limits=["$1000/day"])
+def test_a_reserve_cancelled_while_the_store_opens(shared_url: str) -> None:
+    b = Budget(shared_url, limits=["$1000/day"])
 
     async def main() -> None:
         task = asyncio.create_task(b.aio.reserve("$0.01", user="alice"))
@@ -224,6 +225,26 @@ def test_a_reserve_cancelled_while_the_store_opens(sqlite_url: str) -> None:
     asyncio.run(main())
     check(b)
     b.close()
+
+
+def test_cancelled_at_every_await_of_the_opening(shared_url: str) -> None:
+    """A connection that is half made is closed again, and the store opens at the next try."""
+    for cancel_at in range(1, 100):
+        b = Budget(shared_url, limits=["$1000/day"], store_timeout=30)
+        stepper = Stepper(_reconcile_by_id(b), cancel_at, False)
+        done = not asyncio.run(stepper.run())
+        gc.collect()
+        if done:
+            break
+        b.close()
+    assert cancel_at > 1
+    check(b)
+    assert [entry.kind for entry in b.entries()].count("reconciled") == 1  # the same id, however often
+    b.close()
+
+
+async def _reconcile_by_id(b: Budget) -> None:
+    await b.aio.reconcile("f" * 32, usd="0.004")
 
 
 def test_a_body_that_is_cancelled_is_charged(b: Budget) -> None:
@@ -266,8 +287,8 @@ def test_an_interrupt_in_a_block(b: Budget) -> None:
     assert b.status()[0].spent == Decimal("0.01")
 
 
-def test_cancelled_refusals_leave_nothing(sqlite_url: str) -> None:
-    with Budget(sqlite_url, limits=["$0.05/day"]) as b:
+def test_cancelled_refusals_leave_nothing(shared_url: str) -> None:
+    with Budget(shared_url, limits=["$0.05/day"]) as b:
         b.status()
 
         async def main() -> None:
