@@ -46,6 +46,7 @@ for i = 1, 4 do redis.call('HMGET', KEYS[i], 's', 'r') end
 for i = 1, 4 do redis.call('HMSET', KEYS[i], 's', ARGV[1], 'r', ARGV[1]) end
 return 1"""
 _MANY = 1000
+_ENTRIES = 2000
 
 
 @contextmanager
@@ -87,6 +88,7 @@ def main() -> None:
             usual, last = median(times), times[-1]
             print(f"{f'waits of {tasks} tasks':<40}median {usual:.2f}, longest {last:.2f} ({last / usual:.1f} x)")
         _print_server_time(url)
+        _print_memory(url)
 
 
 def _commands(pairs: int) -> list[tuple[Reserve, Reconcile]]:
@@ -255,3 +257,21 @@ def _print_server_time(url: str) -> None:
     base = median(found["minimal"])
     cells = [f"{name} {median(times):.1f} us ({median(times) / base:.1f} x)" for name, times in found.items()]
     print(f"{'server time':<40}{', '.join(cells)}")
+
+
+def _print_memory(url: str) -> None:
+    """Print what one of each kind takes in the server, by its own count."""
+    reserves, reconciles = _requests(url, _ENTRIES // 2)
+    client, keys = redis.Redis.from_url(url), Keys("floor")
+
+    def size(pattern: str) -> float:
+        found = list(client.scan_iter(pattern, 1000))
+        return sum(client.memory_usage(key, samples=0) for key in found) / len(found)
+
+    _pipeline(url, reserves)
+    leases = client.memory_usage(keys.leases, samples=0) / len(reserves)
+    sizes = {"pool": size(f"{keys.pool}*"), "open reservation": size(f"{keys.reservation}*") + leases}
+    _pipeline(url, reconciles)
+    sizes["ended one"] = size(f"{keys.reservation}*")
+    sizes["ledger entry"] = client.memory_usage(keys.ledger, samples=0) / _ENTRIES
+    print(f"{'bytes':<40}" + ", ".join(f"{name} {bytes:,.0f}" for name, bytes in sizes.items()))

@@ -12,16 +12,18 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from anthropic import Anthropic, AsyncAnthropic, DefaultAsyncHttpxClient, DefaultHttpxClient
 
+from benchmarks.bench_redis import server
 from benchmarks.bench_stores import EIGHT, attributes
 from benchmarks.measure import rounds, title
 from budget.engine import Budget
+from tests.redisserver import binaries
 
 __all__ = ["main"]
 
@@ -44,11 +46,13 @@ _MICROS = 1_000_000
 def main() -> None:
     """Print the figures."""
     title("Wrapped call: microseconds per call, and what wrapping adds: median (fastest tenth), 8 pools")
-    with tempfile.TemporaryDirectory(prefix="budget-bench-") as folder:
+    with tempfile.TemporaryDirectory(prefix="budget-bench-") as folder, ExitStack() as ends:
         engines = {
             "on memory": Budget("memory://", limits=EIGHT),
             "on sqlite": Budget(f"sqlite:///{folder}/wrap.db", limits=EIGHT, store_timeout=30),
         }
+        if binaries():
+            engines["on redis"] = Budget(ends.enter_context(server()), limits=EIGHT, store_timeout=30)
         try:
             with provider(0) as url:
                 _print("create", _sync(url, engines, _create, 300))
@@ -92,7 +96,9 @@ def _sync(
     with Anthropic(base_url=url, api_key="bench", http_client=DefaultHttpxClient(trust_env=False)) as bare:
         clients = {"bare": bare, **{name: budget.wrap(bare) for name, budget in engines.items()}}
         found: dict[str, list[float]] = {name: [] for name in clients}
-        with engines["on memory"].run(**attributes(0)), engines["on sqlite"].run(**attributes(0)):
+        with ExitStack() as runs:
+            for budget in engines.values():
+                runs.enter_context(budget.run(**attributes(0)))
             for _ in range(count + _WARM):
                 for name, client in clients.items():
                     begun = time.perf_counter()
@@ -107,7 +113,9 @@ def _async(url: str, engines: Mapping[str, Budget], count: int) -> dict[str, lis
         async with AsyncAnthropic(base_url=url, api_key="bench", http_client=http) as bare:
             clients = {"bare": bare, **{name: budget.wrap(bare) for name, budget in engines.items()}}
             found: dict[str, list[float]] = {name: [] for name in clients}
-            with engines["on memory"].run(**attributes(0)), engines["on sqlite"].run(**attributes(0)):
+            with ExitStack() as runs:
+                for budget in engines.values():
+                    runs.enter_context(budget.run(**attributes(0)))
                 for _ in range(count + _WARM):
                     for name, client in clients.items():
                         begun = time.perf_counter()
