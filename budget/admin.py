@@ -182,5 +182,6 @@ def _pool(found: tuple[Limit, Subject, str], bucket: Bucket | None, now: int) ->
     limit, subject, _ = found
     if bucket is None:
         start, end = bounds(limit.window, now, limit.tz)
-        bucket = Bucket(start, end, max(start, min(limit.created_us, now)), 0, 0)
+        since = max(start if limit.window.calendar else 0, min(limit.created_us, now))
+        bucket = Bucket(start, end, since, 0, 0)
     return make_pool(limit, subject, bucket)

@@ -86,7 +86,9 @@ def _engine(options: Common) -> Iterator[Budget]:
     from budget.stores.base import open_store
 
     with tempfile.TemporaryDirectory(prefix="budget-demo-") as folder:
-        url = f"sqlite:///{folder}/demo.db" if options.store is None else open_store(options.store).url
+        url = options.store or f"sqlite:///{folder}/demo.db"
+        if url.startswith("sqlite:"):
+            url = open_store(url).url  # from here, not from the folder that it is made in
         account = options.account or f"demo-{time.strftime('%Y%m%d-%H%M%S')}"
         with contextlib.chdir(folder):
             budget = Budget(url, account=account, limits=LIMITS)

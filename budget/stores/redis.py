@@ -80,16 +80,20 @@ class RedisStore:
     def call(self, account: str, command: Command, timeout: float, now: int | None = None) -> Outcome:
         """Carry out a command and wait for its outcome."""
         if self._waiting:
-            self._settle(timeout)
+            began = monotonic()
+            self._settle(timeout / 2)
+            timeout -= monotonic() - began
         outcome: Outcome = self._drive(flow(self._keys_of(account), command, now), timeout)
         return outcome
 
     async def acall(self, account: str, command: Command, timeout: float) -> Outcome:
         """Carry out a command and await its outcome; if the task is cancelled it is carried out all the same."""
-        until = monotonic() + timeout if self._waiting else 0.0
         try:
-            while self._waiting and monotonic() < until:
-                await asyncio.sleep(_TURN)
+            if self._waiting:
+                began = monotonic()
+                while self._waiting and monotonic() < began + timeout / 2:
+                    await asyncio.sleep(_TURN)
+                timeout -= monotonic() - began
             return await self._acall(account, command, timeout)
         except asyncio.CancelledError:
             if not isinstance(command, _LEFT_ALONE):
