@@ -165,7 +165,7 @@ class Load:
                 process.stdin.write("\n")
                 process.stdin.flush()
             for process in self._processes:
-                answer, _ = process.communicate(timeout=60)
+                answer = process.communicate(timeout=60)[0]
                 assert process.returncode == 0
                 self.told.add(Told(**json.loads(answer)))
         finally:

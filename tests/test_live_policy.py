@@ -30,6 +30,7 @@ phase = ["0 reserved"]
 def listen():
     for line in sys.stdin:
         phase[0] = line.strip()
+    phase[0] = "end"
 
 threading.Thread(target=listen, daemon=True).start()
 told = begun = number = 0

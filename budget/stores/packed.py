@@ -26,7 +26,15 @@ KINDS = {
     b"m": "limit_unset", b"z": "frozen", b"u": "unfrozen",
 }  # fmt: skip
 """What the scripts call an entry."""
-NUMBERS = [Struct(f"<{n}d") for n in range(256)]
+
+
+class _Numbers(dict[int, Struct]):
+    def __missing__(self, count: int) -> Struct:
+        made = self[count] = Struct(f"<{count}d")
+        return made
+
+
+NUMBERS = _Numbers()
 """So many numbers in a row."""
 BUCKET = NUMBERS[5]
 RECORD = Struct("<cddddH40s")

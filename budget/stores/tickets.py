@@ -62,4 +62,4 @@ def _resolve(tickets: Sequence[Ticket]) -> None:
 
 def late(timeout: float) -> StoreUnavailable:
     """Return the error of an answer that did not come in time."""
-    return StoreUnavailable(f"the store gave no answer within {timeout:g} s")
+    return StoreUnavailable(f"the store gave no answer within {round(timeout, 2):g} s")
