@@ -67,8 +67,8 @@ class Engine:
             while True:
                 try:
                     outcome = await self.store.acall(self.settings.account, command, _left(until))
-                except BaseException:
-                    self._lost(command, call_back)
+                except BaseException as error:
+                    self._lost(command, call_back, error)
                     raise
                 command = flow.send(outcome)
         except StopIteration as end:
@@ -85,12 +85,12 @@ class Engine:
     def _call(self, command: Command, until: float, call_back: bool) -> Outcome:
         try:
             return self.store.call(self.settings.account, command, _left(until))
-        except BaseException:
-            self._lost(command, call_back)
+        except BaseException as error:
+            self._lost(command, call_back, error)
             raise
 
-    def _lost(self, command: Command, call_back: bool) -> None:
-        if call_back and type(command) is Reserve:
+    def _lost(self, command: Command, call_back: bool, error: BaseException) -> None:
+        if call_back and type(command) is Reserve and getattr(error, "sent", True):
             self.post(Refund(command.id, {"outcome": "no answer"}))
 
     def _renew(self, id: str, lease_us: int) -> None:

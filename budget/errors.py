@@ -94,7 +94,13 @@ class ReservationConflict(BudgetError):
 
 
 class StoreUnavailable(BudgetError):
-    """Raised when the store cannot answer. The guarded call is not made; nothing says the money is short."""
+    """Raised when the store cannot answer. The guarded call is not made; nothing says the money is short.
+
+    Attributes:
+        sent: False if the command surely did not reach the store; else it may have been carried out.
+    """
+
+    sent = True
 
 
 @dataclass(frozen=True)

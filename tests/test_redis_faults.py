@@ -266,6 +266,8 @@ def test_no_server(make_budget: Any, caplog: pytest.LogCaptureFixture) -> None:
     for ask in asks:
         with pytest.raises(StoreUnavailable, match="cannot be reached") as caught:
             ask()
+        assert not caught.value.sent
+        assert budget.engine.store._posted.empty(), "what was never sent need not be called back"
         shown += all_of(caught.value)
     assert time.monotonic() - began < OPEN_TIMEOUT
     assert SECRET not in "\n".join([*shown, caplog.text])

@@ -93,7 +93,7 @@ class LoopWire(asyncio.Protocol):
         while self._pending:
             future, _ = self._pending.popleft()
             if not future.done():
-                future.set_exception(Lost("the connection to the server was lost"))
+                future.set_exception(Lost("the connection to the server was lost", sent=True))
 
     # What the loop calls.
 

@@ -26,7 +26,11 @@ STALLED = 5.0
 
 
 class Lost(Exception):
-    """The connection is gone; what was sent over it may or may not have been carried out."""
+    """The connection is gone. What was `sent` over it may or may not have been carried out; else there was none."""
+
+    def __init__(self, text: str, sent: bool = False):
+        super().__init__(text)
+        self.sent = sent
 
 
 class ServerError(Exception):

@@ -106,15 +106,16 @@ class RedisStore:
         if wire is None or wire.loop is not loop:
             wire = self._wire_of(loop)
         if not wire.opened:
-            await self._aopen(wire, loop.time() + OPEN_TIMEOUT, OPEN_TIMEOUT)
+            await self._aopen(wire, loop.time() + OPEN_TIMEOUT, OPEN_TIMEOUT, sent=False)
         until = loop.time() + timeout
         steps = flow(self._keys_of(account), command, None)
-        data = next(steps)
+        data, sent = next(steps), False
         while True:
             try:
                 reply = await wire.exchange(data, until)
-            except Lost:
-                await self._aopen(wire, until, timeout)
+            except Lost as error:
+                sent = sent or error.sent
+                await self._aopen(wire, until, timeout, sent)
                 continue
             except TimeoutError:
                 raise late(timeout) from None
@@ -162,7 +163,7 @@ class RedisStore:
             try:
                 self._wire.open(monotonic() + OPEN_TIMEOUT)
             except Lost as error:
-                raise StoreUnavailable(f"the store cannot be reached: {error}") from None
+                raise _unreachable(error, sent=False) from None
             except TimeoutError:
                 raise late(OPEN_TIMEOUT) from None
         return monotonic()
@@ -178,6 +179,7 @@ class RedisStore:
                 return end.value
 
     def _exchange(self, data: bytes, until: float, timeout: float) -> Any:
+        sent = False
         while True:
             try:
                 reply = self._wire.exchange(data, until)
@@ -186,11 +188,12 @@ class RedisStore:
             except TimeoutError:
                 raise late(timeout) from None
             except Lost as error:
+                sent = sent or error.sent
                 if monotonic() + _PAUSE >= until:
-                    raise StoreUnavailable(f"the store cannot be reached: {error}") from None
+                    raise _unreachable(error, sent) from None
             time.sleep(_PAUSE)
 
-    async def _aopen(self, wire: LoopWire, until: float, timeout: float) -> None:
+    async def _aopen(self, wire: LoopWire, until: float, timeout: float, sent: bool) -> None:
         """Have a connection in this loop; the first one may take its time, another is part of a deadline."""
         first = not wire.opened
         loop = asyncio.get_running_loop()
@@ -202,7 +205,7 @@ class RedisStore:
                 raise late(timeout) from None
             except Lost as error:
                 if first or loop.time() + _PAUSE >= until:
-                    raise StoreUnavailable(f"the store cannot be reached: {error}") from None
+                    raise _unreachable(error, sent) from None
                 await asyncio.sleep(_PAUSE)
 
     # What nobody waits for.
@@ -331,6 +334,12 @@ class RedisStore:
 
 def _not_now(reply: Any) -> bool:
     return isinstance(reply, ServerError) and str(reply).startswith(_NOT_NOW)
+
+
+def _unreachable(error: Lost, sent: bool) -> StoreUnavailable:
+    found = StoreUnavailable(f"the store cannot be reached: {error}")
+    found.sent = sent
+    return found
 
 
 def _close_in(loop: asyncio.AbstractEventLoop, wire: LoopWire) -> None:

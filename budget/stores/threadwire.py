@@ -120,7 +120,7 @@ class _Line:
         self.lost = True
         self._connection.disconnect()
         while self.pending:
-            self.pending.popleft().give(Lost("the connection to the server was lost"))
+            self.pending.popleft().give(Lost("the connection to the server was lost", sent=True))
 
 
 def _poller(socket: Any, write: bool) -> Callable[[float], bool]:
