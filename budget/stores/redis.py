@@ -90,8 +90,8 @@ class RedisStore:
         """Carry out a command and await its outcome; if the task is cancelled it is carried out all the same."""
         try:
             if self._waiting:
-                began = monotonic()
-                while self._waiting and monotonic() < began + timeout / 2:
+                before, began = self._waiting.copy(), monotonic()
+                while not before.isdisjoint(self._waiting) and monotonic() < began + timeout / 2:
                     await asyncio.sleep(_TURN)
                 timeout -= monotonic() - began
             return await self._acall(account, command, timeout)
@@ -249,8 +249,8 @@ class RedisStore:
 
     def _settle(self, timeout: float) -> None:
         """Wait for what was posted before, as long as one may."""
-        until = monotonic() + timeout
-        while self._waiting and monotonic() < until:
+        before, until = self._waiting.copy(), monotonic() + timeout
+        while not before.isdisjoint(self._waiting) and monotonic() < until:
             time.sleep(_TURN)
 
     # Reading.
