@@ -370,5 +370,6 @@ def _exit() -> None:
 
 
 _ABANDONED: list[Any] = []
-os.register_at_fork(after_in_child=_forked)
+if hasattr(os, "register_at_fork"):  # Windows does not fork
+    os.register_at_fork(after_in_child=_forked)
 weakref.finalize(RedisStore, _exit)
