@@ -5,13 +5,8 @@
 -- reply due: id ...; changed | unchanged
 
 local given, swept, remove = struct.unpack('<ddd', ARGV[2])
-local version, seq, clock, due, head = read_marker(redis.call('GET', KEYS[1]))
-local now = instant(given, clock)
-if swept == 0 then
-  local answer
-  due, answer = look_at_leases(due, now, version)
-  if answer then return answer end
-end
+local answer, version, seq, now, due, head = enter(redis.call('GET', KEYS[1]), given, swept)
+if answer then return answer end
 local before = redis.call('HGET', KEYS[4], ARGV[1])
 if before == (remove == 0 and ARGV[3]) then return { 'unchanged', now, version } end
 

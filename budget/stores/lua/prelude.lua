@@ -45,6 +45,14 @@ local function look_at_leases(due, now, version)
   return due, { 'due', now, version, unpack(ids) }
 end
 
+-- How most verbs begin: the marker and the instant; and the answer, if leases that have ended come first.
+local function enter(marker, given, swept)
+  local version, seq, clock, due, head = read_marker(marker)
+  local now, answer = instant(given, clock), nil
+  if swept == 0 then due, answer = look_at_leases(due, now, version) end
+  return answer, version, seq, now, due, head
+end
+
 -- The bucket of a window that begins, after one that ended at `ended` (nil: the pool's first): start, end, since, spent,
 -- reserved. Nil if the window that the caller means, packed as (start, end, since), is not the present one.
 local function open_window(ended, now, windows, at)

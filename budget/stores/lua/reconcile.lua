@@ -7,13 +7,8 @@
 
 local given, swept, made = struct.unpack('<ddd', ARGV[2])
 local values = redis.call('MGET', KEYS[1], KEYS[7], unpack(KEYS, 8))
-local version, seq, clock, due, head = read_marker(values[1])
-local now = instant(given, clock)
-if swept == 0 then
-  local answer
-  due, answer = look_at_leases(due, now, version)
-  if answer then return answer end
-end
+local answer, version, seq, now, due, head = enter(values[1], given, swept)
+if answer then return answer end
 local record = values[2]
 if record then
   local r = read_record(record)

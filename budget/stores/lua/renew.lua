@@ -6,13 +6,8 @@
 
 local given, swept, lease = struct.unpack('<ddd', ARGV[2])
 local values = redis.call('MGET', KEYS[1], KEYS[3])
-local version, seq, clock, due, head = read_marker(values[1])
-local now = instant(given, clock)
-if swept == 0 then
-  local answer
-  due, answer = look_at_leases(due, now, version)
-  if answer then return answer end
-end
+local answer, version, _, now = enter(values[1], given, swept)
+if answer then return answer end
 local record = values[2]
 if not record then return { 'unknown', now, version } end
 local r = read_record(record)

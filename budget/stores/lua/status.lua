@@ -6,12 +6,8 @@
 
 local given, swept = struct.unpack('<dd', ARGV[1])
 local values = redis.call('MGET', KEYS[1], unpack(KEYS, 3))
-local version, _, clock, due = read_marker(values[1])
-local now = instant(given, clock)
-if swept == 0 then
-  local _, answer = look_at_leases(due, now, version)
-  if answer then return answer end
-end
+local answer, version, _, now = enter(values[1], given, swept)
+if answer then return answer end
 local found = { 'status', now, version }
 for i = 1, #KEYS - 2 do
   local value, shown = values[i + 1], ''
