@@ -107,7 +107,7 @@ class Budget:
         Args:
             body: A raw request body; or give its fields as keywords: `model=..., messages=..., max_tokens=...`.
             provider: Whose API it goes to; looked up by the model if not given.
-            endpoint: "messages"; the provider's own if not given.
+            endpoint: "messages", "chat", "responses" or "embeddings"; told from provider and request if not given.
 
         Raises:
             UnknownModel: The model has no price, and `on_unpriced` is "refuse".
