@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -120,6 +121,15 @@ def books(store: Store, account: str = "default") -> Audit:
     found = store.snapshot(account)
     counters = {key: (bucket.spent, bucket.reserved) for key, bucket in found.buckets.items()}
     return audit(entries, counters, found.head, found.seq)
+
+
+def alone(work: Callable[..., None], *args: Any) -> None:
+    """Run a function of a module in a process of its own, where no other test's threads open and close descriptors."""
+    child = multiprocessing.get_context("spawn").Process(target=work, args=args)
+    child.start()
+    child.join(120)
+    child.kill()
+    assert child.exitcode == 0, "its traceback is in the captured output"
 
 
 def python(code: str, *args: str, check: bool = True) -> subprocess.CompletedProcess[str]:

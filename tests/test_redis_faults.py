@@ -22,7 +22,7 @@ from typing import Any
 
 import pytest
 import redis
-from conftest import books, python
+from conftest import alone, books, python
 from redisload import COST, Load, SlowLink, Told
 from redisserver import RedisServer, free_port, need_server
 
@@ -200,9 +200,8 @@ def test_connections_are_killed_all_the_time(server: RedisServer) -> None:
     check(server.url, load.told, unanswered=False)
 
 
-def test_a_reader_is_not_left_at_a_socket_that_was_closed(redis_url: str) -> None:
-    """Its number may be that of another connection by the time it is waited for, on which nothing comes for us."""
-    store = RedisStore(redis_url)
+def read_a_closed_socket(url: str) -> None:
+    store = RedisStore(url)
     store.call("default", LoadPolicy(), 10.0)
     wire: Any = store._wire
     line = wire._line
@@ -215,16 +214,16 @@ def test_a_reader_is_not_left_at_a_socket_that_was_closed(redis_url: str) -> Non
         wire.open(time.monotonic() + 10)
         if (other := wire._line._socket.fileno()) != number:
             os.dup2(other, number)
-            taken.append(number)
         found: bool = look(timeout)
         return found
 
-    taken: list[int] = []
     line._input = lost_just_now
     assert store.call("default", LoadPolicy(), 2.0).status == "policy"
-    store.close()
-    for number in taken:
-        os.close(number)
+
+
+def test_a_reader_is_not_left_at_a_socket_that_was_closed(redis_url: str) -> None:
+    """Its number may be that of another connection by the time it is waited for, on which nothing comes for us."""
+    alone(read_a_closed_socket, redis_url)
 
 
 def test_a_server_is_killed_and_comes_back(tmp_path: Path) -> None:
@@ -420,11 +419,9 @@ def descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
-@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="counts descriptors in /proc")
-def test_event_loops_come_and_go(server: RedisServer) -> None:
-    """One after another and at once, with the budget closed inside, outside and between them."""
+def use_many_loops(url: str) -> None:
     before = descriptors()
-    budget = Budget(server.url, limits=["$1000/day"])
+    budget = Budget(url, limits=["$1000/day"])
 
     async def use(times: int) -> None:
         async def one() -> None:
@@ -458,6 +455,12 @@ def test_event_loops_come_and_go(server: RedisServer) -> None:
     budget.close()
     gc.collect()
     assert descriptors() == before
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="counts descriptors in /proc")
+def test_event_loops_come_and_go(server: RedisServer) -> None:
+    """One after another and at once, with the budget closed inside, outside and between them."""
+    alone(use_many_loops, server.url)
     with admin(server) as client:
         until = time.monotonic() + 10
         while client.info("clients")["connected_clients"] > 1:
