@@ -1,16 +1,38 @@
-"""Run all benchmarks, or those named: `python -m benchmarks [stores] [redis] [wrap] [import]`."""
+"""Run all benchmarks, or those named: `python -m benchmarks [stores] [redis] [wrap] [prices] [speed] [estimates] [import]`."""
 
 from __future__ import annotations
 
+import os
 import sys
 
-from benchmarks import bench_import, bench_redis, bench_stores, bench_wrap
+from benchmarks import (
+    bench_estimates,
+    bench_import,
+    bench_prices,
+    bench_redis,
+    bench_speed,
+    bench_stores,
+    bench_wrap,
+)
 from benchmarks.measure import about
 
-_ALL = {"stores": bench_stores.main, "redis": bench_redis.main, "wrap": bench_wrap.main, "import": bench_import.main}
+_ALL = {
+    "stores": bench_stores.main,
+    "redis": bench_redis.main,
+    "wrap": bench_wrap.main,
+    "prices": bench_prices.main,
+    "speed": bench_speed.main,
+    "estimates": bench_estimates.main,
+    "import": bench_import.main,
+}
 
 if __name__ == "__main__":
-    names = sys.argv[1:] or list(_ALL)
+    names = sys.argv[1:]
+    if "--data" in names:  # where recordings are
+        at = names.index("--data")
+        os.environ["BUDGET_DATA"] = (names[at + 1 : at + 2] or sys.exit("--data: name a folder"))[0]
+        del names[at : at + 2]
+    names = names or list(_ALL)
     if unknown := set(names) - _ALL.keys():
         sys.exit(f"no such benchmark: {', '.join(sorted(unknown))}; there are {', '.join(_ALL)}")
     print(about())

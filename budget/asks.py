@@ -26,13 +26,19 @@ __all__ = ["Ask", "count", "digest", "filled", "make_ask", "price"]
 
 @dataclass(slots=True)
 class Ask:
-    """What a caller asks a reservation for."""
+    """What a caller asks a reservation for.
+
+    Attributes:
+        amounts: What is to be set aside, per unit.
+        most: Where that is less than the bound of the request (a soft reservation): the bound, which caps are held to.
+    """
 
     amounts: Amounts
     scope: dict[str, str]
     run: Run | None
     detail: dict[str, Any]
     estimate: Estimate | None = None
+    most: Amounts | None = None
 
 
 def make_ask(settings: Settings, what: object, tokens: object, attributes: Mapping[str, str]) -> Ask:
@@ -54,7 +60,7 @@ def make_ask(settings: Settings, what: object, tokens: object, attributes: Mappi
     if what.provider:
         scope["provider"] = what.provider
     detail: dict[str, Any] = {"model": what.model, "provider": what.provider, "estimate": what.to_dict()}
-    detail |= {} if what.priced else {"unpriced": True}
+    detail |= {"book": settings.book.hash} if what.priced else {"unpriced": True}
     amounts = what.amounts
     if not what.closed:
         if settings.allowance is None and not settings.disabled:
@@ -66,7 +72,7 @@ def make_ask(settings: Settings, what: object, tokens: object, attributes: Mappi
 def _name_model(settings: Settings, scope: dict[str, str]) -> None:
     """Call a model as the book does, so that a limit of a model also holds for its snapshots and aliases."""
     if "model" in scope:
-        with suppress(UnknownModel):
+        with suppress(UnknownModel, ConfigError):  # nobody sells it, or several do
             found = settings.book.find(scope["model"], scope.get("provider"))
             scope["model"] = found.id
             if found.provider:
@@ -115,7 +121,7 @@ def digest(ask: Ask, lease_us: int, parent: str | None) -> str:
     """Return a digest of what the caller asked for: never of limits or windows, which a retry may see changed."""
     from hashlib import blake2b
 
-    return blake2b(dumps([ask.amounts, ask.scope, lease_us, parent]).encode(), digest_size=16).hexdigest()
+    return blake2b(dumps([ask.most or ask.amounts, ask.scope, lease_us, parent]).encode(), digest_size=16).hexdigest()
 
 
 def filled(actual: Amounts, reserved: Amounts | None) -> Amounts:

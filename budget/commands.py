@@ -21,6 +21,7 @@ __all__ = [
     "ChangePolicy",
     "Command",
     "Draw",
+    "Learn",
     "LoadPolicy",
     "Outcome",
     "Reconcile",
@@ -225,7 +226,17 @@ class ChangePolicy:
     detail: Mapping[str, Any]
 
 
-Command = Reserve | Reconcile | Refund | Record | Renew | Sweep | Status | LoadPolicy | ChangePolicy
+@dataclass(slots=True)
+class Learn:
+    """Add increments to the sketches of what was learned (`budget.expect`), by name; without any, read all of them.
+
+    No pool, no reservation and no entry has to do with it.
+    """
+
+    more: Mapping[str, Mapping[int, int]] = field(default_factory=dict)
+
+
+Command = Reserve | Reconcile | Refund | Record | Renew | Sweep | Status | LoadPolicy | ChangePolicy | Learn
 
 
 @dataclass(slots=True)
@@ -234,7 +245,7 @@ class Outcome:
 
     Attributes:
         status: reserved, repeated, refused, conflict, stale_policy, stale_window, clock, reconciled, refunded,
-            recorded, renewed, ended, unknown, swept, status, policy, changed or unchanged.
+            recorded, renewed, ended, unknown, swept, status, policy, changed, unchanged or learned.
         now: The store's clock at the decision.
         version: The policy version at the decision.
         buckets: One per draw or pool, after the verb; None where a pool has none now.
@@ -242,6 +253,7 @@ class Outcome:
         reservation: The reservation concerned, as it is now stored.
         rows: The policy: (kind, identity, body).
         count: How many reservations a sweep expired.
+        learned: Sketches as they are now, by name.
     """
 
     status: str
@@ -252,6 +264,7 @@ class Outcome:
     reservation: Reservation | None = None
     rows: Sequence[tuple[str, str, str]] = ()
     count: int = 0
+    learned: Mapping[str, Mapping[int, int]] = field(default_factory=dict)
 
 
 class State(Protocol):
@@ -268,3 +281,6 @@ class State(Protocol):
     def append(self, entry: Entry) -> None: ...
     def policy(self) -> Sequence[tuple[str, str, str]]: ...
     def put_policy(self, kind: str, identity: str, body: str | None) -> bool: ...
+    def learned(self, name: str) -> Mapping[int, int] | None: ...
+    def put_learned(self, name: str, counts: Mapping[int, int] | None) -> None: ...
+    def learned_names(self) -> Sequence[str]: ...

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -14,16 +15,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from budget.errors import ArgumentTypeError, ConfigError
+from budget.expect import LEVELS
 from budget.limits import Limit
 from budget.money import parse_usd
+from budget.ownprices import OWN_FILE, Layer, file_layers, lay_all, tables_layer
 
 if TYPE_CHECKING:
     from budget.prices import PriceBook
 
-__all__ = ["FILE", "Settings", "check_account", "default_store", "duration_us", "load"]
+__all__ = [
+    "FILE", "Settings", "check_account", "default_store", "duration_us", "find_file", "load", "own_prices_file",
+    "price_book", "price_layers", "read_file",
+]  # fmt: skip
 
 FILE = "budget.toml"
-_KEYS = {"store", "account", "on_store_error", "on_unpriced", "on_unbounded", "store_timeout", "limits", "prices"}
+_KEYS = {
+    "store", "account", "on_store_error", "on_unpriced", "on_unbounded", "count_with", "reserve_at",
+    "store_timeout", "limits", "prices", "price_files",
+}  # fmt: skip
+_LISTS = {"limits", "prices", "price_files"}
 _ACCOUNT = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 _DURATION = re.compile(r"(\d{1,9})([smhdw])", re.ASCII)
 _NUMBER = re.compile(r"\d{1,9}(\.\d{1,9})?", re.ASCII)
@@ -43,6 +53,8 @@ class Settings:
         book: The price book, own rows included.
         unpriced: Take a model without a price for free (tokens and requests are counted).
         allowance: What a request without a bound may reserve, nano-dollars; None refuses it.
+        ask_provider: Have the provider count a call's input where our bound alone would have it refused.
+        reserve_at: How much a call sets aside in its pools: one of `expect.LEVELS`.
         timeout: How long a verb may wait for the store, seconds; None is the store's own.
         disabled: Every verb admits and records nothing.
         outcome: What replaces the table of outcomes, or None.
@@ -54,6 +66,8 @@ class Settings:
     book: PriceBook
     unpriced: bool
     allowance: int | None
+    ask_provider: bool
+    reserve_at: str
     timeout: float | None
     disabled: bool
     outcome: Callable[..., str] | None
@@ -68,6 +82,8 @@ def load(
     on_store_error: str | None = None,
     on_unpriced: str | None = None,
     on_unbounded: str | None = None,
+    count_with: str | None = None,
+    reserve_at: str | None = None,
     store_timeout: float | None = None,
     mode: str = "enforce",
     outcome: Callable[..., str] | None = None,
@@ -78,7 +94,7 @@ def load(
         ConfigError, ArgumentTypeError: A value cannot be used; the error names where it stands.
     """
     file = read_file()
-    environment = {name: os.environ.get(f"BUDGET_{name.upper()}") for name in _KEYS - {"limits", "prices"}}
+    environment = {name: os.environ.get(f"BUDGET_{name.upper()}") for name in _KEYS - _LISTS}
 
     def pick(name: str, argument: Any, default: Any) -> Any:
         return next((v for v in (argument, environment[name], file.get(name)) if v is not None), default)
@@ -89,13 +105,16 @@ def load(
         "local_allowance:", "allow:i-accept-unbounded-spend"))  # fmt: skip
     assert on_error == "refuse"
     unpriced = _choice("on_unpriced", pick("on_unpriced", on_unpriced, "refuse"), ("refuse", "allow"))
+    counter = _choice("count_with", pick("count_with", count_with, "tokenizer"), ("tokenizer", "provider"))
     return Settings(
         store=_text("store", pick("store", store, None)) or default_store(),
         account=check_account(pick("account", account, "default")),
         limits=(*_own_limits(limits), *_file_limits(file)),
-        book=_book(prices, file),
+        book=price_book(prices, file),
         unpriced=unpriced == "allow",
         allowance=_allowance(pick("on_unbounded", on_unbounded, "refuse")),
+        ask_provider=counter == "provider",
+        reserve_at=_choice("reserve_at", pick("reserve_at", reserve_at, "max"), tuple(LEVELS)),
         timeout=_timeout(pick("store_timeout", store_timeout, None)),
         disabled=_flag("BUDGET_DISABLED"),
         outcome=outcome,
@@ -108,8 +127,7 @@ def read_file() -> dict[str, Any]:
     Raises:
         ConfigError: It is not TOML, or has a key that means nothing.
     """
-    here = Path.cwd()
-    path = next((folder / FILE for folder in (here, *here.parents) if (folder / FILE).is_file()), None)
+    path = find_file()
     if path is None:
         return {}
     import tomllib
@@ -122,6 +140,54 @@ def read_file() -> dict[str, Any]:
     if unknown:
         raise ConfigError(f"{path}: {unknown[0]!r} means nothing here; known are {', '.join(sorted(_KEYS))}")
     return content
+
+
+def find_file(name: str = FILE) -> Path | None:
+    """Return the nearest `budget.toml`, or another file: of the working folder, else of its parents."""
+    here = Path.cwd()
+    return next((folder / name for folder in (here, *here.parents) if (folder / name).is_file()), None)
+
+
+def own_prices_file() -> Path:
+    """Return the file of `budget prices set`: beside the nearest budget.toml, else the nearest such file, else here."""
+    beside = find_file()
+    return beside.with_name(OWN_FILE) if beside else find_file(OWN_FILE) or Path.cwd() / OWN_FILE
+
+
+def price_layers(file: Mapping[str, Any] | None = None) -> list[Layer]:
+    """Return the layers of own prices that the configuration names, the lowest first.
+
+    Args:
+        file: What `read_file` gave, if it was read already.
+
+    Raises:
+        ConfigError: `price_files` or `prices` is not what it must be.
+    """
+    file = read_file() if file is None else file
+    path, own = find_file(), own_prices_file()
+    named = os.environ.get("BUDGET_PRICE_FILES")
+    paths = file.get("price_files", []) if named is None else [part for part in named.split(os.pathsep) if part]
+    if not isinstance(paths, list) or not all(isinstance(part, str) for part in paths):
+        raise ConfigError(f'{FILE}: price_files: a list of paths is needed, such as ["contract.toml"]')
+    base = path.parent if path and named is None else Path.cwd()
+    tables = _tables(file, "prices")
+    return [
+        *file_layers(paths, base),
+        *(file_layers([own], base) if own.is_file() else ()),
+        *([tables_layer(tables, path)] if tables and path else ()),
+    ]
+
+
+def price_book(prices: object = None, file: Mapping[str, Any] | None = None) -> PriceBook:
+    """Return the book in effect: the shipped one, the configuration's files over it, and `prices=` on top.
+
+    Raises:
+        ConfigError, ArgumentTypeError: See `price_layers`, `budget.ownprices.lay_all` and `PriceBook.overlay`.
+    """
+    from budget.prices import PriceBook
+
+    book = lay_all(PriceBook.shipped(), price_layers(file), time.time_ns() // 1000)
+    return book.overlay(prices) if prices is not None else book
 
 
 def default_store() -> str:
@@ -175,15 +241,6 @@ def _file_limits(file: Mapping[str, Any]) -> list[Limit]:
             raise ConfigError(f'{FILE}: each [[limits]] needs limit = "AMOUNT/WINDOW"')
         found.append(Limit(text, **{**options, "source": "file"}))
     return found
-
-
-def _book(prices: object, file: Mapping[str, Any]) -> PriceBook:
-    from budget.prices import PriceBook
-
-    book = PriceBook.shipped()
-    rows = _tables(file, "prices")
-    book = book.overlay(rows) if rows else book
-    return book.overlay(prices) if prices is not None else book
 
 
 def _tables(file: Mapping[str, Any], name: str) -> list[dict[str, Any]]:

@@ -18,10 +18,11 @@ from budget.asks import Ask, count, filled, make_ask, price
 from budget.commands import Amounts, Command, Outcome, Refund, Renew, Reservation, Reserve
 from budget.config import Settings
 from budget.errors import ArgumentTypeError, ConfigError, UnknownModel
-from budget.estimate import Estimate, estimate_body, makes_embeddings
+from budget.estimate import Estimate, estimate_body, makes_embeddings, model_name
 from budget.lease import Renewer
 from budget.limits import check_attributes
 from budget.money import parse_usd
+from budget.run import current
 from budget.stores.base import Store, open_store
 from budget.usage import Usage
 from budget.verbs import Flow, Verbs
@@ -33,7 +34,6 @@ _BARE_LEASE = 600.0
 GUARDED_LEASE = 60.0
 """Seconds of lease of a guarded call or block; it is renewed at a third while that lives."""
 _LEASE_MAX = 86400.0 * 7
-_ENDPOINT_OF = {"anthropic": "messages"}
 _WITHOUT_MESSAGES = {"input", "instructions", "prompt", "previous_response_id", "conversation"}
 
 
@@ -105,16 +105,21 @@ class Engine:
 
     def estimate(self, request: Mapping[str, Any], provider: str | None, endpoint: str | None) -> Estimate:
         """Estimate a request body. See `Budget.estimate`."""
+        self.settings.book.check_provider(provider)
         endpoint = endpoint or self._endpoint_of(request, provider)
         return estimate_body(self.settings.book, request, provider, endpoint, self.verbs.now(), self.unpriced)
 
+    def expect(self, estimate: Estimate) -> Estimate:
+        """Put into an estimate what this process knows of such calls in the current run."""
+        run = current()
+        scope = {**(run.scope if run else {}), "model": estimate.model, "provider": estimate.provider}
+        return self.verbs.learner.forecast(estimate, estimate.amounts, scope, self.verbs.now())[0]
+
     def _endpoint_of(self, request: Mapping[str, Any], provider: str | None) -> str:
         """Tell the endpoint from the provider, the one asked for or the model's, and from what the request holds."""
-        from budget.estimator import CHAT_ONLY
+        from budget.estimator import CHAT_ONLY, endpoint_of
 
-        name = request.get("model")
-        if not isinstance(name, str):
-            raise ArgumentTypeError(f"model: {type(name).__name__} is not the name of a model")
+        name = model_name(request)
         try:
             model = self.settings.book.find(name, provider)
         except UnknownModel:
@@ -122,10 +127,11 @@ class Engine:
                 raise
             model = None
         provider = provider or (model.provider if model else None)
+        embeds = model is not None and makes_embeddings(model)
         if provider and provider != "openai":
-            return _ENDPOINT_OF.get(provider, "chat")
+            return endpoint_of(request, provider, name, embeds)
         if "messages" not in request and not request.keys().isdisjoint(_WITHOUT_MESSAGES):
-            return "embeddings" if model and makes_embeddings(model) else "responses"
+            return "embeddings" if embeds else "responses"
         return "chat" if provider or not request.keys().isdisjoint(CHAT_ONLY) else "messages"
 
     def ask_for(self, what: object, tokens: object, request: Mapping[str, Any]) -> Ask:
@@ -195,7 +201,8 @@ class Engine:
         if usage is not None:
             if tokens is not None:
                 raise ConfigError("tokens: the usage says how many")
-            return price(self.settings, Usage.of(usage), model, provider, known, self.verbs.now())
+            self.settings.book.check_provider(provider)
+            return price(self.settings, Usage.of(usage, provider), model, provider, known, self.verbs.now())
         number = None if tokens is None else count(tokens, "tokens")
         return (parse_usd(usd, "usd", booked=True), number, number, number, None), {}
 

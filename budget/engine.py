@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -53,6 +53,14 @@ class Budget:
         on_store_error: "refuse".
         on_unpriced: "refuse", or "allow": such a call counts tokens and requests, no money.
         on_unbounded: "refuse", or an allowance such as "$0.50" for a request without an upper bound.
+        count_with: "tokenizer": estimates are made here alone. "provider": where the bound of a wrapped client's call
+            would be refused and what is expected would fit, the provider's counting endpoint is asked, once, before it
+            is reserved (Anthropic Messages, OpenAI Responses). Such a call waits for it, at most a few seconds, and
+            every call asks the store once more.
+        reserve_at: How much a call sets aside in its pools: "max", the most that it can cost (hard: a limit holds
+            whatever the answers); "p99" or "p95", what all but 1 or 5 of 100 calls like it cost, or "expected", their
+            mean (soft: an overrun is booked in full, beyond the limit if need be). What calls cost is learned; while
+            too little is known, "max" holds. A cap is always held to the most that a request can cost.
         store_timeout: Seconds that one verb may wait for the store (2 by default).
         mode: "enforce".
         outcome: Replaces the table that says how a call without usage ends; see `budget.outcome.outcome`.
@@ -71,6 +79,8 @@ class Budget:
         on_store_error: str | None = None,
         on_unpriced: str | None = None,
         on_unbounded: str | None = None,
+        count_with: str | None = None,
+        reserve_at: str | None = None,
         store_timeout: float | None = None,
         mode: str = "enforce",
         outcome: Any = None,
@@ -78,7 +88,8 @@ class Budget:
         global _default
         settings = load(
             store=store, limits=limits, prices=prices, account=account, on_store_error=on_store_error,
-            on_unpriced=on_unpriced, on_unbounded=on_unbounded, store_timeout=store_timeout, mode=mode, outcome=outcome,
+            on_unpriced=on_unpriced, on_unbounded=on_unbounded, count_with=count_with, reserve_at=reserve_at,
+            store_timeout=store_timeout, mode=mode, outcome=outcome,
         )  # fmt: skip
         self._engine = Engine(settings)
         self.aio = AsyncBudget(self)
@@ -105,31 +116,42 @@ class Budget:
         """Estimate a request without any I/O.
 
         Args:
-            body: A raw request body; or give its fields as keywords: `model=..., messages=..., max_tokens=...`.
+            body: A raw request body; or give its fields as keywords: `model=..., messages=..., max_tokens=...`. For a
+                body without the model's name, such as Gemini's, `model=` says it.
             provider: Whose API it goes to; looked up by the model if not given.
-            endpoint: "messages", "chat", "responses" or "embeddings"; told from provider and request if not given.
+            endpoint: "messages", "chat", "responses", "embeddings", "generateContent" or "converse"; told from provider
+                and request if not given.
 
         Raises:
             UnknownModel: The model has no price, and `on_unpriced` is "refuse".
             ConfigError, ArgumentTypeError: The request is not of the endpoint's shape.
         """
-        if body is not None and request:
-            raise ConfigError("estimate: give a body or its fields as keywords, not both")
+        if body is not None and request.keys() - {"model"}:
+            raise ConfigError("estimate: give a body (and model=, where it has none) or its fields as keywords, not both")
         if body is not None and not isinstance(body, Mapping):
             raise ArgumentTypeError(f"body: {type(body).__name__} is not a mapping of request fields")
-        return self._engine.estimate(request if body is None else body, provider, endpoint)
+        return self._engine.expect(self._engine.estimate({**(body or {}), **request}, provider, endpoint))
 
     def estimate_counts(
-        self, model: str, *, input_tokens: int, output_tokens: int, provider: str | None = None
-    ) -> Estimate:
-        """Estimate a request of which only the token counts are known.
+        self, model: str, *, input_tokens: int, output_tokens: int, provider: str | None = None,
+        cache_ttls: Collection[str] = (),
+    ) -> Estimate:  # fmt: skip
+        """Estimate a request of which only the token counts are known; they are taken for bounds.
+
+        Args:
+            model: Which model.
+            input_tokens: All input, cached too.
+            output_tokens: All output, reasoning too.
+            provider: Looked up by the model if not given.
+            cache_ttls: The caches that input may be written to, by how long they keep it: "5m", "1h".
 
         Raises:
             UnknownModel: The model has no price.
             ConfigError, ArgumentTypeError: A count cannot be used.
         """
         book, now = self.settings.book, self._engine.verbs.now()
-        return estimate_counts(book, model, provider, input_tokens, output_tokens, now, self._engine.unpriced)
+        known = (input_tokens, output_tokens, now, self._engine.unpriced, cache_ttls)
+        return self._engine.expect(estimate_counts(book, model, provider, *known))
 
     def cost(self, usage: object, *, model: str | None = None, provider: str | None = None) -> Cost:
         """Price a provider's response, its usage object, the same as a dict, or a `Usage`.
@@ -138,7 +160,8 @@ class Budget:
             UnknownModel: The model has no price.
             ConfigError, ArgumentTypeError: The usage cannot be read, or nobody says which model it was.
         """
-        found = Usage.of(usage)
+        self.settings.book.check_provider(provider)
+        found = Usage.of(usage, provider)
         name = model or found.model
         if name is None:
             raise ConfigError("model: the usage does not say which model; pass model=")
@@ -332,6 +355,7 @@ class Budget:
         """Finish what was handed over and let go of files and threads; ends `aio` too."""
         global _default
         self._engine.leases.close()
+        self._engine.verbs.learner.flush()
         self._engine.store.close()
         if _default is self:
             _default = None

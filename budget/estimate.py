@@ -8,7 +8,7 @@ text of the request is kept, only counts, so that an estimate can be asked again
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from budget.estimator import Measure
     from budget.prices import Model, PriceBook
 
-__all__ = ["Estimate", "estimate_body", "estimate_counts", "makes_embeddings"]
+__all__ = ["Estimate", "estimate_body", "estimate_counts", "makes_embeddings", "model_name"]
 
-_TOKENIZER = "claude-2"  # of a model whose row names none: the one that bounds highest
-_PROVIDER_OF = {"messages": "anthropic"}  # of a model that is of no provider, by endpoint; else "openai"
+_TOKENIZER = "other"  # of a model whose row names none: the one that bounds highest
+_PROVIDER_OF = {"messages": "anthropic", "generateContent": "google", "converse": "aws-bedrock"}  # of a model that is of no provider, by endpoint; else "openai"
 _MAX_TOKENS = 2**31
 
 
@@ -42,6 +42,10 @@ class Estimate:
         closed: False if no upper bound exists; the figures then cover only what is visible.
         reasons: Why there is no bound.
         priced: False if the model has no price and the policy allows that.
+        counted_by: Who counted the input: our "tokenizer", or the "provider".
+        counted: Input tokens as counted, before what was learned of the model; None where nothing is.
+        reserve_at: "max", or the level of a soft reservation, which may be overrun.
+        soft: What such a reservation sets aside, per unit.
     """
 
     model: str
@@ -57,6 +61,10 @@ class Estimate:
     cache_ttls: frozenset[str] = frozenset()
     traits: tuple[tuple[str, str], ...] = ()
     measure: Measure | None = None
+    counted_by: str = "tokenizer"
+    counted: int | None = None
+    reserve_at: str = "max"
+    soft: Amounts | None = None
 
     @property
     def closed(self) -> bool:
@@ -65,7 +73,7 @@ class Estimate:
 
     @property
     def usd(self) -> Decimal:
-        """The expected cost. Until a history of answers is learned from, it expects the whole output bound."""
+        """The expected cost, learned from calls like it; before there are some, it expects the whole output bound."""
         return to_decimal(self.nanos)
 
     @property
@@ -79,7 +87,7 @@ class Estimate:
 
     @property
     def amounts(self) -> Amounts:
-        """What a reservation of it sets aside, per unit."""
+        """The most that it can take, per unit; what a reservation sets aside unless it is soft."""
         tokens = self.input_tokens_max + self.output_tokens_max
         return self.nanos_max, tokens, self.input_tokens_max, self.output_tokens_max, 1
 
@@ -95,6 +103,8 @@ class Estimate:
             "usd_max": format_usd(self.nanos_max),
             "closed": self.closed,
             "reasons": list(self.reasons),
+            "counted_by": self.counted_by,
+            **({"reserve_at": self.reserve_at, "usd_reserved": format_usd(self.soft[0] or 0)} if self.soft else {}),
         }
 
 
@@ -117,30 +127,46 @@ def estimate_body(
     """
     from budget.estimator import measure
 
-    name = body.get("model")
-    if not isinstance(name, str):
-        raise ArgumentTypeError(f"model: {type(name).__name__} is not the name of a model")
+    name = model_name(body)
     model = _find(book, name, provider, unpriced)
     whose = provider or (model.provider if model else None) or _PROVIDER_OF.get(endpoint, "openai")
     tokenizer = _tokenizer(model)
     found = measure(body, provider=whose, endpoint=endpoint, vocabulary=_vocabulary(tokenizer))
-    counted = Estimate(
-        model.id if model else name, (model.provider if model else provider) or "", found.expected(tokenizer),
-        found.bound(tokenizer), 0, 0, 0, found.reasons, model is not None, found.thinking, found.cache_ttls,
-        tuple(sorted(found.traits.items())), found,
+    name = model.id if model else name
+    output, why = _output(found, model)
+    counts = found.expected(tokenizer, name), found.bound(tokenizer, name), output
+    traits, reasons = tuple(sorted(found.traits.items())), (*found.open(tokenizer, name), *why)
+    nanos = _cost(model, at_us, counts, found.cache_ttls, found.traits, found.parts_named)
+    return Estimate(
+        name, (model.provider if model else provider) or "", *counts, *nanos, reasons, model is not None,
+        found.thinking, found.cache_ttls, traits, found,
     )  # fmt: skip
-    return _price(_with_ceiling(counted, model), model, at_us)
+
+
+def model_name(body: Mapping[str, Any]) -> str:
+    """Return the name of the model that a body is for: `model`, or Bedrock's `modelId`.
+
+    Raises:
+        ArgumentTypeError: There is none, as in Gemini's bodies, where it stands in the URL; pass it as `model=`.
+    """
+    name = body.get("model", body.get("modelId"))
+    if not isinstance(name, str):
+        raise ArgumentTypeError(f"model: {type(name).__name__} is not the name of a model")
+    return name
 
 
 def estimate_counts(
-    book: PriceBook, name: str, provider: str | None, input_tokens: int, output_tokens: int, at_us: int, unpriced: bool
-) -> Estimate:
+    book: PriceBook, name: str, provider: str | None, input_tokens: int, output_tokens: int, at_us: int, unpriced: bool,
+    cache_ttls: Collection[str] = (),
+) -> Estimate:  # fmt: skip
     """Estimate a request of which only the counts are known; they are taken for bounds.
 
     Raises:
         UnknownModel: The model has no price, and `unpriced` is False.
-        ConfigError, ArgumentTypeError: A count is not an int from 0 to 2^31.
+        ConfigError, ArgumentTypeError: A count is not an int from 0 to 2^31, or the caches are not named in a list.
     """
+    if isinstance(cache_ttls, str) or not all(isinstance(ttl, str) for ttl in cache_ttls):
+        raise ArgumentTypeError("cache_ttls: a list of names is needed, such as ['5m', '1h']")
     for argument, count in (("input_tokens", input_tokens), ("output_tokens", output_tokens)):
         if type(count) is not int:
             raise ArgumentTypeError(f"{argument}: {type(count).__name__} is not an int")
@@ -148,7 +174,10 @@ def estimate_counts(
             raise ConfigError(f"{argument}: {count} is not from 0 to 2^31")
     model = _find(book, name, provider, unpriced)
     names = (model.id, model.provider) if model else (name, provider or "")
-    counted = Estimate(*names, input_tokens, input_tokens, output_tokens, 0, 0, priced=model is not None)
+    counted = Estimate(
+        *names, input_tokens, input_tokens, output_tokens, 0, 0, priced=model is not None,
+        cache_ttls=frozenset(cache_ttls),
+    )  # fmt: skip
     return _price(counted, model, at_us)
 
 
@@ -168,12 +197,12 @@ def again(book: PriceBook, estimate: Estimate, model_name: str, at_us: int) -> E
         kinds = ("an embeddings request", "a model that does not make embeddings")
         request, other = kinds if measure.bare else ("a request for an answer", "a model that makes embeddings")
         raise ConfigError(f"model: {request} cannot go to {model.id}, {other}")
-    tokenizer = _tokenizer(model)
+    tokenizer, (output, why) = _tokenizer(model), _output(measure, model)
     counted = replace(
-        same, input_tokens=measure.expected(tokenizer), input_tokens_max=measure.bound(tokenizer),
-        reasons=measure.reasons,
+        same, input_tokens=measure.expected(tokenizer, model.id), input_tokens_max=measure.bound(tokenizer, model.id),
+        output_tokens_max=output, reasons=(*measure.open(tokenizer, model.id), *why), counted_by="tokenizer",
     )  # fmt: skip
-    return _price(_with_ceiling(counted, model), model, at_us)
+    return _price(counted, model, at_us)
 
 
 def with_output(book: PriceBook, estimate: Estimate, output_tokens: int, at_us: int) -> Estimate:
@@ -182,6 +211,13 @@ def with_output(book: PriceBook, estimate: Estimate, output_tokens: int, at_us: 
     if estimate.measure is not None:
         output_tokens = estimate.measure.output(output_tokens, _tokenizer(model))
     return _price(replace(estimate, output_tokens_max=output_tokens), model, at_us)
+
+
+def with_input(book: PriceBook, estimate: Estimate, tokens: int, most: int, at_us: int) -> Estimate:
+    """Estimate the same request, whose input the provider has counted: so many tokens, and at most so many."""
+    model = book.find(estimate.model, estimate.provider or None) if estimate.priced else None
+    counted = replace(estimate, input_tokens=tokens, input_tokens_max=most, counted_by="provider")
+    return _price(counted, model, at_us)
 
 
 def makes_embeddings(model: Model) -> bool:
@@ -199,28 +235,46 @@ def _vocabulary(tokenizer: str) -> str:
     return VOCABULARIES[tokenizer]
 
 
-def _with_ceiling(estimate: Estimate, model: Model | None) -> Estimate:
-    """Bound the output by the request's own bound, else by the model's ceiling; without either there is no bound."""
-    measure = estimate.measure
-    assert measure is not None
+def _output(measure: Measure, model: Model | None) -> tuple[int, tuple[str, ...]]:
+    """Bound the output by the request's own bound, else by the model's ceiling; without either, say that there is none.
+
+    Returns:
+        The bound of all answers, and the reasons why there is none.
+    """
     most = measure.output_max if measure.output_max is not None else (model.max_output if model else None)
     if most is None:
-        reason = "no max_tokens, and the model has no known ceiling"
-        return replace(estimate, output_tokens_max=0, reasons=(*estimate.reasons, reason))
-    return replace(estimate, output_tokens_max=measure.output(most, _tokenizer(model)))
+        return 0, ("no max_tokens, and the model has no known ceiling",)
+    return measure.output(most, _tokenizer(model)), ()
 
 
 def _price(estimate: Estimate, model: Model | None, at_us: int) -> Estimate:
+    counts = estimate.input_tokens, estimate.input_tokens_max, estimate.output_tokens_max
+    kinds = None if estimate.measure is None else estimate.measure.parts_named
+    nanos, most = _cost(model, at_us, counts, estimate.cache_ttls, dict(estimate.traits), kinds)
+    return replace(estimate, nanos=nanos, nanos_max=most)
+
+
+def _cost(
+    model: Model | None, at_us: int, counts: tuple[int, int, int], ttls: Collection[str], traits: Mapping[str, str],
+    kinds: Collection[str] | None,
+) -> tuple[int, int]:  # fmt: skip
+    """Return what input and output of these counts (input expected, input at most, output) cost, and can cost at most.
+
+    A request may be served, and billed, in the standard tier instead of a cheaper one that it asks for.
+    """
     if model is None:
-        return replace(estimate, nanos=0, nanos_max=0)
-    rates, traits = model.rates(at_us), dict(estimate.traits)
-    expected = rates.cost(Usage(input=estimate.input_tokens, output=estimate.output_tokens_max, traits=traits)).nanos
-    standard = {name: value for name, value in traits.items() if name != "service_tier"}
-    bound = max(  # a request may be served, and billed, in the standard tier instead of a cheaper one that it asks for
-        rates.bound(estimate.input_tokens_max, estimate.output_tokens_max, cache_ttls=estimate.cache_ttls, traits=asked)
-        for asked in (traits, standard)
+        return 0, 0
+    tokens, most, output = counts
+    asked = [traits]
+    if "service_tier" in traits:
+        asked.append({name: value for name, value in traits.items() if name != "service_tier"})
+    bound = max(
+        rates.bound(most, output, cache_ttls=ttls, kinds=kinds, traits=each)
+        for each in asked
+        for rates in model.bound_rates(at_us)
     )
-    return replace(estimate, nanos=min(expected, bound), nanos_max=bound)
+    expected = model.rates(at_us).cost(Usage(input=tokens, output=output, traits=traits)).nanos
+    return min(expected, bound), bound
 
 
 def _find(book: PriceBook, name: str, provider: str | None, unpriced: bool) -> Model | None:

@@ -12,14 +12,24 @@ from typing import Any
 from budget.errors import ArgumentTypeError, ConfigError
 from budget.money import parse_usd
 from budget.rates import IMPLICIT_TTL
+from budget.usage import PARTS
 
-__all__ = ["TOKENIZERS", "overlay_rows", "parse_rate", "parse_unit_price"]
+__all__ = ["SNAPSHOTS", "TOKENIZERS", "overlay_rows", "parse_rate", "parse_unit_price"]
 
-TOKENIZERS = ("claude-1", "claude-2", "cl100k", "o200k")
-"""Estimator families: claude-2 is the tokenizer of Claude 4.7 and later, claude-1 the one before."""
+TOKENIZERS = (
+    "claude-1", "claude-2", "cl100k", "o200k", "gemini", "mistral", "llama", "cohere", "nova", "grok", "deepseek",
+    "qwen", "other",
+)  # fmt: skip
+"""Estimator families: claude-2 is the tokenizer of Claude 4.7 and later, claude-1 the one before; `other` is of what is
+not known, and bounds highest."""
 
-_RATES = ("input", "output", "cache_read", "cache_write")
-_KEYS = (*_RATES, "per_unit", "context", "max_output", "tokenizer", "provider")
+SNAPSHOTS = ("date8", "date10", "at8", "version", "region", "ft")
+"""Rules for the names of snapshots; `budget.prices` carries them out."""
+
+_RATES = ("input", "output", "cache_read", *PARTS)
+_FACTS = ("context", "max_output", "tokenizer", "provider")
+_CARD = (*_RATES, "cache_write")
+_KEYS = (*_CARD, "tiers", "per_unit", "per_request", *_FACTS)
 _EXAMPLE = '{"my-model": {"input": "0.10", "output": "0.40"}}'
 
 
@@ -53,9 +63,11 @@ def overlay_rows(prices: object) -> list[dict[str, Any]]:
 
     Args:
         prices: A mapping of model to table, or a list of tables with a `model` key. A table has `input` and `output`,
-            and may have `cache_read`, `cache_write` (a price, or a mapping of TTL to price), `per_unit` (USD per call
-            of a server tool), `context`, `max_output`, `tokenizer`, `provider`. Without `cache_read` a cached token
-            costs as plain input; a single `cache_write` holds for every TTL, asked for or not.
+            and may have `cache_read`, `cache_write` (a price, or a mapping of TTL to price), prices of parts
+            (`reasoning`, `input_audio` ..., see `budget.usage.PARTS`), `tiers` (a list of the same rates with
+            `over_input_tokens`), `per_unit` (USD per call of a server tool), `per_request` (USD), `context`,
+            `max_output`, `tokenizer`, `provider`. Without `cache_read` a cached token costs as plain input, without a
+            price of its own a part as its bucket; a single `cache_write` holds for every TTL, asked for or not.
 
     Raises:
         ArgumentTypeError: A wrong type, a float or an int as a price among them; names it, as
@@ -91,24 +103,49 @@ def _tables(prices: object) -> list[tuple[str, Mapping[str, Any]]]:
 
 def _row(model: str, table: Mapping[str, Any]) -> dict[str, Any]:
     at = f"prices[{model!r}]"
-    unknown = [str(key) for key in table if key not in _KEYS]
-    if unknown:
-        raise ConfigError(f"{at}.{unknown[0]}: is not known; the keys are {', '.join(_KEYS)}")
-    missing = [key for key in ("input", "output") if key not in table]
-    if missing:
-        raise ConfigError(f'{at}.{missing[0]}: is missing; write "0" if it costs nothing')
-    card: dict[str, Any] = {"over": 0}
-    for key in ("input", "output", "cache_read"):
-        if key in table:
-            card[key] = parse_rate(table[key], f"{at}.{key}")
-    if "cache_write" in table:
-        card["cache_write"] = _writes(table["cache_write"], f"{at}.cache_write")
-    row: dict[str, Any] = {"from": 0, "cards": [card]}
+    _only(table, _KEYS, at)
+    cards = [_card(table, at), *(_tier(tier, f"{at}.tiers[{i}]") for i, tier in enumerate(_tiers(table, at)))]
+    overs = [card["over"] for card in cards]
+    if overs != sorted(set(overs)):
+        raise ConfigError(f"{at}.tiers: must stand in ascending order of over_input_tokens")
+    row: dict[str, Any] = {"from": 0, "cards": cards}
     if "per_unit" in table:
         units = _mapping(table["per_unit"], f"{at}.per_unit", '{"web_search": "0.01"}')
         row["per_unit"] = {unit: parse_unit_price(price, f"{at}.per_unit.{unit}") for unit, price in units.items()}
-    facts = {key: _fact(key, table[key], f"{at}.{key}") for key in _KEYS[len(_RATES) + 1 :] if key in table}
+    if "per_request" in table:
+        row["per_request"] = parse_unit_price(table["per_request"], f"{at}.per_request")
+    facts = {key: _fact(key, table[key], f"{at}.{key}") for key in _FACTS if key in table}
     return {"id": model, "rows": [row], **facts}
+
+
+def _card(table: Mapping[str, Any], at: str, over: int = 0) -> dict[str, Any]:
+    missing = [key for key in ("input", "output") if key not in table]
+    if missing:
+        raise ConfigError(f'{at}.{missing[0]}: is missing; write "0" if it costs nothing')
+    rates = {key: parse_rate(table[key], f"{at}.{key}") for key in _RATES if key in table}
+    parts = {part: rates.pop(part) for part in PARTS if part in rates}
+    writes = _writes(table["cache_write"], f"{at}.cache_write") if "cache_write" in table else {}
+    return {"over": over, **rates, **({"cache_write": writes} if writes else {}), **({"parts": parts} if parts else {})}
+
+
+def _tiers(table: Mapping[str, Any], at: str) -> Sequence[Any]:
+    tiers = table.get("tiers", ())
+    if not isinstance(tiers, Sequence) or isinstance(tiers, str | bytes):
+        raise ArgumentTypeError(f"{at}.tiers: must be a list of tables, not {type(tiers).__name__}")
+    return tiers
+
+
+def _tier(value: object, at: str) -> dict[str, Any]:
+    tier = _mapping(value, at, '{"over_input_tokens": 200000, "input": "0.20", "output": "0.80"}')
+    _only(tier, ("over_input_tokens", *_CARD), at)
+    over = _fact("context", tier.get("over_input_tokens"), f"{at}.over_input_tokens")
+    return _card(tier, at, int(over))
+
+
+def _only(table: Mapping[str, Any], keys: Sequence[str], at: str) -> None:
+    unknown = [str(key) for key in table if key not in keys]
+    if unknown:
+        raise ConfigError(f"{at}.{unknown[0]}: is not known; the keys are {', '.join(keys)}")
 
 
 def _writes(value: object, at: str) -> dict[str, int]:

@@ -117,15 +117,24 @@ class Policy:
             unique.setdefault(each.pool or index, each)
         return list(unique.values())
 
-    def draws(self, matches: Sequence[Match], amounts: Amounts, now: int) -> list[Draw]:
+    def draws(
+        self, matches: Sequence[Match], amounts: Amounts, now: int, most: Amounts | None = None
+    ) -> list[Draw]:
         """Return what a call draws on each pool, with the bounds of the windows that hold `now`.
+
+        Args:
+            matches: The limits that apply.
+            amounts: What is set aside, per unit.
+            now: Microseconds since the epoch.
+            most: What caps are held to, if that is more: the most that the one request may cost.
 
         Raises:
             ConfigError: A limit counts tokens, and the caller did not say how many.
         """
         found: list[Draw] = []
         for limit, _, name, pool, text, unit, calendar in matches:
-            amount = drawn(unit, amounts)
+            capped = most is not None and limit.window.kind == "request"
+            amount = drawn(unit, most if capped and most else amounts)
             if amount is None:
                 raise ConfigError(f"tokens: the limit {text!r} counts {limit.unit}; say how many with tokens=")
             start, end = self._window(calendar, limit, now) if calendar else _ENDLESS

@@ -34,6 +34,7 @@ from budget.commands import (
     ChangePolicy,
     Command,
     Draw,
+    Learn,
     LoadPolicy,
     Outcome,
     Reconcile,
@@ -47,6 +48,7 @@ from budget.commands import (
     Status,
     Sweep,
 )
+from budget.expect import learn
 from budget.ledger import Posting, make_entry
 from budget.limits import CONCURRENT
 from budget.money import MAX
@@ -66,6 +68,8 @@ def apply(state: State, command: Command, now: int) -> Outcome:
     now = max(now, account.clock)
     if type(command) is LoadPolicy:
         return Outcome("policy", now, account.version, rows=state.policy())
+    if type(command) is Learn:
+        return Outcome("learned", now, account.version, learned=learn(state, command.more))
     if behind > _CLOCK_BACK and type(command) is Reserve:
         return Outcome("clock", now, account.version)
     if type(command) is Status and not command.sweep:

@@ -1,22 +1,23 @@
 """Prices: which model a name means, and which rates it has at an instant.
 
-A `PriceBook` maps names to `Model`s. A name is found by an exact id, an explicit alias, or a named snapshot rule with
-a valid date; anything else is `UnknownModel`, never a guess by prefix: an unknown future model priced as its elder
-sibling is how a budget leaks. The shipped book is compiled from `prices/*.toml` (see `budget.pricefiles`) and read
-from package data once; the user's own rows lie on top of it (see `budget.overlay`). A model has dated rows, and the
-`Rates` of a row price a usage or bound a request (see `budget.rates`).
+A `PriceBook` maps names to `Model`s. A name is found by an exact id, an explicit alias, or a named rule (see
+`budget.names`); anything else is `UnknownModel`. Asked without a provider, a name is the user's own row first, then its
+maker's, then a host's, if all hosts that sell it agree on the price. The shipped book is compiled from `prices/*.toml`
+(see `budget.pricefiles`) and read from package data once; a `Model` is made when it is first found. The user's own rows
+lie on top (see `budget.overlay`). The `Rates` of a model's row price a usage or bound a request (see `budget.rates`).
 """
 
 from __future__ import annotations
 
-import re
-from bisect import bisect_right
-from dataclasses import dataclass
-from functools import cache
+from contextlib import suppress
+from dataclasses import replace
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
-from budget.errors import ArgumentTypeError, UnknownModel
-from budget.rates import Card, Cost, Rates
+from budget.errors import ArgumentTypeError, ConfigError, UnknownModel
+from budget.models import Model, Row, read_model
+from budget.names import HOSTS, MAKERS, MARKETS, PATHS, likeliest, plain, readings
+from budget.rates import Cost, Rates
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -24,74 +25,57 @@ if TYPE_CHECKING:
 __all__ = ["Cost", "Model", "PriceBook", "Rates", "Row"]
 
 _CACHED_NAMES = 4096
-_SNAPSHOTS = {
-    "date8": re.compile(r"(.+)-(20\d\d)(\d\d)(\d\d)", re.ASCII),
-    "date10": re.compile(r"(.+)-(20\d\d)-(\d\d)-(\d\d)", re.ASCII),
-}
+_NEAREST = 3
+_HOST = 2
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """A dated row: these rates from `from_us` (microseconds since the Unix epoch, UTC) until the next row.
+class _Entry:
+    """A model that the book lists, made when it is asked for."""
 
-    Attributes:
-        status: confirmed, announced, promotional, retired; "own" for the user's own prices.
-        source: Where the price was read, and `retrieved` when (ISO date); `review_by` when to look again.
-    """
+    __slots__ = ("_made", "own", "provider", "raw", "usual")
 
-    from_us: int
-    rates: Rates
-    status: str = "own"
-    source: str | None = None
-    retrieved: str | None = None
-    review_by: str | None = None
+    def __init__(
+        self,
+        provider: str,
+        raw: Mapping[str, Any],
+        usual: Mapping[str, Any],
+        own: bool = False,
+        made: Model | None = None,
+    ):
+        self.provider, self.raw, self.usual, self.own, self._made = provider, raw, usual, own, made
 
+    @property
+    def model(self) -> Model:
+        if self._made is None:
+            self._made = read_model(self.raw, self.provider, self.usual)
+        return self._made
 
-@dataclass(frozen=True, slots=True)
-class Model:
-    """A model of one provider, under all its names.
-
-    Attributes:
-        provider: "anthropic", "openai" ...; "" for a model of the user's own that names no provider: it is found
-            whichever provider is asked for.
-        aliases: Further exact names.
-        snapshots: Rules for dated names: date8 (id-YYYYMMDD), date10 (id-YYYY-MM-DD), ft (id:anything, fine-tuned).
-        context: Tokens of the context window, None if not known.
-        max_output: Most output tokens of one request, None if not known.
-        tokenizer: One of `budget.overlay.TOKENIZERS`, None if not known.
-        rows: By date, ascending.
-    """
-
-    id: str
-    provider: str
-    rows: tuple[Row, ...]
-    aliases: tuple[str, ...] = ()
-    snapshots: tuple[str, ...] = ()
-    context: int | None = None
-    max_output: int | None = None
-    tokenizer: str | None = None
-
-    def rates(self, at_us: int) -> Rates:
-        """Return the rates at an instant (microseconds since the Unix epoch, UTC); before the first row, the first."""
-        return self.rows[max(0, bisect_right(self.rows, at_us, key=_from_us) - 1)].rates
+    def allows(self, base: str, rules: frozenset[str]) -> bool:
+        """Whether these rules lead from a name to this model: dates and versions follow its id, regions any name."""
+        return rules.issubset(self.raw.get("snapshots", ())) and (base == self.raw["id"] or rules <= {"region"})
 
 
 class PriceBook:
-    """Models by name. Immutable; `overlay` makes a new one.
+    """Models by name. Immutable; `overlay` and `overlay_models` make a new one.
 
     Attributes:
         hash: SHA-256 of the content, own rows included; it stands in every ledger entry.
+        retrieved: The newest day (ISO) on which a price of the shipped book was read; own prices do not change it.
     """
 
     def __init__(self, models: Iterable[Model], content_hash: str):
         """Args: models: where two share a name, the first is found; content_hash: becomes `hash`."""
-        self.hash = content_hash
-        self._models = tuple(models)
-        self._names: dict[str, list[Model]] = {}
+        self._open([_Entry(model.provider, _names_of(model), {}, made=model) for model in models], content_hash, None)
+
+    def _open(self, entries: Iterable[_Entry], content_hash: str, retrieved: str | None) -> PriceBook:
+        self.hash, self.retrieved = content_hash, retrieved
+        self._entries = tuple(entries)
+        self._names: dict[str, list[_Entry]] = {}
         self._found: dict[tuple[str, str | None], Model | tuple[str, ...]] = {}
-        for model in self._models:
-            for name in (model.id, *model.aliases):
-                self._names.setdefault(name, []).append(model)
+        for entry in self._entries:
+            for name in (entry.raw["id"], *entry.raw.get("aliases", ())):
+                self._names.setdefault(name, []).append(entry)
+        return self
 
     @classmethod
     def shipped(cls) -> PriceBook:
@@ -102,7 +86,9 @@ class PriceBook:
     def from_dict(cls, book: Mapping[str, Any]) -> PriceBook:
         """Make a book of the compiled form (`budget.pricefiles.compile_book`), which is trusted."""
         providers = book["providers"].items()
-        return cls([_model(raw, provider) for provider, models in providers for raw in models], book["hash"])
+        usual = book.get("usual", {})
+        entries = [_Entry(name, raw, usual.get(name, {})) for name, models in providers for raw in models]
+        return cls.__new__(cls)._open(entries, book["hash"], book.get("retrieved"))
 
     def overlay(self, prices: object) -> PriceBook:
         """Return a book with the user's own rows on top.
@@ -116,34 +102,45 @@ class PriceBook:
         Raises:
             ArgumentTypeError, ConfigError: See `budget.overlay.overlay_rows`.
         """
-        from hashlib import sha256
-        from json import dumps
-
         from budget.overlay import overlay_rows
 
         rows = overlay_rows(prices)
-        if not rows:
-            return self
-        own = [self._own(row) for row in rows]
-        digest = sha256((self.hash + dumps(rows, sort_keys=True)).encode()).hexdigest()
-        return PriceBook([*own, *self._models], digest)
+        return self.overlay_models(rows, "prices=") if rows else self
+
+    def overlay_models(self, models: list[dict[str, Any]], origin: str) -> PriceBook:
+        """Return a book with models of the compiled form on top, as `overlay` does.
+
+        Before the first day of such a model the rows of this book stay; a flat row is of 1970 and leaves none.
+
+        Args:
+            models: As `overlay_rows` and `budget.overlayfiles` make them, each with its `provider`, if it names one.
+            origin: Where they are from, for `Row.origin`; it does not change the hash.
+        """
+        from hashlib import sha256
+        from json import dumps
+
+        digest = sha256((self.hash + dumps(models, sort_keys=True)).encode()).hexdigest()
+        own = [self._own(raw, origin) for raw in models]
+        return PriceBook.__new__(PriceBook)._open([*own, *self._entries], digest, self.retrieved)
 
     def find(self, model: str, provider: str | None = None) -> Model:
         """Return the model that a name means.
 
         Args:
-            model: An exact id or alias, or a dated snapshot of an id where the model allows it.
-            provider: Look only there. None: the user's own rows first, then every provider.
+            model: An exact id or alias, or a name that the model's rules allow.
+            provider: Look only there, and at the user's own rows that name no provider. None: the user's own rows
+                first, then makers of models, then hosts; never a market, whose prices follow others'.
 
         Raises:
             ArgumentTypeError: `model` is not a string.
             UnknownModel: No price; carries the three nearest names.
+            ConfigError: No provider is given, and the hosts that sell it differ in price.
         """
         if not isinstance(model, str):
             raise ArgumentTypeError(f"model: must be a string, not {type(model).__name__}")
         found = self._found.get((model, provider))
         if found is None:
-            found = self._look_up(model, provider) or self._nearest(model)
+            found = self._look_up(model, provider) or self._nearest(model, provider)
             if len(self._found) >= _CACHED_NAMES:
                 self._found.clear()
             self._found[model, provider] = found
@@ -153,32 +150,82 @@ class PriceBook:
 
     def models(self) -> Iterator[Model]:
         """Iterate the models that can be found, own ones first."""
-        return (model for model in self._models if self.find(model.id, model.provider or None) is model)
+        seen: set[tuple[str, str]] = set()
+        for entry in self._entries:
+            if (key := (entry.provider, entry.raw["id"])) not in seen:
+                seen.add(key)
+                yield entry.model
+
+    @cached_property
+    def providers(self) -> frozenset[str]:
+        """The names of all providers: those known here, and those of the user's own rows."""
+        return frozenset((*MAKERS, *HOSTS, *MARKETS, *(entry.provider for entry in self._entries if entry.provider)))
+
+    def check_provider(self, provider: object) -> str | None:
+        """Return the name of a provider that a user gave, or None.
+
+        Raises:
+            ArgumentTypeError: It is not a string.
+            ConfigError: No provider has that name.
+        """
+        if provider is None:
+            return None
+        if not isinstance(provider, str):
+            raise ArgumentTypeError(f"provider: {type(provider).__name__} is not the name of a provider")
+        if provider not in self.providers:
+            raise ConfigError(f"provider: {provider[:40]!r} is not one of {', '.join(sorted(self.providers))}")
+        return provider
 
     def _look_up(self, name: str, provider: str | None) -> Model | None:
-        for model in self._names.get(name, ()):
-            if _sold_by(model, provider):
-                return model
-        base, rule = _snapshot_of(name)
-        for model in self._names.get(base, ()):
-            if rule in model.snapshots and base == model.id and _sold_by(model, provider):
-                return model
-        return None
+        meant = list(self._meant(name, provider))
+        if not meant:
+            return None
+        first = min(meant, key=_rank)
+        if provider is None and _rank(first) == _HOST:
+            hosts = {entry.provider: entry.model.rows[-1].rates for entry in reversed(meant)}
+            if any(rates != hosts[first.provider] for rates in hosts.values()):
+                sellers = ", ".join(sorted(hosts))
+                raise ConfigError(f"model: {name[:80]!r} is sold at different prices by {sellers}; pass provider=")
+        return first.model
 
-    def _nearest(self, name: str) -> tuple[str, ...]:
-        from difflib import get_close_matches
+    def _meant(self, name: str, provider: str | None) -> Iterator[_Entry]:
+        """Yield what a name can mean: exact names first, then snapshots, by the fewest rules."""
+        for whole in dict.fromkeys((name, *(plain(name, each) for each in PATHS))):
+            for base, rules in ((whole, frozenset[str]()), *readings(whole)):
+                for entry in self._names.get(base, ()):
+                    sold = entry.provider not in MARKETS if provider is None else entry.provider in ("", provider)
+                    if sold and plain(name, entry.provider) == whole and (not rules or entry.allows(base, rules)):
+                        yield entry
 
-        return tuple(get_close_matches(name[:80], self._names, n=3, cutoff=0.0))
+    def _nearest(self, name: str, provider: str | None) -> tuple[str, ...]:
+        asked = [known for known, sold in self._names.items() if any(e.provider in ("", provider) for e in sold)]
+        if provider is None or len(asked) < _NEAREST:
+            asked = [known for known, sold in self._names.items() if any(e.provider not in MARKETS for e in sold)]
+        return likeliest(name, asked, _NEAREST)
 
-    def _own(self, row: dict[str, Any]) -> Model:
-        known = self._look_up(row["id"], row.get("provider"))
-        facts: dict[str, Any] = {}
+    def _own(self, raw: dict[str, Any], origin: str) -> _Entry:
+        """Lay a model over the one that it names: what it does not say is as it was."""
+        known = None
+        with suppress(ConfigError):  # several hosts sell it: the row then holds for all
+            known = self._look_up(raw["id"], raw.get("provider"))
+        model = read_model(raw, raw.get("provider", ""), {}, origin)
         if known is not None:
-            facts = {name: getattr(known, name) for name in ("provider", "context", "max_output", "tokenizer")}
-            if row["id"] in (known.id, *known.aliases):
-                facts |= {"id": known.id, "aliases": known.aliases, "snapshots": known.snapshots}
-        raw = {"id": row["id"], **facts, **{name: value for name, value in row.items() if name != "id"}}
-        return _model(raw, raw.get("provider", ""))
+            earlier = tuple(row for row in known.rows if row.from_us < model.rows[0].from_us)
+            model = replace(
+                model,
+                provider=known.provider,
+                rows=(*earlier, *model.rows),
+                context=model.context or known.context,
+                max_output=model.max_output or known.max_output,
+                tokenizer=model.tokenizer or known.tokenizer,
+            )
+            if raw["id"] in (known.id, *known.aliases):
+                names = dict.fromkeys((*known.aliases, *model.aliases))
+                model = replace(
+                    model, id=known.id, aliases=tuple(names),
+                    snapshots=tuple(dict.fromkeys((*known.snapshots, *model.snapshots))),
+                )  # fmt: skip
+        return _Entry(model.provider, _names_of(model), {}, own=True, made=model)
 
 
 @cache
@@ -189,61 +236,12 @@ def _shipped() -> PriceBook:
     return PriceBook.from_dict(json.loads(files("budget").joinpath("data/prices.json").read_bytes()))
 
 
-def _snapshot_of(name: str) -> tuple[str, str]:
-    """Split a dated or fine-tuned name into the id it is a snapshot of and the rule; ("", "") if it is neither."""
-    if name.startswith("ft:"):
-        return ":".join(name.split(":", 2)[:2]), "ft"
-    for rule, pattern in _SNAPSHOTS.items():
-        if (match := pattern.fullmatch(name)) is not None and _is_date(*map(int, match.groups()[1:])):
-            return match[1], rule
-    return "", ""
+def _rank(entry: _Entry) -> int:
+    """Whose model comes first where no provider is named."""
+    if entry.own:
+        return 0
+    return _HOST if entry.provider in HOSTS else 1
 
 
-def _sold_by(model: Model, provider: str | None) -> bool:
-    return provider is None or model.provider in ("", provider)
-
-
-def _is_date(year: int, month: int, day: int) -> bool:
-    from datetime import date
-
-    try:
-        date(year, month, day)
-    except ValueError:
-        return False
-    return True
-
-
-def _model(raw: Mapping[str, Any], provider: str) -> Model:
-    return Model(
-        id=raw["id"],
-        provider=provider,
-        rows=tuple(map(_row, raw["rows"])),
-        aliases=tuple(raw.get("aliases", ())),
-        snapshots=tuple(raw.get("snapshots", ())),
-        context=raw.get("context"),
-        max_output=raw.get("max_output"),
-        tokenizer=raw.get("tokenizer"),
-    )
-
-
-def _row(raw: Mapping[str, Any]) -> Row:
-    rates = Rates(
-        cards=_cards(raw),
-        modes=tuple((_tuples(mode["when"]), _cards(mode)) for mode in raw.get("modes", ())),
-        factors=tuple((_tuples(factor["when"]), factor["ppm"]) for factor in raw.get("factors", ())),
-        per_unit=raw.get("per_unit", {}),
-    )
-    facts = {name: raw[name] for name in ("status", "source", "retrieved", "review_by") if name in raw}
-    return Row(from_us=raw["from"], rates=rates, **facts)
-
-
-def _cards(raw: Mapping[str, Any]) -> tuple[Card, ...]:
-    return tuple(Card(**card) for card in raw["cards"])
-
-
-def _from_us(row: Row) -> int:
-    return row.from_us
-
-
-def _tuples(when: Mapping[str, list[str]]) -> dict[str, tuple[str, ...]]:
-    return {name: tuple(values) for name, values in when.items()}
+def _names_of(model: Model) -> dict[str, Any]:
+    return {"id": model.id, "aliases": model.aliases, "snapshots": model.snapshots}

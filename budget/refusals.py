@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 
 from budget.asks import Ask
-from budget.commands import Bucket, Draw
+from budget.commands import Amounts, Bucket, Draw
 from budget.errors import BudgetExceeded, CapExceeded, Frozen, Refusal, RunStopped
 from budget.estimate import Estimate, with_output
 from budget.limits import UNITS, Limit
@@ -50,12 +50,13 @@ def exceeded(
     estimate = ask.estimate
     if estimate is None or not estimate.closed:
         return kind(refusals, ask.scope, None, fits)
-    return kind(refusals, ask.scope, lambda: _output_that_fits(book, estimate, draws, buckets, at_us), fits)
+    return kind(refusals, ask.scope, lambda: _output_that_fits(book, estimate, matches, draws, buckets, at_us), fits)
 
 
 def _output_that_fits(
-    book: PriceBook, estimate: Estimate, draws: Sequence[Draw], buckets: Sequence[Bucket], at_us: int
-) -> int | None:
+    book: PriceBook, estimate: Estimate, matches: Sequence[Match], draws: Sequence[Draw], buckets: Sequence[Bucket],
+    at_us: int,
+) -> int | None:  # fmt: skip
     """Return the largest output bound that every pool would take, by bisection; None if there is none.
 
     There is none where no slot is free, or no request left: a shorter answer does not cure that.
@@ -63,9 +64,12 @@ def _output_that_fits(
     low, high = 0, estimate.output_tokens_max
     while low < high:
         middle = (low + high + 1) // 2
-        amounts = with_output(book, estimate, middle, at_us).amounts
-        pairs = zip(draws, buckets, strict=True)
-        fits = all(admits(drawn(draw.unit, amounts) or 0, draw.limit, bucket) for draw, bucket in pairs)
+        most = with_output(book, estimate, middle, at_us).amounts
+        soft = estimate.soft or most
+        amounts: Amounts = tuple(min(a or 0, b or 0) for a, b in zip(soft, most, strict=True))  # type: ignore[assignment]
+        asked = [most if match.limit.window.kind == "request" else amounts for match in matches]
+        pairs = zip(asked, draws, buckets, strict=True)
+        fits = all(admits(drawn(draw.unit, a) or 0, draw.limit, bucket) for a, draw, bucket in pairs)
         low, high = (middle, high) if fits else (low, middle - 1)
     return low or None
 

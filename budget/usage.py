@@ -10,21 +10,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from budget.errors import ArgumentTypeError, ConfigError
+from budget.errors import ConfigError
+from budget.reported import as_count, reported
 
-__all__ = ["Usage"]
+__all__ = ["PARTS", "TRAITS", "Usage"]
 
-_COUNT_MAX = 2**53 - 1
-_TRAITS = ("service_tier", "speed", "inference_geo")
-_DEFAULT_TRAITS = {"standard", "default", "auto", "not_available", "global", "standard_only"}
+PARTS = {
+    "input_audio": "input", "input_image": "input", "input_video": "input",
+    "cache_read_audio": "cache_read", "cache_read_image": "cache_read",
+    "output_audio": "output", "output_image": "output", "reasoning": "output",
+}  # fmt: skip
+"""Kinds of tokens that may have a price of their own, and the bucket that each is a part of."""
 
-_BUILT_IN = {
-    "web_search_call": "web_search",
-    "file_search_call": "file_search",
-    "code_interpreter_call": "code_interpreter",
-    "image_generation_call": "image_generation",
-}
-
+TRAITS = ("service_tier", "speed", "inference_geo", "search_context")
+"""What decides a price beside the number of tokens."""
 
 @dataclass(frozen=True, slots=True)
 class Usage:
@@ -36,8 +35,11 @@ class Usage:
         cache_write: Input tokens written to a prompt cache, by time to live ("5m", "1h"), "default" where nobody says.
         output: All output tokens, reasoning included.
         reasoning: How many of `output` were hidden reasoning, where the provider says so.
+        parts: How many tokens of a bucket were of a kind that may have a price of its own: audio, images, video
+            (`PARTS`).
         tools: Calls of server tools ("web_search": 2).
-        traits: What else decides the price: `service_tier`, `speed`, `inference_geo`; defaults are left out.
+        traits: What else decides the price: `service_tier`, `speed`, `inference_geo`, `search_context`; defaults are
+            left out.
         model: The model as answered, where a whole response was given.
     """
 
@@ -46,15 +48,28 @@ class Usage:
     cache_write: Mapping[str, int] = field(default_factory=dict)
     output: int = 0
     reasoning: int = 0
+    parts: Mapping[str, int] = field(default_factory=dict)
     tools: Mapping[str, int] = field(default_factory=dict)
     traits: Mapping[str, str] = field(default_factory=dict)
     model: str | None = None
 
     def __post_init__(self) -> None:
         counts = {"input": self.input, "cache_read": self.cache_read, "output": self.output}
-        counts |= {"reasoning": self.reasoning, **self.cache_write, **self.tools}
+        counts |= {"reasoning": self.reasoning, **self.cache_write, **self.parts, **self.tools}
         for name, count in counts.items():
-            _count(count, name)
+            as_count(count, name)
+        if self.parts or self.reasoning:
+            self._check_parts()
+
+    def _check_parts(self) -> None:
+        rest = {"input": self.input, "cache_read": self.cache_read, "output": self.output}
+        for part, count in {**self.parts, "reasoning": self.reasoning}.items():
+            if part not in PARTS:
+                raise ConfigError(f"usage: parts: {part!r} is not one of {', '.join(PARTS)}")
+            rest[PARTS[part]] -= count
+        for bucket, left in rest.items():
+            if left < 0:
+                raise ConfigError(f"usage: {bucket} is below the sum of its parts")
 
     @property
     def input_tokens(self) -> int:
@@ -67,31 +82,20 @@ class Usage:
         return self.input_tokens + self.output
 
     @classmethod
-    def of(cls, source: object) -> Usage:
-        """Normalise a provider's response or usage object.
+    def of(cls, source: object, provider: str | None = None) -> Usage:
+        """Normalise a provider's answer, an event of its stream that carries the usage, or the usage alone.
 
         Args:
-            source: A Usage, an SDK's response or usage model, or the same as a dict. Anthropic Messages, OpenAI chat,
-                Responses and embeddings are read.
+            source: A Usage, an SDK's model, or the same as a dict. Read are Anthropic Messages; OpenAI chat, Responses
+                and embeddings, and what speaks like them (Azure, Mistral, xAI, DeepSeek, Groq, Together, Fireworks,
+                Perplexity, OpenRouter); Gemini and Vertex; Bedrock's Converse and InvokeModel; Cohere v1 and v2.
+            provider: Whose it is, where the shape alone does not say all.
 
         Raises:
-            ArgumentTypeError: The object carries no usage.
+            ArgumentTypeError: The object carries no usage that is known.
             ConfigError: A count is negative, not an integer, or inconsistent.
         """
-        if isinstance(source, Usage):
-            return source
-        whole = _as_dict(source)
-        usage = _as_dict(whole["usage"]) if whole.get("usage") is not None else whole
-        traits = _traits(whole) | _traits(usage)
-        model = whole.get("model")
-        model = model if isinstance(model, str) else None
-        if "prompt_tokens" in usage:
-            return _openai(usage, "prompt_tokens", "completion_tokens", traits, model)
-        if "input_tokens_details" in usage or "total_tokens" in usage:  # Anthropic gives no total
-            return _openai(usage, "input_tokens", "output_tokens", traits, model, _built_in_calls(whole))
-        if "input_tokens" in usage or "output_tokens" in usage:
-            return _anthropic(usage, traits, model)
-        raise ArgumentTypeError(f"usage: {type(source).__name__} carries no usage that is known here")
+        return source if isinstance(source, Usage) else cls(**reported(source, provider))
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON types; empty buckets are left out."""
@@ -99,103 +103,3 @@ class Usage:
         return {name: dict(v) if isinstance(v, Mapping) else v for name, v in fields.items() if v}
 
 
-def _anthropic(usage: dict[str, Any], traits: dict[str, str], model: str | None) -> Usage:
-    written = _get(usage, "cache_creation_input_tokens")
-    by_ttl = {
-        ttl: count
-        for ttl in ("5m", "1h")
-        if (count := _get(_as_dict(usage.get("cache_creation")), f"ephemeral_{ttl}_input_tokens"))
-    }
-    if sum(by_ttl.values()) < written:  # a breakdown may be missing; what it does not name was written for 5 minutes
-        by_ttl["5m"] = by_ttl.get("5m", 0) + written - sum(by_ttl.values())
-    calls = _as_dict(usage.get("server_tool_use"))
-    tools = {name.removesuffix("_requests"): n for name in calls if (n := _get(calls, name))}
-    return Usage(
-        input=_get(usage, "input_tokens"),
-        cache_read=_get(usage, "cache_read_input_tokens"),
-        cache_write=by_ttl,
-        output=_get(usage, "output_tokens"),
-        reasoning=_get(_as_dict(usage.get("output_tokens_details")), "thinking_tokens"),
-        tools=tools,
-        traits=traits,
-        model=model,
-    )
-
-
-def _openai(
-    usage: dict[str, Any], inp: str, out: str, traits: dict[str, str], model: str | None,
-    tools: Mapping[str, int] | None = None,
-) -> Usage:  # fmt: skip
-    details = _as_dict(usage.get(f"{inp}_details"))
-    read, written = _get(details, "cached_tokens"), _get(details, "cache_write_tokens")
-    by_ttl = {
-        ttl: count
-        for ttl in ("30m", "12h")
-        if (count := _get(_as_dict(details.get("cache_write_tokens_details")), f"ttl_{ttl}_tokens"))
-    }
-    if unsaid := max(0, written - sum(by_ttl.values())):
-        by_ttl["default"] = unsaid
-    written = sum(by_ttl.values())
-    fresh = _get(usage, inp) - read - written
-    if fresh < 0:
-        raise ConfigError(f"usage: {inp} is below its own cached tokens ({read} read, {written} written)")
-    return Usage(
-        input=fresh,
-        cache_read=read,
-        cache_write=by_ttl,
-        output=_get(usage, out),
-        reasoning=_get(_as_dict(usage.get(f"{out}_details")), "reasoning_tokens"),
-        tools=tools or {},
-        traits=traits,
-        model=model,
-    )
-
-
-def _built_in_calls(response: dict[str, Any]) -> dict[str, int]:
-    """Count the calls of built-in tools in a Responses answer; its usage does not.
-
-    Of a web search only the searches are billed, not the pages that it opens: "Search actions incur a tool call cost"
-    (developers.openai.com/api/docs/guides/tools-web-search, read 2026-11-22).
-    """
-    offered = {str(_as_dict(tool).get("type")) for tool in response.get("tools") or ()}
-    preview = any(name.startswith("web_search_preview") for name in offered)
-    calls: dict[str, int] = {}
-    for item in response.get("output") or ():
-        fields = _as_dict(item)
-        name = _BUILT_IN.get(str(fields.get("type")))
-        if name == "web_search":
-            action = fields.get("action")
-            if action is not None and _as_dict(action).get("type", "search") != "search":
-                continue
-            name = "web_search_preview" if preview else name
-        if name:
-            calls[name] = calls.get(name, 0) + 1
-    return calls
-
-
-def _traits(source: dict[str, Any]) -> dict[str, str]:
-    values = {name: source.get(name) for name in _TRAITS}
-    return {k: v for k, v in values.items() if isinstance(v, str) and v not in _DEFAULT_TRAITS}
-
-
-def _as_dict(source: object) -> dict[str, Any]:
-    if source is None:
-        return {}
-    if isinstance(source, Mapping):
-        return dict(source)
-    if hasattr(source, "model_fields_set"):  # a pydantic model: its fields, and what a newer API added to them
-        return {**source.__dict__, **(getattr(source, "__pydantic_extra__", None) or {})}
-    raise ArgumentTypeError(f"usage: {type(source).__name__} is neither a response, nor a usage object, nor a dict")
-
-
-def _get(source: dict[str, Any], name: str) -> int:
-    value = source.get(name)
-    return 0 if value is None else _count(value, name)
-
-
-def _count(value: object, name: str) -> int:
-    if type(value) is not int:
-        raise ArgumentTypeError(f"usage: {name} must be an int, not {type(value).__name__}")
-    if not 0 <= value <= _COUNT_MAX:
-        raise ConfigError(f"usage: {name} = {value} is outside 0 .. 2^53 - 1")
-    return value

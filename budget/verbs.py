@@ -22,6 +22,7 @@ from budget.commands import (
     Amounts,
     Bucket,
     Command,
+    Learn,
     LoadPolicy,
     Outcome,
     Reconcile,
@@ -34,11 +35,14 @@ from budget.commands import (
 from budget.config import Settings
 from budget.errors import ConfigError, Refusal, ReservationConflict, StoreUnavailable
 from budget.estimate import again
+from budget.expect import Counts
+from budget.learn import Forecast, Learner
 from budget.ledger import dumps
 from budget.policy import Match, Policy
 from budget.pool import refused_by
 from budget.refusals import exceeded, frozen_error
 from budget.run import Run
+from budget.stale import Watch
 
 __all__ = ["Decision", "Flow", "Verbs"]
 
@@ -84,6 +88,10 @@ class Verbs:
         self._own = [limit.set_at(now) for limit in settings.limits]
         self._policy: Policy | None = None
         self._run_of: WeakValueDictionary[str, Run] = WeakValueDictionary()
+        self._prices = Watch(settings.book)
+        if not settings.disabled:
+            self._prices.begin(now)
+        self.learner = Learner(settings, lambda more: drive(self.learned(more)))
 
     @staticmethod
     def now() -> int:
@@ -110,11 +118,13 @@ class Verbs:
     def reserve(self, ask: Ask, id: str, lease_us: int, parent: str | None = None) -> Flow:
         """Set aside what was asked for in every pool, or raise; return the stored `Reservation`."""
         asked, now = digest(ask, lease_us, parent), 0
+        self._watch(ask)
+        forecast = yield from self._expect(ask)
         for _ in range(_TRIES):
             policy = yield from self.policy()
             frozen = self._guard(policy, ask)
             matches = self._matches(policy, ask)
-            draws = policy.draws(matches, ask.amounts, now or self.now())
+            draws = policy.draws(matches, ask.amounts, now or self.now(), ask.most)
             outcome = yield Reserve(
                 id, asked, ask.amounts, draws, policy.version, lease_us, ask.scope, ask.detail,
                 None if frozen is None else dumps(frozen), parent,
@@ -125,6 +135,7 @@ class Verbs:
                 buckets: list[Bucket] = outcome.buckets  # type: ignore[assignment]
                 raise exceeded(ask, matches, draws, buckets, outcome.refused, *self._advice(ask))
             if outcome.status not in ("stale_policy", "stale_window"):
+                self.learner.opened(id, forecast)
                 pairs = zip(draws, outcome.buckets, strict=False) if ask.run is not None else ()
                 return self._stored(ask.run, outcome, [bucket for draw, bucket in pairs if draw.pool is not None])
             now = outcome.now
@@ -136,6 +147,7 @@ class Verbs:
         """Return a `Decision` on what was asked for, without writing or counting."""
         if self.settings.disabled:
             return Decision(True)
+        yield from self._expect(ask)
         for _ in range(_TRIES):
             policy = yield from self.policy()
             frozen = self._guard(policy, ask)
@@ -147,7 +159,7 @@ class Verbs:
         if frozen is not None:
             found = frozen_error(ask, frozen)
             return Decision(False, found.refusal, found.refusals)
-        draws = policy.draws(matches, ask.amounts, outcome.now)
+        draws = policy.draws(matches, ask.amounts, outcome.now, ask.most)
         pairs = zip(draws, outcome.buckets, strict=True)
         buckets = [bucket or Bucket(draw.start, draw.end, draw.start, 0, 0) for draw, bucket in pairs]
         refused = refused_by(draws, buckets)
@@ -167,17 +179,22 @@ class Verbs:
             draws = policy.draws(self._matches(policy, ask), ask.amounts, made)
             more = {**(known.detail if known else {}), **detail}
             outcome = yield Reconcile(id, ask.amounts, more, draws, scope, made)
-        return self._ended(id, outcome)
+        ended = self._ended(id, outcome)
+        if outcome.status == "reconciled" and actual[0] is not None:
+            self.learner.learn(ended, actual[0], detail)
+        return ended
 
     def refund(self, reservation: Reservation | str, detail: Mapping[str, Any]) -> Flow:
         """Make a reservation available again."""
         id, known = _named(reservation)
         outcome = yield Refund(id, detail, known)
+        self.learner.ended(id)
         return self._ended(id, outcome)
 
     def record(self, ask: Ask, id: str) -> Flow:
         """Book spend that had no reservation."""
         asked, now = digest(ask, 0, None), 0
+        self._watch(ask)
         for _ in range(_TRIES):
             policy = yield from self.policy()
             draws = policy.draws(self._matches(policy, ask), ask.amounts, now or self.now())
@@ -188,6 +205,30 @@ class Verbs:
             if outcome.status == "stale_policy":
                 self.forget_policy()
         raise StoreUnavailable("the policy or the window changed at every try")
+
+    def _watch(self, ask: Ask) -> None:
+        """Have an old price said when it is used."""
+        if "book" in ask.detail:
+            self._prices.used(ask.scope["model"], ask.scope.get("provider"), self.now())
+
+    def learned(self, more: Mapping[str, Counts]) -> Flow:
+        """Add to what the account has learned, and return what that is then."""
+        outcome = yield Learn(more)
+        return outcome.learned
+
+    def _expect(self, ask: Ask) -> Flow:
+        """Put into what is asked for what is expected of such calls, and return what its end is held against."""
+        if ask.estimate is None:
+            return None
+        if not self.learner.loaded:
+            self.learner.load((yield from self.learned({})))
+        bound = ask.most or ask.amounts
+        found: tuple[Any, Amounts | None, Forecast | None]
+        found = self.learner.forecast(ask.estimate, bound, ask.scope, self.now())
+        ask.estimate, soft, forecast = found
+        ask.detail = {**ask.detail, "estimate": ask.estimate.to_dict()}
+        ask.amounts, ask.most = (soft, bound) if soft else (bound, None)
+        return forecast
 
     def refresh(self, run: Run) -> Flow:
         """Read a run's pools, so that it knows what other processes spent in it."""
@@ -267,7 +308,8 @@ class Verbs:
         def fits(model: str) -> bool:
             other = again(self.settings.book, estimate, model, self.now())
             scope = {**ask.scope, "model": other.model, "provider": other.provider}
-            return bool(self.drive(self.check(replace(ask, amounts=other.amounts, scope=scope, estimate=other))))
+            asked = replace(ask, amounts=other.amounts, most=None, scope=scope, estimate=other)
+            return bool(self.drive(self.check(asked)))
 
         return guards, self.settings.book, self.now(), fits
 

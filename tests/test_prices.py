@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal, localcontext
 from fractions import Fraction
@@ -19,9 +20,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from budget.errors import ArgumentTypeError, ConfigError, Unbounded, UnknownModel
+from budget.overlay import TOKENIZERS
 from budget.prices import Model, PriceBook, Rates
-from budget.rates import Card
-from budget.usage import Usage
+from budget.rates import Card, Mode
+from budget.usage import PARTS, Usage
 
 BOOK = PriceBook.shipped()
 DATA = Path(os.environ.get("BUDGET_DATA", Path(__file__).parents[2] / "shared" / "data"))
@@ -230,18 +232,173 @@ def test_lookups_stay_right_when_the_cache_overflows(monkeypatch):
 def test_models_iterates_each_once_and_finds_itself():
     ids = [(model.provider, model.id) for model in BOOK.models()]
     assert len(ids) == len(set(ids)) > 100
-    assert {provider for provider, _ in ids} == {"anthropic", "openai"}
+    assert {"anthropic", "openai"} <= {provider for provider, _ in ids} <= BOOK.providers
 
 
 def test_every_model_has_the_facts_that_an_estimate_needs():
     for model in BOOK.models():
-        assert model.tokenizer in {"claude-1", "claude-2", "cl100k", "o200k"}
+        assert model.tokenizer in TOKENIZERS
         if model.provider == "anthropic":
             assert model.context
             assert model.max_output
-    new = {model.id for model in BOOK.models() if model.tokenizer == "claude-2"}
+    new = {model.id for model in BOOK.models() if (model.provider, model.tokenizer) == ("anthropic", "claude-2")}
     assert {"claude-opus-4-7", "claude-sonnet-5", "claude-haiku-5-5", "claude-fable-5-2"} <= new
     assert not {"claude-sonnet-4-6", "claude-haiku-4-5", "claude-opus-4-6"} & new
+
+
+# ---- names
+
+
+def listing(provider: str, id: str, price: str = "1", **facts: object) -> dict[str, object]:
+    rate = int(Decimal(price) * MILLION)
+    rows = [{"from": 0, "cards": [{"over": 0, "input": rate, "output": rate}]}]
+    return {"provider": provider, "id": id, "rows": rows, **facts}
+
+
+def book_of(*listings: dict[str, object]) -> PriceBook:
+    providers: dict[str, list[dict[str, object]]] = {}
+    for one in listings:
+        raw = dict(one)
+        providers.setdefault(str(raw.pop("provider")), []).append(raw)
+    return PriceBook.from_dict({"providers": providers, "hash": "0" * 64})
+
+
+CLAUDE_ON_BEDROCK = "anthropic.claude-opus-9"
+NAMED = book_of(
+    listing("google", "gemini-9", snapshots=["at8"]),
+    listing("google-vertex", "gemini-9", "2"),
+    listing("google-vertex", "claude-opus-9", "2", snapshots=["at8"]),
+    listing("aws-bedrock", CLAUDE_ON_BEDROCK, snapshots=["date8", "version", "region"]),
+    listing("aws-bedrock", f"eu.{CLAUDE_ON_BEDROCK}", "3", snapshots=["version"]),
+    listing("aws-bedrock", f"global.{CLAUDE_ON_BEDROCK}", "4", snapshots=["version"]),
+    listing("aws-bedrock", "amazon.nova-9-v1:0", aliases=["amazon.nova-9-latest"], snapshots=["region"]),
+    listing("groq", "llama-9"), listing("together", "llama-9"),
+    listing("groq", "oss-9"), listing("fireworks", "oss-9", "2"),
+    listing("openrouter", "maker/one-9"), listing("openrouter", "llama-9", "9"),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "provider", "id"),
+    [
+        ("models/gemini-9", "google", "gemini-9"),
+        ("models/gemini-9", None, "gemini-9"),
+        ("gemini-9@20260131", None, "gemini-9"),
+        ("publishers/google/models/gemini-9", "google-vertex", "gemini-9"),
+        ("projects/p-1/locations/eu/publishers/anthropic/models/claude-opus-9@20260131", None, "claude-opus-9"),
+        (CLAUDE_ON_BEDROCK, None, CLAUDE_ON_BEDROCK),
+        (f"{CLAUDE_ON_BEDROCK}-20260131-v1:0", None, CLAUDE_ON_BEDROCK),
+        (f"us.{CLAUDE_ON_BEDROCK}-20260131-v1:0", "aws-bedrock", CLAUDE_ON_BEDROCK),
+        (f"apac.{CLAUDE_ON_BEDROCK}-v2", None, CLAUDE_ON_BEDROCK),
+        (f"eu.{CLAUDE_ON_BEDROCK}-v2", None, f"eu.{CLAUDE_ON_BEDROCK}"),
+        (f"global.{CLAUDE_ON_BEDROCK}-v1:0", None, f"global.{CLAUDE_ON_BEDROCK}"),
+        ("us.amazon.nova-9-latest", None, "amazon.nova-9-v1:0"),
+        (f"arn:aws:bedrock:us-east-1::foundation-model/{CLAUDE_ON_BEDROCK}-v1:0", None, CLAUDE_ON_BEDROCK),
+        (f"arn:aws-us-gov:bedrock:us-gov-west-1:123456789012:inference-profile/us.{CLAUDE_ON_BEDROCK}",
+         "aws-bedrock", CLAUDE_ON_BEDROCK),
+        ("maker/one-9", "openrouter", "maker/one-9"),
+    ],
+)  # fmt: skip
+def test_a_name_resolves_by_the_rules_of_its_provider(name, provider, id):
+    assert NAMED.find(name, provider).id == id
+
+
+@pytest.mark.parametrize(
+    ("name", "provider"),
+    [
+        ("models/gemini-9", "google-vertex-2"),
+        ("publishers/google/models/gemini-9", "google"),
+        ("models/models/gemini-9", "google"),
+        ("gemini-9@20261301", None),
+        ("gemini-9-20260131", None),
+        (f"{CLAUDE_ON_BEDROCK}-20261301-v1:0", None),
+        (f"{CLAUDE_ON_BEDROCK}-v1:0-20260131", None),
+        (f"xx.{CLAUDE_ON_BEDROCK}", None),
+        (f"us.eu.{CLAUDE_ON_BEDROCK}", None),
+        (f"us-gov.{CLAUDE_ON_BEDROCK}", None),
+        (f"global.{CLAUDE_ON_BEDROCK}-20260131", None),
+        ("amazon.nova-9-v2:0", None),
+        ("us.gemini-9", None),
+        ("arn:aws:bedrock:us-east-1:123456789012:application-inference-profile/abc123", "aws-bedrock"),
+        (f"arn:aws:sagemaker:us-east-1:123456789012:inference-profile/{CLAUDE_ON_BEDROCK}", "aws-bedrock"),
+        ("maker/one-9", None),
+    ],
+)
+def test_no_rule_no_price(name, provider):
+    with pytest.raises(UnknownModel):
+        NAMED.find(name, provider)
+
+
+def test_without_a_provider_own_rows_come_first_then_makers_then_hosts_that_agree():
+    assert NAMED.find("gemini-9").provider == "google"
+    assert NAMED.find("llama-9").rates(NOW).input == MILLION  # two hosts at one price; the market's is another
+    assert NAMED.find("llama-9", "openrouter").rates(NOW).input == 9 * MILLION
+    with pytest.raises(ConfigError, match="fireworks, groq; pass provider="):
+        NAMED.find("oss-9")
+    assert NAMED.find("oss-9", "fireworks").rates(NOW).input == 2 * MILLION
+    own = NAMED.overlay({"oss-9": {"input": "5", "output": "5"}})
+    assert {own.find("oss-9", provider).rates(NOW).input for provider in (None, "groq", "fireworks")} == {5 * MILLION}
+    hosted = NAMED.overlay({"gemini-9": {"input": "7", "output": "7", "provider": "google-vertex"}})
+    assert hosted.find("gemini-9").provider == "google-vertex"
+    assert hosted.find("gemini-9", "google").rates(NOW).input == MILLION
+
+
+def test_the_names_offered_are_those_of_the_provider_that_was_asked():
+    for provider, names in (("anthropic", "claude"), ("openai", "gpt")):
+        with pytest.raises(UnknownModel) as caught:
+            BOOK.find(f"{names}-opus-nine", provider)
+        assert all(BOOK.find(name, provider) for name in caught.value.nearest)
+    with pytest.raises(UnknownModel) as caught:
+        NAMED.find("maker/one")
+    assert "maker/one-9" not in caught.value.nearest  # it would not be found either
+
+
+def test_a_provider_is_one_of_those_known_or_of_an_own_row():
+    book = BOOK.overlay({"m": {"input": "1", "output": "1", "provider": "acme"}})
+    assert [book.check_provider(name) for name in ("acme", "azure", None)] == ["acme", "azure", None]
+    for wrong, error in (("acme", ConfigError), ("Anthropic", ConfigError), (5, ArgumentTypeError)):
+        with pytest.raises(error, match="provider: "):
+            BOOK.check_provider(wrong)
+
+
+def test_a_model_is_made_when_it_is_found(monkeypatch):
+    made = []
+    monkeypatch.setattr("budget.prices.read_model", lambda raw, *_: made.append(raw["id"]))
+    book = book_of(listing("openai", "one"), listing("openai", "two"))
+    assert made == []
+    with pytest.raises(UnknownModel):
+        book.find("two")  # the stand-in makes nothing
+    assert made == ["two"]
+
+
+# ---- hours
+
+
+def hourly() -> PriceBook:
+    """Dear by day, cheap at night (16:30 to 00:30 UTC), at half a price in batches."""
+    cards = {name: [{"over": 0, "input": rate, "output": rate}] for name, rate in (("day", 8), ("night", 2))}
+    halves = {name: [{"over": 0, "input": card[0]["input"] // 2, "output": 4}] for name, card in cards.items()}
+    batch = {"service_tier": ["batch"]}
+    night = {"from": 990, "until": 30, "cards": cards["night"], "modes": [{"when": batch, "cards": halves["night"]}]}
+    row = {"from": 0, "cards": cards["day"], "modes": [{"when": batch, "cards": halves["day"]}], "hours": [night],
+           "per_request": 77}  # fmt: skip
+    return PriceBook.from_dict({"providers": {"acme": [{"id": "m", "rows": [row]}]}, "hash": ""})
+
+
+@pytest.mark.parametrize(
+    ("time", "rate"),
+    [("16:29:59.999999", 8), ("16:30", 2), ("23:59:59", 2), ("00:00", 2), ("00:29:59", 2), ("00:30", 8)],
+)
+def test_hours_are_of_the_day_in_utc(time, rate):
+    assert hourly().find("m").rates(at(f"2026-11-20T{time}")).input == rate
+
+
+def test_hours_have_the_modes_and_the_other_prices_of_their_row_and_a_bound_covers_all_of_them():
+    model = hourly().find("m")
+    night = model.rates(at("2026-11-20T20:00"))
+    assert night.cost(Usage(input=1000, traits={"service_tier": "batch"})).rates["input"] == 1
+    assert night.per_request == 77
+    assert {rates.input for rates in model.bound_rates(at("2026-11-20T20:00"))} == {8, 2}
 
 
 # ---- costs
@@ -281,6 +438,41 @@ def test_what_has_no_price_of_its_own_never_costs_nothing():
 def test_reasoning_is_part_of_output_and_not_charged_again():
     rates = BOOK.find("o3").rates(NOW)
     assert rates.cost(Usage(output=1000, reasoning=900)).nanos == rates.cost(Usage(output=1000)).nanos
+
+
+def test_a_part_with_a_price_of_its_own_leaves_its_bucket():
+    card = Card(0, 10, 40, cache_read=1, parts={"input_audio": 70, "reasoning": 30, "output_image": 300})
+    usage = Usage(
+        input=100, cache_read=50, output=100, reasoning=60,
+        parts={"input_audio": 30, "input_image": 20, "cache_read_audio": 10, "output_image": 5},
+    )  # fmt: skip
+    cost = Rates((card,)).cost(usage)
+    assert cost.exact == {
+        "input": 70 * 10, "input_audio": 30 * 70, "cache_read": 50, "output": 35 * 40, "reasoning": 60 * 30,
+        "output_image": 5 * 300,
+    }  # fmt: skip
+    assert cost.rates["parts"] == {"input_audio": 70, "reasoning": 30, "output_image": 300}
+
+
+def test_cached_audio_costs_as_audio_where_reads_have_no_price():
+    audio = Usage(cache_read=100, parts={"cache_read_audio": 100})
+    assert Rates((Card(0, 10, 40, parts={"input_audio": 70}),)).cost(audio).exact["cache_read_audio"] == 7000
+    assert Rates((Card(0, 10, 40, 1, parts={"input_audio": 70}),)).cost(audio).exact == {
+        "input": 0, "output": 0, "cache_read": 100,
+    }  # fmt: skip
+
+
+def test_a_request_and_a_search_have_a_price_by_the_depth_of_the_search():
+    deep = Mode({"search_context": ("high",)}, (Card(0, 10, 10),), {"web_search": 7}, 9000)
+    rates = Rates((Card(0, 10, 10),), (deep,), per_unit={"web_search": 5}, per_request=5000)
+    assert rates.cost(Usage(input=1, tools={"web_search": 2})).exact == {
+        "input": 10, "output": 0, "request": 5000, "web_search": 10,
+    }  # fmt: skip
+    cost = rates.cost(Usage(input=1, tools={"web_search": 2}, traits={"search_context": "high"}))
+    assert cost.exact == {"input": 10, "output": 0, "request": 9000, "web_search": 14}
+    assert (cost.rates["per_request"], cost.rates["per_unit"]) == (9000, {"web_search": 7})
+    assert rates.bound(1, 0) == rates.bound(1, 0, traits={"search_context": "high"}) == 10
+    assert rates.bound(1, 0, traits={"search_context": "low"}) == 6
 
 
 def test_server_tools_are_priced_per_call_and_the_unpriced_are_named():
@@ -326,10 +518,14 @@ rate = st.integers(min_value=0, max_value=200_000_000)
 ttl = st.sampled_from(["5m", "1h", "12h", "default"])
 
 
+search = st.sampled_from(["low", "medium", "high"])
+
+
 @st.composite
 def any_card(draw: st.DrawFn, over: int = 0) -> Card:
     writes = draw(st.dictionaries(ttl, rate, max_size=3))
-    return Card(over, draw(rate), draw(rate), draw(st.none() | rate), writes)
+    parts = draw(st.dictionaries(st.sampled_from(sorted(PARTS)), rate, max_size=4))
+    return Card(over, draw(rate), draw(rate), draw(st.none() | rate), writes, parts)
 
 
 @st.composite
@@ -340,9 +536,17 @@ def any_rates(draw: st.DrawFn) -> Rates:
         overs = sorted(draw(st.sets(st.integers(1, 2_000_000), max_size=2)))
         return (draw(any_card()), *(draw(any_card(over)) for over in overs))
 
-    modes = (({"service_tier": ("batch", "flex")}, cards()), ({"speed": ("fast",)}, cards()))
-    factors = (({"inference_geo": ("us",)}, draw(st.integers(1, 3_000_000))),)
-    return Rates(cards(), modes, factors, {"web_search": draw(rate)})
+    def mode(when: dict[str, tuple[str, ...]]) -> Mode:
+        return Mode(when, cards(), {"web_search": draw(rate)}, draw(rate))
+
+    modes = [mode({"service_tier": ("batch", "flex")}), mode({"speed": ("fast",)}), mode({"search_context": ("high",)})]
+    both = mode({"search_context": ("medium", "high"), "speed": ("fast",)})
+    modes.insert(draw(st.integers(0, 3)), both)
+    factors = (
+        ({"inference_geo": ("us",)}, draw(st.integers(1, 3_000_000))),
+        ({"search_context": ("low", "medium")}, draw(st.integers(1, 3_000_000))),
+    )
+    return Rates(cards(), tuple(modes), factors, {"web_search": draw(rate)}, draw(rate))
 
 
 traits = st.fixed_dictionaries(
@@ -351,16 +555,30 @@ traits = st.fixed_dictionaries(
         "service_tier": st.sampled_from(["batch", "flex", "priority"]),
         "speed": st.just("fast"),
         "inference_geo": st.sampled_from(["us", "eu"]),
+        "search_context": search,
     },
 )
 
 
 @st.composite
+def any_parts(draw: st.DrawFn, buckets: dict[str, int]) -> tuple[dict[str, int], int]:
+    """Parts within their buckets, and reasoning."""
+    parts = {}
+    for part in draw(st.permutations(sorted(PARTS))):
+        if tokens := draw(st.integers(0, buckets[PARTS[part]])):
+            parts[part] = tokens
+            buckets[PARTS[part]] -= tokens
+    reasoning = parts.pop("reasoning", 0)
+    return parts, reasoning
+
+
+@st.composite
 def any_usage(draw: st.DrawFn) -> Usage:
+    buckets = {"input": draw(counts), "cache_read": draw(counts), "output": draw(counts)}
+    parts, reasoning = draw(any_parts(dict(buckets)))
     return Usage(
-        input=draw(counts), cache_read=draw(counts), cache_write=draw(st.dictionaries(ttl, counts, max_size=3)),
-        output=draw(counts), tools=draw(st.dictionaries(st.just("web_search"), st.integers(0, 50))),
-        traits=draw(traits),
+        **buckets, cache_write=draw(st.dictionaries(ttl, counts, max_size=3)), parts=parts, reasoning=reasoning,
+        tools=draw(st.dictionaries(st.just("web_search"), st.integers(0, 50))), traits=draw(traits),
     )
 
 
@@ -369,19 +587,28 @@ shipped = st.sampled_from([row.rates for model in BOOK.models() for row in model
 
 def exactly(rates: Rates, usage: Usage) -> Fraction:
     """The cost in nano-dollars by the book's definition, written down a second time with fractions."""
-    cards = rates.cards
-    for when, mode in reversed(rates.modes):
-        if all(usage.traits.get(name) in values for name, values in when.items()):
-            cards = mode
-    chosen = [entry for entry in cards if entry.over == 0 or usage.input_tokens > entry.over][-1]
-    read = chosen.input if chosen.cache_read is None else chosen.cache_read
-    dearest = max(chosen.cache_write.values()) if chosen.cache_write else chosen.input
-    picos = Fraction(usage.input * chosen.input + usage.cache_read * read + usage.output * chosen.output)
-    picos += sum(count * chosen.cache_write.get(name, dearest) for name, count in usage.cache_write.items())
+    chosen = next((mode for mode in rates.modes if holds(mode.when, usage)), rates)
+    card = [entry for entry in chosen.cards if entry.over == 0 or usage.input_tokens > entry.over][-1]
+    read = card.input if card.cache_read is None else card.cache_read
+    dearest = max(card.cache_write.values()) if card.cache_write else card.input
+    of_bucket = {"input": card.input, "cache_read": read, "output": card.output}
+    picos, rest = Fraction(0), {bucket: getattr(usage, bucket) for bucket in of_bucket}
+    for part, count in {**usage.parts, "reasoning": usage.reasoning}.items():
+        fresh = part.replace("cache_read", "input") if card.cache_read is None else part
+        own = card.parts.get(part, card.parts.get(fresh, of_bucket[PARTS[part]]))
+        picos += count * own
+        rest[PARTS[part]] -= count
+    picos += sum(rest[bucket] * of_bucket[bucket] for bucket in rest)
+    picos += sum(count * card.cache_write.get(name, dearest) for name, count in usage.cache_write.items())
     for when, ppm in rates.factors:
-        if all(usage.traits.get(name) in values for name, values in when.items()):
+        if holds(when, usage):
             picos *= Fraction(ppm, MILLION)
-    return (picos + sum(count * rates.per_unit.get(tool, 0) for tool, count in usage.tools.items())) / 1000
+    calls = sum(count * chosen.per_unit.get(tool, 0) for tool, count in usage.tools.items())
+    return (picos + calls + chosen.per_request) / 1000
+
+
+def holds(when: dict[str, tuple[str, ...]], usage: Usage) -> bool:
+    return all(usage.traits.get(name) in values for name, values in when.items())
 
 
 @given(st.one_of(any_rates(), shipped), any_usage())
@@ -392,18 +619,30 @@ def test_a_cost_is_the_exact_sum_rounded_up_and_its_buckets_add_up_to_it(rates: 
     assert sum(map(Fraction, cost.by_bucket.values()), Fraction()) * 10**9 == exact
 
 
-@given(st.one_of(any_rates(), shipped), any_usage(), counts, counts)
-def test_a_bound_is_at_least_the_cost_of_any_usage_within_it(rates: Rates, usage: Usage, more: int, longer: int):
-    tools = {tool: calls for tool, calls in usage.tools.items() if tool in rates.per_unit}
-    usage = Usage(
-        input=usage.input, cache_read=usage.cache_read, cache_write=usage.cache_write, output=usage.output, tools=tools,
-        traits=usage.traits,
-    )
+KINDS = frozenset(part for part in PARTS if part != "reasoning" and not part.startswith("cache_read"))
+
+
+@given(st.one_of(any_rates(), shipped), any_usage(), counts, counts, st.booleans(), st.booleans())
+def test_a_bound_is_at_least_the_cost_of_any_usage_within_it(
+    rates: Rates, usage: Usage, more: int, longer: int, any_kind: bool, said: bool
+):
+    """Kinds of media may be named or not, and so may the depth of a search."""
+    priced = set(rates.per_unit).intersection(*(mode.per_unit for mode in rates.modes))
+    usage = replace(usage, tools={tool: calls for tool, calls in usage.tools.items() if tool in priced})
+    kinds = {part.replace("cache_read", "input") for part in usage.parts}
+    asked = {name: value for name, value in usage.traits.items() if said or name != "search_context"}
     bound = rates.bound(
-        usage.input_tokens + more, usage.output + longer, cache_ttls=set(usage.cache_write), traits=usage.traits,
-        tool_calls=usage.tools,
-    )
+        usage.input_tokens + more, usage.output + longer, cache_ttls=set(usage.cache_write), traits=asked,
+        kinds=None if any_kind else kinds, tool_calls=usage.tools,
+    )  # fmt: skip
     assert bound >= rates.cost(usage).nanos
+
+
+@given(any_rates(), counts, counts, st.frozensets(st.sampled_from(sorted(KINDS))))
+def test_a_bound_without_a_kind_is_no_more_than_with_it(rates: Rates, tokens: int, output: int, kinds: frozenset[str]):
+    bounds = [rates.bound(tokens, output, kinds=some) for some in ((), kinds, KINDS, None)]
+    assert bounds == sorted(bounds)
+    assert bounds[2] == bounds[3]
 
 
 @given(shipped, counts, counts)
@@ -461,7 +700,8 @@ def test_own_prices_of_a_known_model_hold_under_all_its_names_and_keep_its_facts
         model = book.find(name, "anthropic")
         assert model.rates(NOW).input == 2 * MILLION
         assert (model.tokenizer, model.context, model.provider) == ("claude-1", 200_000, "anthropic")
-    assert sum(model.id == "claude-sonnet-4-5" for model in book.models()) == 1
+    listed = [(model.provider, model.id) for model in book.models()]
+    assert listed.count(("anthropic", "claude-sonnet-4-5")) == 1
     by_alias = BOOK.overlay({"claude-3-5-haiku-20241022": {"input": "1", "output": "5"}})
     assert by_alias.find("claude-3-5-haiku-latest").rates(NOW).input == MILLION
 
@@ -479,6 +719,32 @@ def test_own_prices_may_name_another_provider():
     assert book.find("gpt-4o", "openai").rates(NOW).input == 2_500_000
     twice = book.overlay({"gpt-4o": {"input": "1", "output": "1", "provider": "azure"}})
     assert twice.find("gpt-4o", "azure").rates(NOW).input == MILLION
+
+
+def test_own_prices_have_all_the_words_of_a_card():
+    own = {"input": "1", "output": "2", "reasoning": "3", "input_audio": "4", "per_request": "0.005",
+           "tiers": [{"over_input_tokens": 100, "input": "10", "output": "20", "cache_write": "30"}]}  # fmt: skip
+    rates = BOOK.overlay({"m": own}).find("m").rates(NOW)
+    usage = Usage(input=10, output=10, reasoning=4, parts={"input_audio": 3})
+    assert rates.cost(usage).exact == {
+        "input": 7 * MILLION, "input_audio": 12 * MILLION, "output": 12 * MILLION, "reasoning": 12 * MILLION,
+        "request": 5_000_000_000,
+    }  # fmt: skip
+    assert rates.cost(Usage(input=101)).rates["input"] == 10 * MILLION
+
+
+def test_a_dated_own_row_leaves_what_was_before_it_and_all_names():
+    cards = [{"over": 0, "input": 7, "output": 7}]
+    own = {"provider": "anthropic", "id": "claude-sonnet-4-5", "aliases": ["mine"],
+           "rows": [{"from": at("2027-01-01"), "cards": cards}]}  # fmt: skip
+    book = BOOK.overlay_models([own], "contract.toml")
+    for name in ("claude-sonnet-4-5", "claude-sonnet-4-5-20250929", "mine"):
+        model = book.find(name)
+        assert (model.rates(NOW).input, model.rates(at("2027-01-01")).input) == (3 * MILLION, 7)
+        assert [row.origin for row in model.rows[-2:]] == ["", "contract.toml"]
+    assert book.retrieved == BOOK.retrieved
+    assert book.hash != BOOK.hash == PriceBook.shipped().hash
+    assert book.hash == BOOK.overlay_models([own], "elsewhere.toml").hash
 
 
 def test_a_price_of_zero_is_a_price():
@@ -515,6 +781,16 @@ def test_a_single_cache_write_price_holds_for_every_ttl_asked_for_or_not():
         ({"m": {"input": "1", "output": "1", "max_output": 0}}, ConfigError, "max_output"),
         ({"m": {"input": "1", "output": "1", "tokenizer": "gpt2"}}, ConfigError, "tokenizer"),
         ({"m": {"input": "1", "output": "1", "provider": ""}}, ConfigError, "provider"),
+        ({"m": {"input": "1", "output": "1", "input_audio": 3}}, ArgumentTypeError, "prices['m'].input_audio: int"),
+        ({"m": {"input": "1", "output": "1", "per_request": "x"}}, ConfigError, "prices['m'].per_request"),
+        ({"m": {"input": "1", "output": "1", "tiers": "x"}}, ArgumentTypeError, "prices['m'].tiers"),
+        ({"m": {"input": "1", "output": "1", "tiers": ["x"]}}, ArgumentTypeError, "prices['m'].tiers[0]"),
+        ({"m": {"input": "1", "output": "1", "tiers": [{"over_input_tokens": 5, "input": "1"}]}}, ConfigError,
+         "prices['m'].tiers[0].output: is missing"),
+        ({"m": {"input": "1", "output": "1", "tiers": [{"over_input_tokens": "5", "input": "1", "output": "1"}]}},
+         ArgumentTypeError, "prices['m'].tiers[0].over_input_tokens"),
+        ({"m": {"input": "1", "output": "1", "tiers": [{"over_input_tokens": 5, "input": "1", "output": "1"}] * 2}},
+         ConfigError, "prices['m'].tiers: must stand in ascending order"),
         ({"m": "1"}, ArgumentTypeError, "prices['m']: must be a table"),
         ({"": {"input": "1", "output": "1"}}, ConfigError, "no name"),
         ({1: {"input": "1", "output": "1"}}, ArgumentTypeError, "must be a string"),

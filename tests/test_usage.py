@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import BaseModel, ConfigDict
 
 from budget.errors import ArgumentTypeError, ConfigError
 from budget.usage import Usage
@@ -216,3 +217,180 @@ def test_a_response_of_the_openai_sdk_with_a_search() -> None:
     usage = Usage.of(answer)
     assert (usage.tools, usage.traits, usage.model, usage.tokens) == (
         {"web_search": 1}, {"service_tier": "priority"}, "gpt-x", 140)  # fmt: skip
+
+
+# ---- the other shapes: what is inside another figure, and what is beside it
+
+
+class Sdk(BaseModel):
+    """A stand-in for the models of SDKs, which keep what they do not know."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+COMPACTED = {
+    "input_tokens": 220, "output_tokens": 8, "cache_creation_input_tokens": 0,
+    "cache_creation": {"ephemeral_5m_input_tokens": 50}, "iterations": [
+        {"type": "compaction", "input_tokens": 100, "output_tokens": 71, "cache_creation_input_tokens": 50,
+         "cache_creation": {"ephemeral_5m_input_tokens": 50, "ephemeral_1h_input_tokens": 0}},
+        {"type": "message", "input_tokens": 220, "output_tokens": 8, "cache_read_input_tokens": 0}],
+}  # fmt: skip
+GEMINI = {
+    "promptTokenCount": 1000, "cachedContentTokenCount": 300, "candidatesTokenCount": 50, "thoughtsTokenCount": 70,
+    "toolUsePromptTokenCount": 20, "totalTokenCount": 1140,
+    "promptTokensDetails": [{"modality": "TEXT", "tokenCount": 400}, {"modality": "AUDIO", "tokenCount": 500},
+                            {"modality": "DOCUMENT", "tokenCount": 60}, {"modality": "VIDEO", "tokenCount": 40}],
+    "cacheTokensDetails": [{"modality": "AUDIO", "tokenCount": 200}, {"modality": "TEXT", "tokenCount": 100}],
+    "candidatesTokensDetails": [{"modality": "TEXT", "tokenCount": 10}, {"modality": "IMAGE", "tokenCount": 40}],
+}  # fmt: skip
+GEMINI_USAGE = Usage(
+    input=720, cache_read=300, output=120, reasoning=70,
+    parts={"input_audio": 300, "input_image": 60, "input_video": 40, "cache_read_audio": 200, "output_image": 40},
+)  # fmt: skip
+
+
+def snake(value: Any) -> Any:
+    if isinstance(value, list):
+        return [snake(each) for each in value]
+    if isinstance(value, dict):
+        return {"".join(f"_{c.lower()}" if c.isupper() else c for c in key): snake(v) for key, v in value.items()}
+    return value
+
+
+SHAPES: list[tuple[Any, str | None, Usage]] = [
+    # Anthropic: a compaction is beside the top level; an advisor is another model's
+    ({"usage": COMPACTED}, None, Usage(input=320, cache_write={"5m": 50}, output=79)),
+    ({"input_tokens": 5, "output_tokens": 1, "iterations": [{"type": "advisor_message", "input_tokens": 9},
+     {"type": "message", "input_tokens": 5, "output_tokens": 1}]}, None,
+     Usage(input=5, output=1, tools={"advisor": 1})),
+    # Gemini: cached inside, thoughts and tool results beside
+    ({"usageMetadata": GEMINI}, "google", GEMINI_USAGE),
+    (GEMINI, None, GEMINI_USAGE),
+    (Sdk(usage_metadata=Sdk(**snake(GEMINI))), None, GEMINI_USAGE),
+    ({"usageMetadata": {"promptTokenCount": 7, "totalTokenCount": 7, "trafficType": "ON_DEMAND_FLEX"}}, None,
+     Usage(input=7, traits={"service_tier": "flex"})),
+    ({"promptTokenCount": 7, "trafficType": 1, "promptTokensDetails": [{"modality": 4, "tokenCount": 7}]}, None,
+     Usage(input=7, parts={"input_audio": 7})),
+    ({"embeddings": [{"statistics": {"token_count": 4.0}}, {"statistics": {"tokenCount": 3}}]}, None, Usage(input=7)),
+    # OpenAI and what speaks like it: cached inside
+    ({**CHAT, "prompt_tokens_details": {"audio_tokens": 44, "cached_tokens": 0, "image_tokens": 5},
+      "completion_tokens_details": {"audio_tokens": 12, "reasoning_tokens": 15, "rejected_prediction_tokens": 3}}, None,
+     Usage(input=100, output=40, reasoning=15,
+           parts={"input_audio": 44, "input_image": 5, "output_audio": 12})),
+    ({**CHAT, "prompt_tokens_details": {"audio_tokens": 90, "cached_tokens": 60}}, None,
+     Usage(input=40, cache_read=60, output=40, reasoning=15, parts={"input_audio": 40})),
+    ({**CHAT, "prompt_tokens_details": {"audio_tokens": 90, "cached_tokens": 60,
+      "cached_tokens_details": {"audio_tokens": 55}}}, None,
+     Usage(input=40, cache_read=60, output=40, reasoning=15, parts={"input_audio": 35, "cache_read_audio": 55})),
+    ({"prompt_tokens": 12, "completion_tokens": 9, "total_tokens": 21, "prompt_cache_hit_tokens": 8,
+      "prompt_cache_miss_tokens": 4}, "deepseek", Usage(input=4, cache_read=8, output=9)),
+    ({"prompt_tokens": 64, "completion_tokens": 6, "total_tokens": 70, "num_cached_tokens": 32}, "mistral",
+     Usage(input=32, cache_read=32, output=6)),
+    ({"prompt_tokens": 64, "completion_tokens": 6, "total_tokens": 70, "cached_tokens": 32}, "together",
+     Usage(input=32, cache_read=32, output=6)),
+    # xAI: reasoning beside the completion, which the total shows; in Responses it is inside
+    ({"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 115,
+      "completion_tokens_details": {"reasoning_tokens": 100}}, None, Usage(input=10, output=105, reasoning=100)),
+    ({"prompt_tokens": 10, "completion_tokens": 500, "completion_tokens_details": {"reasoning_tokens": 100}}, "xai",
+     Usage(input=10, output=600, reasoning=100)),
+    ({"input_tokens": 10, "output_tokens": 105, "total_tokens": 115, "num_sources_used": 2,
+      "output_tokens_details": {"reasoning_tokens": 100}, "server_side_tool_usage_details": {"web_search_calls": 3}},
+     "xai", Usage(input=10, output=105, reasoning=100, tools={"web_search": 3, "search_source": 2})),
+    # Google's OpenAI-compatible endpoint: thoughts in the total alone
+    ({"prompt_tokens": 35, "completion_tokens": 12, "total_tokens": 109}, "google",
+     Usage(input=35, output=74, reasoning=62)),
+    # a reasoning figure that cannot be inside, where the total says that nothing is beside
+    ({"prompt_tokens": 43, "completion_tokens": 10, "total_tokens": 53,
+      "completion_tokens_details": {"reasoning_tokens": 11}}, "openrouter",
+     Usage(input=43, output=10, reasoning=10)),
+    # Perplexity: reasoning and citations beside all
+    ({"prompt_tokens": 33, "completion_tokens": 70, "total_tokens": 103, "citation_tokens": 200,
+      "reasoning_tokens": 700, "num_search_queries": 18, "search_context_size": "high"}, "perplexity",
+     Usage(input=33, output=770, reasoning=700, tools={"web_search": 18, "citation": 200},
+           traits={"search_context": "high"})),
+    # Groq's last chunk
+    ({"choices": [], "x_groq": {"usage": {"prompt_tokens": 3, "completion_tokens": 2}}}, "groq",
+     Usage(input=3, output=2)),
+    # Bedrock: cached beside; each family has words of its own
+    ({"usage": {"inputTokens": 3, "outputTokens": 227, "totalTokens": 1942, "cacheReadInputTokens": 10,
+      "cacheWriteInputTokens": 1712, "cacheDetails": [{"inputTokens": 700, "ttl": "1h"},
+      {"inputTokens": 1000, "ttl": "5m"}], "serverToolUsage": {}}, "serviceTier": {"type": "priority"}}, None,
+     Usage(input=3, cache_read=10, cache_write={"1h": 700, "5m": 1012}, output=227,
+           traits={"service_tier": "priority"})),
+    ({"metadata": {"usage": {"inputTokens": 3, "outputTokens": 2, "totalTokens": 5}, "metrics": {"ms": 1}}}, None,
+     Usage(input=3, output=2)),
+    ({"inputTokens": 3, "outputTokens": 2, "cacheReadInputTokenCount": 4, "cacheWriteInputTokenCount": 5}, None,
+     Usage(input=3, cache_read=4, cache_write={"5m": 5}, output=2)),
+    ({"inputTextTokenCount": 7, "results": [{"tokenCount": 5}, {"tokenCount": 6}]}, None, Usage(input=7, output=11)),
+    ({"inputTextTokenCount": 7.0, "totalOutputTextTokenCount": 12.0}, None, Usage(input=7, output=12)),
+    ({"prompt_token_count": 7, "generation_token_count": 12, "generation": "words"}, None, Usage(input=7, output=12)),
+    ({"amazon-bedrock-invocationMetrics": {"inputTokenCount": 7, "outputTokenCount": 12}}, None,
+     Usage(input=7, output=12)),
+    # Cohere: what is billed, not what was seen
+    ({"usage": {"billed_units": {"input_tokens": 12.0, "output_tokens": 5.0},
+      "tokens": {"input_tokens": 212.0, "output_tokens": 5.0}, "cached_tokens": 208.0}}, None,
+     Usage(input=12, output=5)),
+    (Sdk(meta=Sdk(billed_units=Sdk(input_tokens=12.0, image_tokens=30.0))), None,
+     Usage(input=42, parts={"input_image": 30})),
+    ({"meta": {"billed_units": {"search_units": 2}}}, None, Usage(tools={"search_unit": 2})),
+    ({"usage": {"tokens": {"input_tokens": 212.0, "output_tokens": 5.0}, "cached_tokens": 208}}, None,
+     Usage(input=4, cache_read=208, output=5)),
+    # events that end a stream
+    ({"type": "message_start", "message": {"model": "c", "usage": {"input_tokens": 3, "output_tokens": 1}}}, None,
+     Usage(input=3, output=1, model="c")),
+    ({"type": "response.completed", "response": {"model": "g", "usage": RESPONSES}}, None,
+     Usage(input=40, cache_read=60, output=40, reasoning=15, model="g")),
+    ({"type": "message-end", "delta": {"usage": {"billed_units": {"input_tokens": 3, "output_tokens": 2}}}}, None,
+     Usage(input=3, output=2)),
+    ({"event_type": "stream-end", "response": {"meta": {"billed_units": {"input_tokens": 3, "output_tokens": 2}}}},
+     None, Usage(input=3, output=2)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("source", "provider", "usage"), SHAPES)
+def test_every_shape_counts_each_token_once(source: object, provider: str | None, usage: Usage) -> None:
+    assert Usage.of(source, provider) == usage
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        {"total_tokens": 12}, {"usage": {"search_units": 2}}, {"totalTokens": 5},
+        {"prompt_eval_count": 3, "eval_count": 2}, {"message": {"content": "words"}}, {"response": "words"},
+    ],
+)  # fmt: skip
+def test_a_shape_that_nobody_knows_is_an_error_and_never_nothing(source: dict[str, Any]) -> None:
+    with pytest.raises(ArgumentTypeError, match="carries no usage"):
+        Usage.of(source)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        {**GEMINI, "cachedContentTokenCount": 1021}, {**GEMINI, "thoughtsTokenCount": -1},
+        {**GEMINI, "candidatesTokenCount": 5.5}, {"inputTokens": "3", "outputTokens": 2},
+        {"billed_units": {"input_tokens": 1.5}}, {"billed_units": {"input_tokens": -1}},
+        {"inputTextTokenCount": float("nan")}, {**GEMINI, "promptTokensDetails": ["words"]},
+    ],
+)  # fmt: skip
+def test_counts_of_the_other_shapes_are_checked_as_well(source: dict[str, Any]) -> None:
+    with pytest.raises((ConfigError, ArgumentTypeError)):
+        Usage.of(source)
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ({"input": 5, "parts": {"input_audio": 3, "input_image": 3}}, "input is below the sum of its parts"),
+        ({"output": 5, "reasoning": 4, "parts": {"output_audio": 2}}, "output is below the sum of its parts"),
+        ({"input": 5, "parts": {"input_smell": 1}}, "'input_smell' is not one of"),
+        ({"input": 5, "parts": {"input_audio": -1}}, "input_audio"),
+    ],
+)
+def test_parts_are_of_a_known_kind_and_within_their_bucket(fields: dict[str, Any], text: str) -> None:
+    with pytest.raises(ConfigError, match=text):
+        Usage(**fields)
+
+
+def test_parts_are_kept_in_plain_form() -> None:
+    assert Usage(**GEMINI_USAGE.to_dict()) == GEMINI_USAGE

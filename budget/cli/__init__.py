@@ -42,11 +42,12 @@ _COMMANDS = {
     "reservations": ("records", "List open reservations, or charge those that are due."),
     "ledger": ("records", "Read the ledger, or prove that the books balance."),
     "replay": ("replay", "Replay a trace: what would these limits refuse?"),
+    "prices": ("prices", "See, check and set what models cost."),
     "doctor": ("doctor", "Check the store, the prices and the installed SDKs."),
     "demo": ("demo", "Watch agents try to overrun their limits."),
 }
 _LATER = {
-    "budget adjust", "budget top", "budget watch", "budget prices", "budget run", "budget ledger export",
+    "budget adjust", "budget top", "budget watch", "budget run", "budget ledger export",
     "budget ledger rebuild", "budget reservations refund", "budget set --mode", "budget set --until",
     "budget set --backfill", "budget set --starts",
 }  # fmt: skip

@@ -125,13 +125,18 @@ def _books(budget: Budget) -> Finding:
 def _prices(budget: Budget) -> Iterator[Finding]:
     from datetime import UTC, date, datetime
 
-    book, today = budget.settings.book, datetime.now(UTC).date()
-    models = list(book.models())
-    read = max((row.retrieved for model in models for row in model.rows if row.retrieved), default=None)
-    age = f", read {(today - date.fromisoformat(read)).days} days ago" if read else ""
-    yield Finding("prices", "ok", f"{len(models)} models{age}, book {book.hash[:12]}")
-    due = sorted({m.id for m in models for row in m.rows if row.review_by and row.review_by < today.isoformat()})
-    if due:
+    from budget.stale import MAX_AGE_DAYS, due_models, too_old
+
+    book, now = budget.settings.book, datetime.now(UTC)
+    origins = sorted({row.origin for model in book.models() for row in model.rows if row.origin})
+    age = f", read {(now.date() - date.fromisoformat(book.retrieved)).days} days ago" if book.retrieved else ""
+    old = too_old(book, now.date())
+    late = f" (more than {MAX_AGE_DAYS}: some have changed; a newer version of this package has newer ones)" if old else ""
+    count = sum(1 for _ in book.models())
+    yield Finding("prices", "note" if old else "ok", f"{count} models{age}{late}, book {book.hash[:12]}")
+    if origins:
+        yield Finding("own prices", "ok", f"from {', '.join(origins)}")
+    if due := due_models(book, int(now.timestamp()) * 1_000_000):
         yield Finding("price review", "note", f"to be looked at again: {', '.join(due)}")
 
 

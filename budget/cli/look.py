@@ -70,8 +70,9 @@ def check(
 
     attributes = attributes_of(words)
     with common.open() as budget:
-        counts = {"input_tokens": input_tokens, "output_tokens": output_tokens}
-        estimate = budget.estimate_counts(model, provider=provider, **counts)
+        estimate = budget.estimate_counts(
+            model, input_tokens=input_tokens, output_tokens=output_tokens, provider=provider
+        )
         engine = budget.engine
         decision = engine.drive(engine.verbs.check(make_ask(budget.settings, estimate, None, attributes)))
     if common.json:

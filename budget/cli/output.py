@@ -32,12 +32,14 @@ _SHORT = 10
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column: figures stand right; `shrink` may be shortened; of those with `drop`, the highest is left out first."""
+    """A column: figures stand right; `shrink` may be shortened, to `least` while there is a column that can be left out;
+    of those with `drop`, the highest is left out first."""
 
     name: str
     right: bool = False
     shrink: bool = False
     drop: int = 0
+    least: int = _SHORT
 
 
 def safe(text: str) -> str:
@@ -129,11 +131,12 @@ def _fit(columns: Sequence[Column], widths: list[int], room: int) -> tuple[list[
     kept = list(range(len(columns)))
     while True:
         excess = sum(widths[i] for i in kept) + _GAP * (len(kept) - 1) - room
-        spare = [i for i in kept if columns[i].shrink and widths[i] > _SHORT]
         droppable = [i for i in kept if columns[i].drop]
+        least = {i: columns[i].least if droppable else _SHORT for i in kept if columns[i].shrink}
+        spare = [i for i in least if widths[i] > least[i]]
         if excess <= 0 or not (spare or droppable):
             break
-        if excess <= sum(widths[i] - _SHORT for i in spare) or not droppable:
+        if excess <= sum(widths[i] - least[i] for i in spare) or not droppable:
             widths[max(spare, key=lambda i: widths[i])] -= 1
         else:
             kept.remove(max(droppable, key=lambda i: columns[i].drop))

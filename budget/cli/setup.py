@@ -35,6 +35,11 @@ TEMPLATE = """\
 # Seconds that one call may wait for the store.
 #store_timeout = 2.0
 
+# Files of prices of your own, or folders of them, relative to this file, such as ["contract.toml", "prices/"]. They have
+# the schema of the shipped ones and lie over them, a later one over an earlier one; over them lies budget-prices.toml
+# beside this file, which `budget prices set` writes. `budget prices check` says what is wrong with them.
+#price_files = []
+
 # Limits of every process that reads this file, besides those set in the store (`budget set`), which win where both
 # exist. An amount per window: request, run, minute, hour, day, week, month, year or lifetime.
 
@@ -71,7 +76,8 @@ TEMPLATE = """\
 #limit = "8 concurrent"
 #per = "user"
 
-# Prices of your own, USD per million tokens, as text. They go before the shipped ones.
+# Single prices of your own, USD per million tokens, as text. They go before all of those. A price that is half or less
+# of the one known must say so: lower = true.
 #[[prices]]
 #model = "my-model"
 #input = "0.10"

@@ -24,6 +24,12 @@ _FREE = re.compile(
     r"|.*/(archive|cancel|pause))"
 )
 
+# What decides the input: types/message_count_tokens_params.py (SDK anthropic 2.12). Edits of a context only shrink it.
+_COUNTED = frozenset({
+    "model", "messages", "system", "tools", "tool_choice", "thinking", "output_config", "output_format",
+    "cache_control", "user_profile_id", "workspace_id",
+})  # fmt: skip
+
 
 class _Messages:
     provider = "anthropic"
@@ -41,8 +47,26 @@ class _Messages:
     def sent(self, endpoint: str, options: Any, body: Mapping[str, Any]) -> Any:
         return options
 
+    def question(self, endpoint: str, body: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]] | None:
+        if _is_elsewhere([body.get(name) for name in ("messages", "system")]):
+            return None
+        return "/count_tokens", {name: value for name, value in body.items() if name in _COUNTED}
+
     def meter(self, endpoint: str, estimate: Estimate) -> MessagesMeter:
         return MessagesMeter(estimate)
+
+
+def _is_elsewhere(waiting: list[Any]) -> bool:
+    """Whether content is given by URL or file id: what cannot be counted."""
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, Mapping):
+            if value.get("type") in ("url", "file"):
+                return True
+            waiting.extend(value[name] for name in ("content", "source") if name in value)
+        elif isinstance(value, (list, tuple)):
+            waiting.extend(value)
+    return False
 
 
 class MessagesMeter(StreamMeter):

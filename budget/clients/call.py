@@ -6,13 +6,14 @@ surely unbilled. It ends by the usage of the answer, by the meter of its stream,
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from budget.asks import make_ask, price
+from budget.aio import off_loop
+from budget.asks import Ask, make_ask, price
+from budget.clients.counting import counted, expected
 from budget.clients.protocol import Meter, Protocol
 from budget.core import GUARDED_LEASE, lease_us
 from budget.errors import BudgetError
@@ -23,6 +24,7 @@ from budget.usage import Usage
 if TYPE_CHECKING:
     from budget.commands import Amounts
     from budget.engine import Budget
+    from budget.verbs import Flow
 
 __all__ = ["Call", "End"]
 
@@ -31,20 +33,28 @@ End = tuple["Amounts", dict[str, Any], bool]
 
 _log = logging.getLogger("budget")
 _LEASE_US = lease_us(None, GUARDED_LEASE)
-_TEXTS = ("messages", "system", "input", "instructions", "tools")
-_LONG_BODY = 20_000  # characters from which counting is left to a thread, so that the event loop is not held
 
 
 class Call:
     """One logical call, however many attempts the SDK makes of it.
 
+    Args:
+        counter: Asks the provider to count the call's input; to be awaited if the client is async. None if it may not.
+
     Attributes:
         reader: The thread or task that is reading an event of its stream now.
     """
 
-    def __init__(self, budget: Budget, protocol: Protocol, endpoint: str, body: Mapping[str, Any]):
+    def __init__(
+        self,
+        budget: Budget,
+        protocol: Protocol,
+        endpoint: str,
+        body: Mapping[str, Any],
+        counter: Callable[[], Any] | None = None,
+    ):
         self._budget, self._protocol = budget, protocol
-        self._endpoint, self._body = endpoint, body
+        self._endpoint, self._body, self._counter = endpoint, body, counter
         self.reader: object = None
         self._guard: Guard | None = None
         self._meter: Meter | None = None
@@ -57,37 +67,52 @@ class Call:
 
     def begin(self) -> None:
         """Estimate and reserve, or raise before any byte is sent."""
-        self._prepare()
-        assert self._guard is not None
-        self._guard.begin()
+        ask = self._prepare()
+        engine = self._budget.engine
+        if self._counter is not None and engine.drive(self._turns_on_count(ask)):
+            try:
+                ask = self._with_count(ask, self._counter())
+            except Exception as error:
+                _uncounted(error)
+        self._guarded(ask).begin()
         self._begun = monotonic()
 
     async def abegin(self) -> None:
         """Like `begin`, without blocking the event loop."""
-        if _long(self._body) or not self._loaded():
-            await asyncio.to_thread(self._prepare)
-        else:
-            self._prepare()
-        assert self._guard is not None
-        await self._guard.abegin()
+        ask = await off_loop(self._prepare)
+        engine = self._budget.engine
+        if self._counter is not None and await engine.adrive(self._turns_on_count(ask)):
+            try:
+                ask = self._with_count(ask, await self._counter())
+            except Exception as error:
+                _uncounted(error)
+        await self._guarded(ask).abegin()
         self._begun = monotonic()
 
-    def _loaded(self) -> bool:
-        """Whether the vocabulary that the model needs is in memory."""
-        from budget.estimator import VOCABULARIES, tokens
-
-        try:
-            model = self._budget.settings.book.find(self._body["model"], self._protocol.provider)
-        except (LookupError, TypeError):
-            return True  # there is nothing to count: it will be refused
-        return tokens.loaded(VOCABULARIES[model.tokenizer or "claude-2"])
-
-    def _prepare(self) -> None:
+    def _prepare(self) -> Ask:
         budget = self._budget
-        estimate = budget.estimate(self._body, provider=self._protocol.provider, endpoint=self._endpoint)
-        self._body = {}  # nothing of the request is kept
-        self._guard = Guard(budget, make_ask(budget.settings, estimate, None, {}), _LEASE_US)
-        self._meter = self._protocol.meter(self._endpoint, estimate)
+        estimate = budget.engine.estimate(self._body, self._protocol.provider, self._endpoint)
+        return make_ask(budget.settings, estimate, None, {})
+
+    def _turns_on_count(self, ask: Ask) -> Flow:
+        """Say whether a count could change the decision: the bound is refused, and what is expected would fit."""
+        estimate, settings, verbs = ask.estimate, self._budget.settings, self._budget.engine.verbs
+        if estimate is None or not estimate.closed or (yield from verbs.check(ask)):
+            return False
+        other = make_ask(settings, expected(settings.book, estimate, verbs.now()), None, {})
+        return bool((yield from verbs.check(other)))
+
+    def _with_count(self, ask: Ask, answer: object) -> Ask:
+        settings, now = self._budget.settings, self._budget.engine.verbs.now()
+        assert ask.estimate is not None
+        return make_ask(settings, counted(settings.book, ask.estimate, answer, now), None, {})
+
+    def _guarded(self, ask: Ask) -> Guard:
+        assert ask.estimate is not None
+        self._body, self._counter = {}, None  # nothing of the request is kept
+        self._meter = self._protocol.meter(self._endpoint, ask.estimate)
+        self._guard = Guard(self._budget, ask, _LEASE_US)
+        return self._guard
 
     # While the SDK works.
 
@@ -178,6 +203,10 @@ class Call:
         return timing
 
 
+def _uncounted(error: Exception) -> None:
+    _log.info("the provider did not count a call (%s); its bound stands", type(error).__name__)
+
+
 class _Attempt:
     """What the transport said of one attempt (httpcore's `trace` extension)."""
 
@@ -212,20 +241,3 @@ class _Attempt:
                 await given(event, info)
 
         return hook
-
-
-def _long(body: Mapping[str, Any]) -> bool:
-    """Say whether a body may be long, by a look at what most of it is in."""
-    waiting, size = [body.get(name) for name in _TEXTS], 0
-    while waiting and size <= _LONG_BODY:
-        value = waiting.pop()
-        if isinstance(value, str):
-            size += len(value)
-        elif isinstance(value, (list, tuple)):
-            size += 100 * len(value)
-            waiting.extend(value)
-        elif isinstance(value, Mapping):
-            waiting.extend(value.values())
-        elif value is not None:
-            size += 100  # of an SDK's model, not looked into
-    return size > _LONG_BODY

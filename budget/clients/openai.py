@@ -34,6 +34,11 @@ _FREE = re.compile(
     r"|.*/(archive|cancel|hangup|pause|reject))"
 )
 
+# What decides the input, of types/responses/input_token_count_params.py (SDK openai 3.54).
+_COUNTED = frozenset({
+    "model", "input", "instructions", "parallel_tool_calls", "reasoning", "text", "tool_choice", "tools", "truncation",
+})  # fmt: skip
+
 
 class _OpenAI:
     provider = "openai"
@@ -76,6 +81,11 @@ class _OpenAI:
             return parse(parsed) if callable(parse) else parsed
 
         return options.model_copy(update={"json_data": body, "extra_json": None, "post_parser": parser})
+
+    def question(self, endpoint: str, body: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]] | None:
+        if endpoint != "responses":
+            return None
+        return "/input_tokens", {name: value for name, value in body.items() if name in _COUNTED}
 
     def meter(self, endpoint: str, estimate: Estimate) -> StreamMeter | None:
         kind = _METERS.get(endpoint)

@@ -62,6 +62,13 @@ class Protocol(Contract):
         """Return the options that are sent: those given, or a copy to which something was added."""
         ...
 
+    def question(self, endpoint: str, body: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]] | None:
+        """Return what the provider's counting endpoint is asked about a call whose cost is bounded.
+
+        That is how the call's path goes on, and a body; None if there is no such endpoint, or it refuses such bodies.
+        """
+        ...
+
     def meter(self, endpoint: str, estimate: Estimate) -> Meter | None:
         """Return a meter for one stream; None if the endpoint has none."""
         ...

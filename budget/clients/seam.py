@@ -14,11 +14,13 @@ from __future__ import annotations
 
 import inspect
 import json
+from collections.abc import Callable
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import ref
 
 from budget.clients.call import Call
+from budget.clients.counting import post_arguments
 from budget.clients.protocol import Protocol
 from budget.clients.raw import content, tap, tap_async, unread
 from budget.clients.stream import meter_async_stream, meter_stream
@@ -93,6 +95,16 @@ def _plain(base: Any, client: Any) -> Any:
     twin: Any = object.__new__(base)
     _adopt(twin, client)
     return twin
+
+
+def _counter(
+    base: Any, client: Any, budget: Budget, protocol: Protocol, endpoint: str, options: Any, body: Any
+) -> Callable[[], Any] | None:
+    """Return what asks the provider to count a call, if that is allowed and possible."""
+    question = protocol.question(endpoint, body) if budget.settings.ask_provider else None
+    if question is None:
+        return None
+    return lambda: _plain(base, client).post(**post_arguments(options, question))
 
 
 def _path(url: str) -> str:
@@ -179,7 +191,8 @@ def _sync_class(base: Any, budget: Budget, protocol: Protocol) -> type:
             return base.request(self, cast_to, options, **kwargs)
         options = self._copy_and_prepare(options) if hasattr(self, "_copy_and_prepare") else options
         body = protocol.body(endpoint, options)
-        options, call = protocol.sent(endpoint, options, body), Call(budget, protocol, endpoint, body)
+        call = Call(budget, protocol, endpoint, body, _counter(base, self, budget, protocol, endpoint, options, body))
+        options = protocol.sent(endpoint, options, body)
         call.begin()
         outer = _call.get()
         try:
@@ -224,7 +237,8 @@ def _async_class(base: Any, budget: Budget, protocol: Protocol) -> type:
             return await base.request(self, cast_to, options, **kwargs)
         options = await self._copy_and_prepare(options) if hasattr(self, "_copy_and_prepare") else options
         body = protocol.body(endpoint, options)
-        options, call = protocol.sent(endpoint, options, body), Call(budget, protocol, endpoint, body)
+        call = Call(budget, protocol, endpoint, body, _counter(base, self, budget, protocol, endpoint, options, body))
+        options = protocol.sent(endpoint, options, body)
         await call.abegin()
         outer = _call.get()
         try:

@@ -68,6 +68,10 @@ _SPEECHES: dict[str, Speech] = {
     "/v1/responses": responses,
     "/v1/embeddings": responses,
 }
+_COUNTERS = {
+    "/v1/messages/count_tokens": messages.count_tokens,
+    "/v1/responses/input_tokens": responses.count_tokens,
+}
 
 
 class Provider:
@@ -170,8 +174,11 @@ class Provider:
                     _send_json(answer, seen, 200, body)
             case "POST", path if path in _SPEECHES:
                 await self._answer(_SPEECHES[path], _body(request), reply, answer, seen)
-            case "POST", "/v1/messages/count_tokens":
-                _send_json(answer, seen, 200, messages.count_tokens(_body(request)))
+            case "POST", path if path in _COUNTERS:
+                counted = _COUNTERS[path](_body(request))
+                counted |= {} if reply.input is None else {"input_tokens": reply.input}
+                if reply.cut is None:
+                    _send_json(answer, seen, 200, counted)
             case "GET", "/v1/models":
                 _send_json(answer, seen, 200, messages.models())
             case method, path:

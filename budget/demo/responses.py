@@ -17,7 +17,7 @@ from budget.demo.chat import error
 from budget.demo.reply import Reply
 from budget.demo.turn import Turn, count, fields_of, first_tool, frame
 
-__all__ = ["decide", "embeddings", "error", "error_event", "events", "usage", "whole"]
+__all__ = ["count_tokens", "decide", "embeddings", "error", "error_event", "events", "usage", "whole"]
 
 _FRAME_TOKENS = 7
 _DIMENSIONS = 4
@@ -35,7 +35,7 @@ def decide(body: object, reply: Reply, usual: int, id: str) -> Turn:
     format = text.get("format") if isinstance(text, dict) else None
     return Turn.of(
         fields, reply, usual, id, bound=fields.get("max_output_tokens"),
-        input=count(fields.get(name) for name in ("instructions", "input", "tools", "text")) + _FRAME_TOKENS,
+        input=_input_tokens(fields),
         tool=first_tool(fields.get("tools"), "parameters") if reply.tool else None,
         schema=format.get("schema") if isinstance(format, dict) else None,
     )  # fmt: skip
@@ -91,6 +91,16 @@ def events(turn: Turn) -> Iterator[bytes]:
     yield event(f"response.{_status(turn)}", response=_response(turn, _status(turn)))
 
 
+def count_tokens(body: object) -> dict[str, Any]:
+    """The answer of `/v1/responses/input_tokens`.
+
+    Raises:
+        Rejected: The body lacks what every request must have.
+    """
+    fields = fields_of(body, model=str, input=(str, list))
+    return {"object": "response.input_tokens", "input_tokens": _input_tokens(fields)}
+
+
 def embeddings(body: object, reply: Reply) -> tuple[dict[str, Any], dict[str, Any]]:
     """The answer of `/v1/embeddings`, and what a provider bills for it.
 
@@ -109,6 +119,11 @@ def embeddings(body: object, reply: Reply) -> tuple[dict[str, Any], dict[str, An
     data = [{"object": "embedding", "index": index, "embedding": shown} for index in range(len(texts))]
     answer = {"object": "list", "data": data, "model": reply.model or fields["model"]}
     return ({**answer, "usage": bill} if reply.usage else answer), bill
+
+
+def _input_tokens(body: Mapping[str, Any]) -> int:
+    """Count a request's input: a quarter of the UTF-8 bytes of all its strings, rounded up, and 7 for the frame."""
+    return count(body.get(name) for name in ("instructions", "input", "tools", "text")) + _FRAME_TOKENS
 
 
 def _status(turn: Turn) -> str:

@@ -1,9 +1,10 @@
 """Anthropic Messages: walk a request body once, count every string, and name what has no upper bound.
 
 Closed are the shapes whose whole cost is in the request: text, tool calls and results, thinking, documents and search
-results given as text, client tools. Open, with a reason, is what brings input from elsewhere or repeats the call on the
-server (server tools, containers, MCP, threads, compaction, fallbacks), what is not measured yet (images, PDF) and
-whatever is not known here: a type, a role, a field. What is open is not counted.
+results given as text, PDF given as data, client tools; and images, which have a cap wherever they come from. Open, with
+a reason, is what brings input from elsewhere or repeats the call on the server (documents by URL or file, server tools,
+containers, MCP, threads, compaction, fallbacks), and whatever is not known here: a type, a role, a field. What is open
+is not counted.
 
 The fields and types are those of the SDK `anthropic` 2.12 (types/message_create_params.py and types/beta/, read
 2026-11-21), with `temperature`, `top_k`, `top_p` and `output_format`, which earlier versions send.
@@ -34,7 +35,8 @@ _READ = frozenset({
 })
 _TOOL_FIELDS = frozenset({
     "type", "name", "description", "input_schema", "cache_control", "strict", "defer_loading", "allowed_callers",
-    "input_examples", "eager_input_streaming", "max_characters",
+    "input_examples", "eager_input_streaming", "max_characters", "display_width_px", "display_height_px",
+    "display_number", "enable_zoom", "configs",
 })
 # fmt: on
 _OPEN = {
@@ -54,10 +56,13 @@ _BLOCK_FIELDS = {
     "redacted_thinking": {"data"},
     "search_result": {"content", "source", "title", "citations"},
     "document": {"source", "title", "context", "citations"},
+    "image": {"source"},
 }
 _CONTENT = frozenset(_BLOCK_FIELDS)
-_RESULT = frozenset({"text", "search_result", "document"})
+_RESULT = frozenset({"text", "image", "search_result", "document"})
+_DOCUMENT = frozenset({"text", "image"})
 _TEXT = frozenset({"text"})
+_IMAGE_SOURCES = ("base64", "url", "file")
 _ROLES = {"user": _CONTENT, "assistant": _CONTENT, "system": _TEXT}
 
 _CLIENT_TOOLS: Mapping[str | None, tuple[str, ...]] = {  # by type: what the provider's own schema is counted as
@@ -70,6 +75,11 @@ _CLIENT_TOOLS: Mapping[str | None, tuple[str, ...]] = {  # by type: what the pro
     "text_editor_20250429": ("text_editor",),
     "text_editor_20250728": ("text_editor",),
     "memory_20250818": ("memory",),
+    "computer_20241022": ("computer",),
+    "computer_20250124": ("computer",),
+    "computer_20251124": ("computer",),
+    "computer_toolset_20260801": ("computer_toolset",),
+    "browser_toolset_20260801": ("browser_toolset",),
 }
 _SHRINKING_EDITS = ("clear_tool_uses_20250919", "clear_thinking_20251015")
 
@@ -84,8 +94,7 @@ def measure(body: Mapping[str, Any], vocabulary: str) -> Measure:
     walk = _Walk(vocabulary)
     if body.get("messages") is None:
         raise ConfigError("messages: is missing; pass a list of messages")
-    for i, message in enumerate(as_items(body["messages"], "messages")):
-        walk.message(message, f"messages[{i}]")
+    walk.each(body["messages"], "messages", walk.message)
     if (system := body.get("system")) is not None:
         walk.messages += 1
         walk.content(system, "system", _TEXT)
@@ -151,6 +160,9 @@ class _Walk(Walk):
             nested = ("content", "source") if kind == "document" else ("content",)
             cited = block.get("citations")
             self.citations |= cited is not None and as_fields(cited, f"{place}.citations").get("enabled") is True
+        elif kind == "image":
+            self._image(block.get("source"), f"{place}.source")
+            return
         for name in _BLOCK_FIELDS[kind] - set(nested):
             self.value(block.get(name), f"{place}.{name}")
         if kind == "document":
@@ -158,13 +170,23 @@ class _Walk(Walk):
         elif block.get("content") is not None:
             self.content(block["content"], f"{place}.content", _RESULT if kind == "tool_result" else _TEXT)
 
+    def _image(self, source: object, place: str) -> None:
+        fields = as_fields(source, place)
+        kind = fields.get("type")
+        if kind in _IMAGE_SOURCES:
+            self.image(fields.get("data"))
+        else:
+            self.reason(place, f"image from {shown(kind)}")
+
     def _document_source(self, source: object, place: str) -> None:
         fields = as_fields(source, f"{place}.source")
         kind = fields.get("type")
         if kind == "text":
             self.value(fields.get("data"), f"{place}.source.data")
         elif kind == "content":
-            self.content(fields.get("content"), f"{place}.source.content", _TEXT)
+            self.content(fields.get("content"), f"{place}.source.content", _DOCUMENT)
+        elif kind == "base64":
+            self.pdf(fields.get("data"), f"{place}.source")
         else:
             self.reason(place, f"document from {shown(kind)}")
 

@@ -1,17 +1,19 @@
 """Measure: what was found in a request, and what that can cost in input tokens on a given tokenizer.
 
 A measure holds counts only, so it outlives the request, prints, pickles, and can be asked again for another model. The
-formula is linear in what was found, with one set of rates that bounds and one that expects (`constants`). Every rate
-of the second is at most that of the first, hence `expected <= bound` always.
+formula is linear in what was found, with one set of rates that bounds and one that expects (`constants`); media cost
+what their rules say (`media`). Every rate of the second is at most that of the first, hence `expected <= bound` always.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from operator import mul
 
-from budget.errors import ConfigError
-from budget.estimator.constants import BOUND, EXPECTED, VOCABULARIES, Rates
+from budget.estimator import media as rules
+from budget.estimator.constants import Rates, family, rates
+from budget.estimator.media import Media
 
 __all__ = ["Measure"]
 
@@ -24,7 +26,10 @@ class Measure:
         vocabulary: Whose tokens were counted, "cl100k" or "o200k".
         base_tokens: Tokens of every string of system, messages and input.
         tool_tokens: Tokens of the compact JSON of `tools`.
+        shown_tool_tokens: Tokens of the tools as OpenAI's models are shown them; 0 if that is not known.
         schema_tokens: Tokens of the compact JSON of the output schema; 0 if there is none.
+        kinds: The same tokens, all three, by kind (`tokens.KINDS`). Shorter sums than those leave tokens of no known
+            kind; where a tokenizer's figures differ by kind, such tokens count as its `text`.
         wide_bytes: UTF-8 bytes of all characters outside ASCII in what was counted: what a tokenizer of another
             vocabulary makes of them is not known from the tokens of this one.
         sealed_chars: Characters of encrypted reasoning that is sent back.
@@ -41,6 +46,8 @@ class Measure:
         traits: What else decides the price (`speed`, `service_tier`, `inference_geo`), named as in `Usage.traits`.
         thinking: Hidden reasoning is asked for. A model may also reason without being asked.
         citations, task_budget: Features asked for that add to the prompt.
+        media: Images, PDF, sounds and films: their sizes.
+        makes: What else than text the answer may hold: "audio", "image".
         bare: Only texts, with nothing around them, and no answer: embeddings.
         reasons: Why no upper bound exists, in words, with places; empty if one does. What is named here is not counted.
     """
@@ -48,7 +55,9 @@ class Measure:
     vocabulary: str = "cl100k"
     base_tokens: int = 0
     tool_tokens: int = 0
+    shown_tool_tokens: int = 0
     schema_tokens: int = 0
+    kinds: tuple[int, ...] = ()
     wide_bytes: int = 0
     sealed_chars: int = 0
     messages: int = 0
@@ -65,47 +74,69 @@ class Measure:
     thinking: bool = False
     citations: bool = False
     task_budget: bool = False
+    media: tuple[Media, ...] = ()
+    makes: frozenset[str] = frozenset()
     bare: bool = False
     reasons: tuple[str, ...] = ()
 
-    def bound(self, tokenizer: str) -> int:
-        """Return the most input tokens that the request can cost, if `reasons` is empty.
+    @property
+    def parts_named(self) -> frozenset[str]:
+        """Which parts of input and output with rates of their own it can have ("input_image", "output_audio")."""
+        found = {f"input_{'image' if one.kind == 'pdf' else one.kind}" for one in self.media}
+        return frozenset(found | {f"output_{kind}" for kind in self.makes})
+
+    def bound(self, tokenizer: str, model: str = "") -> int:
+        """Return the most input tokens that the request can cost, if `open` gives no reason.
 
         Args:
-            tokenizer: The model's tokenizer family: "claude-1" (up to 4.6), "claude-2" (from 4.7 on), "cl100k" (up to
-                GPT-4, and embeddings) or "o200k" (from GPT-4o on).
+            tokenizer: The model's tokenizer family, one of `constants.FAMILIES`: "claude-1" (up to 4.6), "claude-2"
+                (from 4.7 on), "cl100k" (up to GPT-4, and embeddings), "o200k" (from GPT-4o on) ...
+            model: The model's id, where figures differ within the family; "" takes those that hold for all.
 
         Raises:
-            ConfigError: The family is unknown.
+            ConfigError: The family is unknown or has no figures.
         """
-        return self._apply(_rates(BOUND, tokenizer), tokenizer)
+        return self._apply(rates(tokenizer, model)[0], tokenizer, model, 0)
 
-    def expected(self, tokenizer: str) -> int:
+    def expected(self, tokenizer: str, model: str = "") -> int:
         """Return the input tokens to expect, cached ones included: a point estimate, never above `bound`.
 
         Raises:
-            ConfigError: The family is unknown.
+            ConfigError: The family is unknown or has no figures.
         """
-        return self._apply(_rates(EXPECTED, tokenizer), tokenizer)
+        return self._apply(rates(tokenizer, model)[1], tokenizer, model, 1)
 
     def output(self, output_max: int, tokenizer: str) -> int:
         """Return the most output tokens of all answers, where `output_max` bounds each.
 
         Raises:
-            ConfigError: The family is unknown.
+            ConfigError: The family is unknown or has no figures.
         """
         if not self.predicted_tokens:
             return self.choices * output_max
         predicted = Measure(self.vocabulary, self.predicted_tokens, wide_bytes=self.wide_bytes, bare=True)
         return self.choices * (output_max + predicted.bound(tokenizer))
 
-    def _apply(self, rates: Rates, tokenizer: str) -> int:
-        if self.vocabulary == VOCABULARIES[tokenizer]:
-            hundredths = rates.text * self.base_tokens + rates.json * self.tool_tokens
-            hundredths += rates.schema_json * self.schema_tokens
-        else:
-            every = self.base_tokens + self.tool_tokens + self.schema_tokens
+    def open(self, tokenizer: str, model: str = "") -> tuple[str, ...]:
+        """Return why no upper bound exists on this model: `reasons`, and what it has no figures for.
+
+        Raises:
+            ConfigError: The family is unknown or has no figures.
+        """
+        known = family(tokenizer).media if self.media else ()
+        unknown = {one.kind for one in self.media if rules.tokens(one, known, model) is None}
+        return (*self.reasons, *(f"{kind}: its cost on {model or tokenizer} is not known" for kind in sorted(unknown)))
+
+    def _apply(self, rates: Rates, tokenizer: str, model: str, side: int) -> int:
+        every = self.base_tokens + self.tool_tokens + self.schema_tokens
+        if self.vocabulary != family(tokenizer).vocabulary:
             hundredths = rates.foreign * every + rates.wide * self.wide_bytes
+        elif rates.kinds:
+            hundredths = sum(map(mul, rates.kinds, self.kinds)) + rates.text * (every - sum(self.kinds))
+        else:
+            shown = rates.shown_tools and self.shown_tool_tokens
+            tools = rates.shown_tools * shown if shown else rates.json * self.tool_tokens
+            hundredths = rates.text * self.base_tokens + tools + rates.schema_json * self.schema_tokens
         tokens = -(-(hundredths + rates.sealed * self.sealed_chars) // 100)
         if self.bare:
             return tokens
@@ -118,10 +149,7 @@ class Measure:
             tokens += rates.tool_prompt
         if self.schema_tokens:
             tokens += rates.schema if self.tools else rates.schema_alone
+        if self.media:
+            known = family(tokenizer).media
+            tokens += sum((rules.tokens(one, known, model) or (0, 0))[side] for one in self.media)
         return tokens
-
-
-def _rates(table: Mapping[str, Rates], tokenizer: str) -> Rates:
-    if tokenizer not in table:
-        raise ConfigError(f"tokenizer: {str(tokenizer)[:40]!r} is not one of {', '.join(table)}")
-    return table[tokenizer]

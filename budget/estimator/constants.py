@@ -1,52 +1,48 @@
-"""What tokenizers and prompt frames cost, in tokens: dated data, no code.
+"""What tokenizers, prompt frames, tools and media cost, in tokens: dated data, one file per tokenizer family.
 
-Four families. Claude's tokenizers are not public: "claude-1" up to Sonnet 4.6, Opus 4.6 and Haiku 4.5, and "claude-2"
-from Opus 4.7 on. Their figures are for counts with cl100k, which errs the same way as they do in 501 languages (o200k
-needs 4.7 tokens for one where cl100k needs 2.3; UTF-8 bytes are no bound at all). OpenAI's are public, so that only the
-frame, tools and schemas are measured: "cl100k" up to GPT-4 and for embeddings, "o200k" from GPT-4o on.
+`families/<family>.toml` is read when its family is first asked for. It has
 
-`BOUND` has room above what was recorded. Claude: the ratios above the largest seen on 7,542 counts of texts of 30
-tokens or more (1.56 and 2.30), the frames above the largest seen on 305 and 25 requests (but for one "Hello!" that was
-billed 107 tokens, as if a system prompt had been added on the way). It is measured, not proven: on text
-that cl100k packs unusually well and Claude does not (long runs of one symbol, text all in capitals, a long identifier
-repeated) an offline reconstruction of Claude's counts goes above it. OpenAI: 27 tokens for the frame, 8 per message and
-call, 90 for tools in chat and 220 in Responses, 16 per tool, 30 + 1.3 x the schema, 0.25 per character of encrypted
-reasoning (0.19 seen) covered 814 of 816 recorded requests; the frame here has 23 more for one of o3-mini that was
-billed 22 above that. `EXPECTED` is the middle of the same recordings; for plain chat and Responses, 3 tokens and 4 per
-message, it is exact for most (GPT-5 and later have one token less, and about 70 more for tools in chat).
+* `vocabulary`: whose tokens its rates are for, cl100k or o200k;
+* `[sources.<name>]`: where a figure is from: `what` it is, and `as_of` when that was so;
+* `[figures]`: for every field of `Rates` a `{bound, expected, source}`. `bound` has room above what was seen,
+  `expected` is the middle, hence never above it. `[figures.builtin]` has a client tool of Anthropic's each; what a
+  family does not name there costs what it does on claude-2;
+* `[[models]]`: what differs for some models of the family: `names` (patterns, "*opus-4-7*") and `[models.figures]`.
+  The first entry that fits holds, also for a name of another provider ("us.anthropic.claude-opus-4-7-v1:0");
+* `[[media]]`: what an image, a PDF page, a second of sound or film costs: `kind`, `models` (patterns), optionally
+  `detail` (which of the API's words), `rule` with its figures (see `media`), `source`. The first that fits holds;
+  a kind without one has no upper bound;
+* `kinds`: tokens per 100 tokens of the vocabulary, for each of `tokens.KINDS`, instead of the one figure `text`.
 
-`foreign` and `wide` bound what a tokenizer makes of tokens of the other vocabulary, when a request that was measured
-for one model is asked again for another: of tokens on ASCII text, largest seen 1.83 and 2.27 (Claude by o200k), 1.69
-(cl100k by o200k) and 1.17 (o200k by cl100k), beside a token per byte outside ASCII, 1.25 for Claude (1.16 seen).
-
-Sources, collected 2026-11-21 and 22:
-
-* counts: fixtures of github.com/sanderland/ctok (MIT): Rosetta Code, 22 programming languages, UDHR in 501 languages;
-* requests: recorded test cassettes of public projects (MIT, Apache-2.0), plain and with tools; also citations about
-  500 to 800, extended thinking 28 to 36, output schema 90 to 220, task budget 35, documents about 35 each;
-* tool prompts of 290 to 804 tokens by model, bash 244 (325 on the new tokenizer), text editor 700: the vendor's
-  documentation on tool use as of mid-2026 (platform.claude.com/docs/en/agents-and-tools/tool-use/overview and below);
-* memory: two recorded requests on Sonnet 4.5, 1,565 tokens with the tool prompt;
-* what is known for one tokenizer of Claude only is scaled for the other: by 1.33 as bash is in `EXPECTED`, by 1.5 or
-  more in `BOUND`. What only Claude has (documents, its own tools) costs at an OpenAI model what it does there.
+A family without a file is an error, never another family's figures.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
-__all__ = ["BOUND", "EXPECTED", "VOCABULARIES", "Rates"]
+from budget.errors import ConfigError
 
-VOCABULARIES: Mapping[str, str] = {"claude-1": "cl100k", "claude-2": "cl100k", "cl100k": "cl100k", "o200k": "o200k"}
-"""Per tokenizer family, the vocabulary that its figures are for."""
+__all__ = ["FAMILIES", "VOCABULARIES", "Family", "Rates", "family", "rates"]
+
+FAMILIES = (
+    "claude-1", "claude-2", "cl100k", "o200k", "gemini", "mistral", "llama", "cohere", "nova", "grok", "deepseek",
+    "qwen", "other",
+)  # fmt: skip
+
+
+_WITH_TOOLS = "claude-2"
 
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """Tokens per thing found in a request; `text`, `json` and `schema_json` per 100 counted tokens."""
+    """Tokens per thing found in a request; `text`, `json`, `schema_json` and `kinds` per 100 counted tokens."""
 
     text: int
+    """Texts; and tokens of any kind, where `kinds` is empty or the kind of a token is not known."""
     json: int
     """Tools."""
     schema_json: int
@@ -60,11 +56,11 @@ class Rates:
     frame: int
     message: int
     part: int
-    """A text, search result or document block: on texts below 30 tokens the ratio alone can be too low."""
+    """A text, search result, document or media block: on texts below 30 tokens the ratio alone can be too low."""
     document: int
     """A search result or document, on top of its part: how it is wrapped and numbered."""
     tool_block: int
-    """A tool_use or tool_result block."""
+    """A call or its result."""
     thinking: int
     task_budget: int
     citations: int
@@ -78,46 +74,109 @@ class Rates:
     tool: int
     builtin: Mapping[str, int]
     """A client tool whose schema is Anthropic's, by `type` without its date."""
+    shown_tools: int = 0
+    """Tools, per 100 tokens of what `namespace` makes of them, instead of `json`; 0 where they are shown otherwise."""
+    kinds: tuple[int, ...] = ()
 
 
-# fmt: off
-_CLAUDES_TOOLS = {"bash": 400, "text_editor": 1400, "memory": 2000}
-_OPENAI_BOUND = Rates(
-    text=100, json=100, schema_json=130, foreign=150, wide=100, sealed=25, frame=50, message=8, part=4, document=60,
-    tool_block=16, thinking=0, task_budget=0, citations=0, schema=30, schema_alone=30, tool_prompt=220, tool=16,
-    builtin=_CLAUDES_TOOLS,
-)
-BOUND: Mapping[str, Rates] = {
-    "claude-1": Rates(
-        text=160, json=160, schema_json=160, foreign=200, wide=125, sealed=25, frame=24, message=8, part=8, document=60,
-        tool_block=24, thinking=60, task_budget=60, citations=1000, schema=220, schema_alone=840, tool_prompt=620,
-        tool=60, builtin={"bash": 300, "text_editor": 900, "memory": 1200},
-    ),
-    "claude-2": Rates(
-        text=250, json=250, schema_json=250, foreign=300, wide=125, sealed=25, frame=24, message=8, part=8, document=90,
-        tool_block=24, thinking=60, task_budget=60, citations=1500, schema=220, schema_alone=1060, tool_prompt=840,
-        tool=60, builtin=_CLAUDES_TOOLS,
-    ),
-    "cl100k": replace(_OPENAI_BOUND, foreign=200),
-    "o200k": _OPENAI_BOUND,
-}
-_OPENAI_EXPECTED = Rates(
-    text=100, json=50, schema_json=65, foreign=100, wide=0, sealed=10, frame=3, message=4, part=0, document=30,
-    tool_block=2, thinking=0, task_budget=0, citations=0, schema=5, schema_alone=5, tool_prompt=10, tool=0,
-    builtin={"bash": 325, "text_editor": 930, "memory": 1330},
-)
-EXPECTED: Mapping[str, Rates] = {
-    "claude-1": Rates(
-        text=118, json=118, schema_json=118, foreign=118, wide=0, sealed=10, frame=7, message=0, part=0, document=30,
-        tool_block=0, thinking=30, task_budget=35, citations=500, schema=150, schema_alone=150, tool_prompt=500,
-        tool=20, builtin={"bash": 244, "text_editor": 700, "memory": 1000},
-    ),
-    "claude-2": Rates(
-        text=150, json=150, schema_json=150, foreign=150, wide=0, sealed=10, frame=7, message=0, part=0, document=40,
-        tool_block=0, thinking=30, task_budget=35, citations=650, schema=150, schema_alone=150, tool_prompt=380,
-        tool=20, builtin={"bash": 325, "text_editor": 930, "memory": 1330},
-    ),
-    "cl100k": _OPENAI_EXPECTED,
-    "o200k": _OPENAI_EXPECTED,
-}
-# fmt: on
+@dataclass(frozen=True, slots=True)
+class Family:
+    """One file.
+
+    Attributes:
+        name, vocabulary: See above.
+        bound, expected: The figures of the family, without those of single models.
+        models: Patterns, and what differs in bound and expected.
+        media: The rules, as `media.tokens` takes them.
+    """
+
+    name: str
+    vocabulary: str
+    bound: Rates
+    expected: Rates
+    models: tuple[tuple[tuple[str, ...], Mapping[str, Any], Mapping[str, Any]], ...]
+    media: tuple[Mapping[str, Any], ...]
+
+
+class _Vocabularies(Mapping[str, str]):
+    """Per tokenizer family, the vocabulary that its figures are for; read when asked for."""
+
+    def __getitem__(self, name: str) -> str:
+        return family(name).vocabulary
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(FAMILIES)
+
+    def __len__(self) -> int:
+        return len(FAMILIES)
+
+
+VOCABULARIES: Mapping[str, str] = _Vocabularies()
+
+
+@cache
+def family(name: str) -> Family:
+    """Return a tokenizer family's figures.
+
+    Raises:
+        ConfigError: The family is unknown, or its file is missing or damaged.
+    """
+    import tomllib
+
+    if name not in FAMILIES:
+        raise ConfigError(f"tokenizer: {str(name)[:40]!r} is not one of {', '.join(FAMILIES)}")
+    file = f"budget/estimator/families/{name}.toml"
+    try:
+        raw = tomllib.loads(_text(f"{name}.toml"))
+        bound, expected = (_side(raw["figures"], side) for side in ("bound", "expected"))
+        if name != _WITH_TOOLS:
+            theirs = family(_WITH_TOOLS)
+            bound["builtin"] = {**theirs.bound.builtin, **bound.get("builtin", {})}
+            expected["builtin"] = {**theirs.expected.builtin, **expected.get("builtin", {})}
+        kinds = {side: tuple(raw.get("kinds", {}).get(side, ())) for side in ("bound", "expected")}
+        models = tuple(
+            (tuple(model["names"]), _side(model["figures"], "bound"), _side(model["figures"], "expected"))
+            for model in raw.get("models", ())
+        )
+        return Family(
+            name, raw["vocabulary"], Rates(**bound, kinds=kinds["bound"]), Rates(**expected, kinds=kinds["expected"]),
+            models, tuple(raw.get("media", ())),
+        )  # fmt: skip
+    except FileNotFoundError:
+        raise ConfigError(f"tokenizer {name!r} has no figures: {file} is missing; reinstall the package") from None
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigError(f"{file} is damaged ({type(error).__name__}: {error}); reinstall the package") from error
+
+
+@cache
+def rates(name: str, model: str = "") -> tuple[Rates, Rates]:
+    """Return the figures that bound and those that are expected, for a family and, where it differs, a model.
+
+    Args:
+        name: The family.
+        model: The model's id; "" is a model of the family of which nothing more is known.
+
+    Raises:
+        ConfigError: See `family`.
+    """
+    from dataclasses import replace
+    from fnmatch import fnmatchcase
+
+    found = family(name)
+    for patterns, bound, expected in found.models if model else ():
+        if any(fnmatchcase(model, pattern) for pattern in patterns):
+            return replace(found.bound, **bound), replace(found.expected, **expected)
+    return found.bound, found.expected
+
+
+def _side(figures: Mapping[str, Any], side: str) -> dict[str, Any]:
+    return {
+        name: {inner: each[side] for inner, each in figure.items()} if name == "builtin" else figure[side]
+        for name, figure in figures.items()
+    }
+
+
+def _text(file: str) -> str:
+    from importlib.resources import files
+
+    return files("budget.estimator").joinpath("families", file).read_text("utf-8")

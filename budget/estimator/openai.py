@@ -6,16 +6,19 @@ types/responses/response_create_params.py, types/embedding_create_params.py, rea
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 from budget.errors import ArgumentTypeError, ConfigError
 from budget.estimator.bounds import Measure
-from budget.estimator.plain import as_fields, as_items, shown
+from budget.estimator.namespace import rendered
+from budget.estimator.plain import as_fields, as_items, compact, shown
+from budget.estimator.tokens import count
 from budget.estimator.walk import Walk
 
-__all__ = ["DESCRIBED", "EMBEDDINGS_FIELDS", "FREE", "OpenAIWalk", "measure_embeddings", "reasons_unasked"]
+__all__ = ["DESCRIBED", "EMBEDDINGS_FIELDS", "FREE", "MediaPart", "OpenAIWalk", "measure_embeddings", "reasons_unasked"]
 
 # fmt: off
 FREE = frozenset({
@@ -39,11 +42,29 @@ def reasons_unasked(model: object) -> bool:
     return isinstance(model, str) and _REASONS_UNASKED.match(model) is not None
 
 
+class MediaPart(NamedTuple):
+    """A part of a content that is no text: its fields, and what measures it."""
+
+    fields: tuple[str, ...]
+    measure: Callable[[Mapping[str, Any], str], None]
+
+
+_NO_MEDIA: Mapping[str, MediaPart] = {}
+
+
+def _is_pdf(data: object) -> bool:
+    return isinstance(data, str) and data.startswith(("data:application/pdf", "JVBERi"))
+
+
 class OpenAIWalk(Walk):
     """What chat and Responses have in common."""
 
-    def parts_of(self, content: object, place: str, allowed: Mapping[str, str]) -> None:
-        """Count a content: a string, or parts of these types, whose text is in the named field."""
+    shown_tool_tokens = 0
+
+    def parts_of(
+        self, content: object, place: str, allowed: Mapping[str, str], media: Mapping[str, MediaPart] = _NO_MEDIA
+    ) -> None:
+        """Count a content: a string, or parts of these types, whose text is in the named field, or media."""
         if isinstance(content, str):
             self.base_tokens += self.count(content)
             return
@@ -53,6 +74,10 @@ class OpenAIWalk(Walk):
             if kind is None:
                 raise ConfigError(f"{at}.type: is missing")
             self.breakpoint(part.get("prompt_cache_breakpoint"), f"{at}.prompt_cache_breakpoint")
+            if isinstance(kind, str) and kind in media:
+                self.unknown_fields(part, {"type", *media[kind].fields, "prompt_cache_breakpoint"}, at)
+                media[kind].measure(part, at)
+                continue
             if not isinstance(kind, str) or kind not in allowed:
                 self.reason(at, shown(kind))
                 continue
@@ -62,6 +87,24 @@ class OpenAIWalk(Walk):
             self.parts += 1
             self.text(part.get(field), f"{at}.{field}")
             self.value(part.get("annotations") or None, f"{at}.annotations")
+
+    def shown_tool(self, tool: object, kind: str, place: str) -> None:
+        """Count a tool as the model sees it."""
+        text = compact(tool, place)
+        if kind == "function":
+            text = rendered(json.loads(text))
+        self.shown_tool_tokens += count(text, self.vocabulary)
+
+    def file(self, file: Mapping[str, Any], place: str) -> None:
+        """Measure a file: a PDF that is given as data; its name is read too."""
+        data = file.get("file_data")
+        if data is None:
+            self.reason(place, "a file that is not in the request")
+        elif _is_pdf(data):
+            self.value(file.get("filename"), f"{place}.filename")
+            self.pdf(data, place)
+        else:
+            self.reason(place, "a file that is no PDF")
 
     def text(self, text: object, place: str) -> None:
         """Count a string that must be there."""

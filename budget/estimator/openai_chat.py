@@ -1,7 +1,8 @@
 """OpenAI chat completions: walk a request body once, count every string, and name what has no upper bound.
 
-Closed are text, functions and custom tools, their calls and results, output schemas, predicted outputs. Open, with a
-reason, are images, audio and files, web search, and whatever is not known here. What is open is not counted.
+Closed are text, functions and custom tools, their calls and results, output schemas, predicted outputs, images (by URL
+too, where the model has a cap for them), sounds and PDF given as data, answers in audio. Open, with a reason, are files
+by id and other files, web search, and whatever is not known here. What is open is not counted.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Any
 
 from budget.errors import ConfigError
 from budget.estimator.bounds import Measure
-from budget.estimator.openai import DESCRIBED, FREE, OpenAIWalk, reasons_unasked
+from budget.estimator.openai import DESCRIBED, FREE, MediaPart, OpenAIWalk, reasons_unasked
 from budget.estimator.plain import as_fields, as_items, shown
 from budget.estimator.walk import read_count, read_traits
 
@@ -23,11 +24,10 @@ _FREE = FREE | {
 }
 _READ = frozenset({
     "messages", "tools", "functions", "tool_choice", "function_call", "response_format", "max_completion_tokens",
-    "max_tokens", "n", "prediction", "prompt_cache_options", "reasoning_effort", "service_tier", "modalities",
+    "max_tokens", "n", "prediction", "prompt_cache_options", "reasoning_effort", "service_tier", "modalities", "audio",
 })
 # fmt: on
 _OPEN = {
-    "audio": "an answer in audio",
     "web_search_options": "what a search finds is not in the request",
     "moderation": "what another model is asked is not in the request",
 }
@@ -53,14 +53,14 @@ def measure(body: Mapping[str, Any], vocabulary: str) -> Measure:
     walk = _Walk(vocabulary)
     if body.get("messages") is None:
         raise ConfigError("messages: is missing; pass a list of messages")
-    for i, message in enumerate(as_items(body["messages"], "messages")):
-        walk.message(message, f"messages[{i}]")
+    walk.each(body["messages"], "messages", walk.message)
     walk.tools_offered(body.get("tools"), body.get("functions"))
     walk.options(body)
     limits = [read_count(body.get(name), name, 1) for name in ("max_completion_tokens", "max_tokens")]
     return walk.result(
         max((limit for limit in limits if limit is not None), default=None),
         read_traits(body, "service_tier"),
+        shown_tool_tokens=walk.shown_tool_tokens,
         choices=read_count(body.get("n"), "n", 1) or 1,
         predicted_tokens=walk.predicted(body.get("prediction")),
     )
@@ -79,7 +79,8 @@ class _Walk(OpenAIWalk):
         extra = {"tool_call_id"} if role == "tool" else set()
         self.unknown_fields(fields, (_ASSISTANT_FIELDS if role == "assistant" else _MESSAGE_FIELDS) | extra, place)
         if fields.get("content") is not None:
-            self.parts_of(fields["content"], f"{place}.content", _ROLES[role])
+            media = self._media() if role in ("user", "tool") else {}
+            self.parts_of(fields["content"], f"{place}.content", _ROLES[role], media)
         elif role not in ("assistant", "function"):
             raise ConfigError(f"{place}.content: is missing; it must be a string or a list of parts")
         self.value(fields.get("name"), f"{place}.name")
@@ -100,6 +101,28 @@ class _Walk(OpenAIWalk):
         for i, call in enumerate(as_items(calls, f"{place}.tool_calls") if calls is not None else ()):
             self._called(as_fields(call, f"{place}.tool_calls[{i}]"), f"{place}.tool_calls[{i}]")
 
+    def _media(self) -> dict[str, MediaPart]:
+        return {
+            "image_url": MediaPart(("image_url",), self._image_part),
+            "input_audio": MediaPart(("input_audio",), self._audio_part),
+            "file": MediaPart(("file",), self._file_part),
+        }
+
+    def _image_part(self, part: Mapping[str, Any], place: str) -> None:
+        image = as_fields(part.get("image_url"), f"{place}.image_url")
+        self.unknown_fields(image, {"url", "detail"}, f"{place}.image_url")
+        self.image(image.get("url"), image.get("detail"))
+
+    def _audio_part(self, part: Mapping[str, Any], place: str) -> None:
+        audio = as_fields(part.get("input_audio"), f"{place}.input_audio")
+        self.unknown_fields(audio, {"data", "format"}, f"{place}.input_audio")
+        self.audio(audio.get("data"), f"{place}.input_audio")
+
+    def _file_part(self, part: Mapping[str, Any], place: str) -> None:
+        file = as_fields(part.get("file"), f"{place}.file")
+        self.unknown_fields(file, {"file_data", "file_id", "filename"}, f"{place}.file")
+        self.file(file, f"{place}.file")
+
     def _called(self, call: Mapping[str, Any], place: str) -> None:
         kind = call.get("type") or "function"
         if not isinstance(kind, str) or kind not in _CALLS:
@@ -113,20 +136,28 @@ class _Walk(OpenAIWalk):
             self.value(called.get(name), f"{place}.{kind}.{name}")
 
     def tools_offered(self, tools: object, functions: object) -> None:
-        for i, tool in enumerate(as_items(tools, "tools") if tools is not None else ()):
-            fields, place = as_fields(tool, f"tools[{i}]"), f"tools[{i}]"
-            kind = fields.get("type")
-            if not isinstance(kind, str) or kind not in DESCRIBED:
-                self.reason(place, shown(kind))
-                continue
-            self.unknown_fields(fields, {"type", kind}, place)
-            inner = f"{place}.{kind}"
-            self.unknown_fields(as_fields(fields.get(kind), inner), DESCRIBED[kind], inner)
-            self.tool(fields, place)
-        for i, function in enumerate(as_items(functions, "functions") if functions is not None else ()):
-            place = f"functions[{i}]"
-            self.unknown_fields(as_fields(function, place), DESCRIBED["function"], place)
-            self.tool(function, place)
+        if tools is not None:
+            self.each(tools, "tools", self._tool_offered)
+        if functions is not None:
+            self.each(functions, "functions", self._function_offered)
+
+    def _tool_offered(self, tool: object, place: str) -> None:
+        fields = as_fields(tool, place)
+        kind = fields.get("type")
+        if not isinstance(kind, str) or kind not in DESCRIBED:
+            self.reason(place, shown(kind))
+            return
+        self.unknown_fields(fields, {"type", kind}, place)
+        inner = f"{place}.{kind}"
+        described = as_fields(fields.get(kind), inner)
+        self.unknown_fields(described, DESCRIBED[kind], inner)
+        self.tool(fields, place)
+        self.shown_tool(described, kind, inner)
+
+    def _function_offered(self, function: object, place: str) -> None:
+        self.unknown_fields(as_fields(function, place), DESCRIBED["function"], place)
+        self.tool(function, place)
+        self.shown_tool(function, "function", place)
 
     def options(self, body: Mapping[str, Any]) -> None:
         self.unknown_fields(body, FIELDS, "")
@@ -137,7 +168,9 @@ class _Walk(OpenAIWalk):
             self.reason("model", "it searches the web unasked")
         modalities = body.get("modalities")
         for kind in as_items(modalities, "modalities") if modalities is not None else ():
-            if kind != "text":
+            if kind == "audio":
+                self.makes.add("audio")
+            elif kind != "text":
                 self.reason("modalities", shown(kind))
         effort = body.get("reasoning_effort")
         self.thinking = effort != "none" and (effort is not None or reasons_unasked(body.get("model")))

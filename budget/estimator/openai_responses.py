@@ -1,8 +1,9 @@
 """OpenAI Responses: walk a request body once, count every string, and name what has no upper bound.
 
-Closed are text, functions and custom tools, their calls and results, encrypted reasoning, output schemas. Open, with a
-reason, is what the server adds (earlier responses, conversations, prompt templates, items by reference, built-in
-tools, compaction), images, audio and files, and whatever is not known here. What is open is not counted.
+Closed are text, functions and custom tools, their calls and results, encrypted reasoning, output schemas, images (by
+URL or file too, where the model has a cap for them) and PDF given as data. Open, with a reason, is what the server adds
+(earlier responses, conversations, prompt templates, items by reference, built-in tools, compaction), files by URL or id
+and other files, and whatever is not known here. What is open is not counted.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ from typing import Any
 
 from budget.errors import ConfigError
 from budget.estimator.bounds import Measure
-from budget.estimator.openai import DESCRIBED, FREE, OpenAIWalk, reasons_unasked
-from budget.estimator.plain import as_fields, as_items, shown
+from budget.estimator.openai import DESCRIBED, FREE, MediaPart, OpenAIWalk, reasons_unasked
+from budget.estimator.plain import as_fields, shown
 from budget.estimator.walk import read_count, read_traits
 
 __all__ = ["FIELDS", "measure"]
@@ -67,8 +68,7 @@ def measure(body: Mapping[str, Any], vocabulary: str) -> Measure:
         walk.messages += 1
         walk.value(given, "input")
     elif given is not None:
-        for i, item in enumerate(as_items(given, "input")):
-            walk.item(as_fields(item, f"input[{i}]"), f"input[{i}]")
+        walk.each(given, "input", walk.item)
     elif not any(body.get(name) for name in ("prompt", "previous_response_id", "conversation", "instructions")):
         raise ConfigError("input: is missing; pass a text or a list of items")
     if (instructions := body.get("instructions")) is not None:
@@ -77,13 +77,17 @@ def measure(body: Mapping[str, Any], vocabulary: str) -> Measure:
     walk.tools_offered(body.get("tools"))
     walk.options(body)
     output_max = read_count(body.get("max_output_tokens"), "max_output_tokens", 1)
-    return walk.result(output_max, read_traits(body, "service_tier"), sealed_chars=walk.sealed_chars)
+    return walk.result(
+        output_max, read_traits(body, "service_tier"), sealed_chars=walk.sealed_chars,
+        shown_tool_tokens=walk.shown_tool_tokens,
+    )  # fmt: skip
 
 
 class _Walk(OpenAIWalk):
     sealed_chars = 0
 
-    def item(self, item: Mapping[str, Any], place: str) -> None:
+    def item(self, given: object, place: str) -> None:
+        item = as_fields(given, place)
         kind = item.get("type") or ("message" if "role" in item else None)
         if kind is None:
             raise ConfigError(f"{place}.type: is missing")
@@ -101,7 +105,7 @@ class _Walk(OpenAIWalk):
             for name in _COUNTED:
                 self.value(item.get(name), f"{place}.{name}")
             if kind.endswith("_output"):
-                self.parts_of(item.get("output"), f"{place}.output", _CONTENT)
+                self.parts_of(item.get("output"), f"{place}.output", _CONTENT, self._media())
 
     def _message(self, item: Mapping[str, Any], place: str) -> None:
         self.messages += 1
@@ -113,8 +117,17 @@ class _Walk(OpenAIWalk):
             return
         if item.get("content") is None:
             raise ConfigError(f"{place}.content: is missing; it must be a string or a list of parts")
-        self.parts_of(item["content"], f"{place}.content", _CONTENT)
+        self.parts_of(item["content"], f"{place}.content", _CONTENT, self._media())
         self.value(item.get("phase"), f"{place}.phase")
+
+    def _media(self) -> dict[str, MediaPart]:
+        return {
+            "input_image": MediaPart(("image_url", "file_id", "detail"), self._image_part),
+            "input_file": MediaPart(("file_data", "file_id", "file_url", "filename", "detail"), self.file),
+        }
+
+    def _image_part(self, part: Mapping[str, Any], _: str) -> None:
+        self.image(part.get("image_url"), part.get("detail"))
 
     def _reasoning(self, item: Mapping[str, Any], place: str) -> None:
         self.messages += 1
@@ -128,14 +141,18 @@ class _Walk(OpenAIWalk):
                 self.parts_of(item[name], f"{place}.{name}", _REASONING)
 
     def tools_offered(self, tools: object) -> None:
-        for i, tool in enumerate(as_items(tools, "tools") if tools is not None else ()):
-            fields, place = as_fields(tool, f"tools[{i}]"), f"tools[{i}]"
-            kind = fields.get("type")
-            if not isinstance(kind, str) or kind not in DESCRIBED:
-                self.reason(place, shown(kind))
-                continue
-            self.unknown_fields(fields, DESCRIBED[kind] | _TOOL_FIELDS, place)
-            self.tool(fields, place)
+        if tools is not None:
+            self.each(tools, "tools", self._tool_offered)
+
+    def _tool_offered(self, tool: object, place: str) -> None:
+        fields = as_fields(tool, place)
+        kind = fields.get("type")
+        if not isinstance(kind, str) or kind not in DESCRIBED:
+            self.reason(place, shown(kind))
+            return
+        self.unknown_fields(fields, DESCRIBED[kind] | _TOOL_FIELDS, place)
+        self.tool(fields, place)
+        self.shown_tool(fields, kind, place)
 
     def options(self, body: Mapping[str, Any]) -> None:
         self.unknown_fields(body, FIELDS, "")

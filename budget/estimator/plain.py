@@ -10,7 +10,7 @@ from typing import Any
 
 from budget.errors import ArgumentTypeError, ConfigError
 
-__all__ = ["as_fields", "as_items", "compact", "shown"]
+__all__ = ["as_fields", "as_items", "compact", "decoded", "shown"]
 
 _DEPTH = 100
 
@@ -88,3 +88,15 @@ def _wrong(value: object, place: str, right: str) -> ConfigError | ArgumentTypeE
         return ConfigError(f"{place}: must be {right}, not {type(value).__name__}")
     once = ", which can be read only once; pass a list" if hasattr(value, "__next__") else ""
     return ArgumentTypeError(f"{place}: must be {right}, not {type(value).__name__}{once}")
+
+
+def decoded(data: object) -> str:
+    """Return the text of a file that is sent as bytes or base64; what is no base64 is taken as it is."""
+    from binascii import Error, a2b_base64
+
+    if isinstance(data, str):
+        try:
+            data = a2b_base64(data.replace("-", "+").replace("_", "/") + "=" * (-len(data) % 4))
+        except (Error, ValueError):
+            return str(data)
+    return bytes(data).decode("utf-8", "replace") if isinstance(data, (bytes, bytearray, memoryview)) else ""

@@ -5,21 +5,30 @@ are package data: one is unpacked, checked against its SHA-256 and given to `tik
 s and 44 MB for cl100k), once per process; `warm` does it early. `encode_ordinary` is the only way in, because `encode`
 raises on text that contains a special token such as `<|endoftext|>`, so that user text could stop the gate.
 
+A census also says of what kind the tokens are (`families/kinds.toml`), because what another tokenizer makes of a token
+depends on what the token is made of: of " the" one, of a run of 64 equals signs perhaps 64.
+
 Agents send the same prefix with every turn, so counts of longer texts are kept, by digest; the texts are not.
 """
 
 from __future__ import annotations
 
+import re
 import threading
 from collections import OrderedDict
+from collections.abc import Iterator
+from operator import add
 from typing import TYPE_CHECKING, NamedTuple
 
 from budget.errors import ConfigError
+from budget.estimator.inline import spend
+from budget.estimator.kinds import census as census_of
+from budget.estimator.kinds import kinds_of
 
 if TYPE_CHECKING:
     from tiktoken import Encoding
 
-__all__ = ["count", "loaded", "warm", "wide_bytes"]
+__all__ = ["census", "count", "loaded", "warm", "wide_bytes"]
 
 
 class _Vocabulary(NamedTuple):
@@ -36,6 +45,12 @@ _VOCABULARIES = {
         r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+| ?[^\s\p{L}\p{N}]++[\r\n]*+|\s++$|\s*[\r\n]"
         r"|\s+(?!\S)|\s",
     ),
+    "cl100k-digits": _Vocabulary(  # cl100k but for digits, which are one token each, as of most makers outside of OpenAI
+        "cl100k_base.tiktoken.gz",
+        "223921b76ee99bde995b7ff738513eef100fb51d18c93597a113bcffe865b2a7",
+        r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}| ?[^\s\p{L}\p{N}]++[\r\n]*+|\s++$|\s*[\r\n]"
+        r"|\s+(?!\S)|\s",
+    ),
     "o200k": _Vocabulary(
         "o200k_base.tiktoken.gz",
         "446a9538cb6c348e3516120d7c08b09f57c36495e2acfffe59a5bf8b0cfb1a2d",
@@ -46,10 +61,16 @@ _VOCABULARIES = {
 }
 _MEMO_FROM = 256  # characters; below, counting is about as fast as looking up
 _MEMO_SIZE = 4096
+_WHOLE = 10**6  # characters that can be counted in the time of loading a vocabulary, about
+_PIECE = 1 << 16  # characters that are counted at once: what comes after tiktoken holds the GIL
+_CUT = re.compile("[a-z](?= [a-z])", re.ASCII)  # between two words each vocabulary ends a token
+
+Census = tuple[int, tuple[int, ...]]
 
 _encodings: dict[str, Encoding] = {}
+_kinds: dict[str, tuple[bytes, int] | None] = {}
 _loading = threading.Lock()
-_memo: OrderedDict[tuple[str, bytes], int] = OrderedDict()
+_memo: OrderedDict[tuple[str, bytes], Census] = OrderedDict()
 _memo_lock = threading.Lock()
 
 
@@ -60,17 +81,30 @@ def count(text: str, vocabulary: str = "cl100k") -> int:
 
     Args:
         text: Any string.
-        vocabulary: "cl100k" or "o200k".
+        vocabulary: "cl100k", "cl100k-digits" or "o200k".
 
     Raises:
         ConfigError: The vocabulary is unknown, or its file is damaged.
     """
+    return census(text, vocabulary)[0]
+
+
+def census(text: str, vocabulary: str = "cl100k") -> Census:
+    """Count the tokens of a text as `count` does, and say how many there are of each kind.
+
+    Returns:
+        The number of tokens, and the numbers by kind, in the order of `kinds.toml`; () for a vocabulary that has none.
+
+    Raises:
+        ConfigError: The vocabulary is unknown, or its file is damaged.
+    """
+    spend(len(text))
     encoding = _encodings.get(vocabulary) or _load(vocabulary)
     raw = text.encode("utf-8", "backslashreplace")
     if not text.isascii():
         text = raw.decode()
     if len(text) < _MEMO_FROM:
-        return len(encoding.encode_ordinary(text))
+        return _counted(encoding, vocabulary, text)
     return _remembered(encoding, vocabulary, text, raw)
 
 
@@ -96,7 +130,28 @@ def loaded(vocabulary: str = "cl100k") -> bool:
     return vocabulary in _encodings
 
 
-def _remembered(encoding: Encoding, vocabulary: str, text: str, raw: bytes) -> int:
+def _counted(encoding: Encoding, vocabulary: str, text: str) -> Census:
+    kinds, tokens = _kinds.get(vocabulary), 0
+    by_kind: tuple[int, ...] = ()
+    for piece in _pieces(text):
+        ids = encoding.encode_ordinary(piece)
+        tokens += len(ids)
+        if kinds is not None:
+            found = census_of(ids, *kinds)
+            by_kind = tuple(map(add, by_kind, found)) if by_kind else found
+    return tokens, by_kind
+
+
+def _pieces(text: str) -> Iterator[str]:
+    """Cut a text where every vocabulary ends a token, so that the tokens of the pieces are those of the whole."""
+    at = 0
+    while len(text) - at > _PIECE and (cut := _CUT.search(text, at + _PIECE)) is not None:
+        yield text[at : cut.end()]
+        at = cut.end()
+    yield text[at:]
+
+
+def _remembered(encoding: Encoding, vocabulary: str, text: str, raw: bytes) -> Census:
     from hashlib import blake2b
 
     key = (vocabulary, blake2b(raw, digest_size=16).digest())
@@ -104,30 +159,36 @@ def _remembered(encoding: Encoding, vocabulary: str, text: str, raw: bytes) -> i
         if (known := _memo.get(key)) is not None:
             _memo.move_to_end(key)
             return known
-    tokens = len(encoding.encode_ordinary(text))  # outside the lock: this is the slow part, and it frees the GIL
+    found = _counted(encoding, vocabulary, text)  # outside the lock: this is the slow part, and it frees the GIL
     with _memo_lock:
-        _memo[key] = tokens
+        _memo[key] = found
         if len(_memo) > _MEMO_SIZE:
             _memo.popitem(last=False)
-    return tokens
+    return found
 
 
 def _load(vocabulary: str) -> Encoding:
     if vocabulary not in _VOCABULARIES:
         raise ConfigError(f"vocabulary: {vocabulary[:40]!r} is not one of {', '.join(_VOCABULARIES)}")
+    spend(_WHOLE)
     with _loading:
         if vocabulary not in _encodings:
-            _encodings[vocabulary] = _build(_VOCABULARIES[vocabulary])
+            ranks = _ranks(_VOCABULARIES[vocabulary])
+            _kinds[vocabulary] = kinds_of(vocabulary, ranks)
+            _encodings[vocabulary] = _build(_VOCABULARIES[vocabulary], ranks)
         return _encodings[vocabulary]
 
 
-def _build(vocabulary: _Vocabulary) -> Encoding:
+def _ranks(vocabulary: _Vocabulary) -> dict[bytes, int]:
     from base64 import b64decode
 
+    pairs = (line.split() for line in _unpacked(vocabulary).splitlines() if line)
+    return {b64decode(token): int(rank) for token, rank in pairs}
+
+
+def _build(vocabulary: _Vocabulary, ranks: dict[bytes, int]) -> Encoding:
     from tiktoken import Encoding
 
-    pairs = (line.split() for line in _unpacked(vocabulary).splitlines() if line)
-    ranks = {b64decode(token): int(rank) for token, rank in pairs}
     name = vocabulary.file.partition(".")[0]
     return Encoding(name, pat_str=vocabulary.pattern, mergeable_ranks=ranks, special_tokens={})
 

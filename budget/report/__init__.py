@@ -1,24 +1,20 @@
-"""Reports: what calls cost, grouped by an attribute, from the entries of the ledger.
-
-A call is one reservation id with an end that was charged: reconciled, expired or recorded. A refunded one is no call.
-A correction after expiry belongs to the same call: its figures are added to those of the expiry, and a late refund
-takes the call away again. Of an entry nothing is kept but a few integers per call, so ledgers may be long.
+"""Reports: what calls cost, grouped by an attribute, from the entries of the ledger (`report`), and how good their
+estimates were (`report_estimates`). What a call is, `budget.report.calls` says.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
 from budget.ledger import Entry
-from budget.limits import check_attributes
 from budget.money import to_decimal
+from budget.report.calls import calls_of
+from budget.report.estimates import EstimateRow, report_estimates
 
-__all__ = ["Row", "report"]
-
-_CHARGED = ("reconciled", "expired", "recorded")
+__all__ = ["EstimateRow", "Row", "report", "report_estimates"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,25 +52,6 @@ class Row:
         return {name: f"{value:f}" if isinstance(value, Decimal) else value for name, value in values.items()}
 
 
-class _Call:
-    """The sums of one call. `tokens` are input, output, cache read, cache write."""
-
-    __slots__ = ("by", "nanos", "tokens")
-
-    def __init__(self, by: str | None):
-        self.by, self.nanos = by, 0
-        self.tokens: tuple[int, ...] = (0, 0, 0, 0)
-
-    def add(self, entry: Entry) -> None:
-        self.nanos += entry.amounts[0]
-        usage = entry.detail.get("usage")
-        if usage is not None:  # the whole truth about a call, also in a correction
-            self.tokens = _tokens(usage)
-        else:
-            known_input, known_output, *cached = self.tokens
-            self.tokens = (known_input + entry.amounts[2], known_output + entry.amounts[3], *cached)
-
-
 @dataclass(slots=True)
 class _Group:
     costs: list[int] = field(default_factory=list)
@@ -96,36 +73,16 @@ def report(entries: Iterable[Entry], by: str = "user") -> list[Row]:
     Raises:
         ConfigError: `by` is not the name of an attribute.
     """
-    check_attributes({by: "any"})
-    calls: dict[str, _Call] = {}
+    calls, refused = calls_of(entries, by)
     groups: dict[str | None, _Group] = {}
-    for entry in entries:
-        id = entry.reservation
-        if entry.kind == "refused":
-            groups.setdefault(_key(entry, by), _Group()).refused += 1
-        elif id is not None and entry.kind == "refunded":
-            calls.pop(id, None)
-        elif id is not None and entry.kind in _CHARGED and (id in calls or not entry.detail.get("late")):
-            calls.setdefault(id, _Call(_key(entry, by))).add(entry)
-    for call in calls.values():
+    for key, count in refused.items():
+        groups.setdefault(key, _Group()).refused = count
+    for call in calls:
         group = groups.setdefault(call.by, _Group())
         group.costs.append(call.nanos)
         group.tokens = [known + more for known, more in zip(group.tokens, call.tokens, strict=True)]
     ranked = sorted(groups.items(), key=lambda item: (-sum(item[1].costs), item[0] is None, item[0] or ""))
     return [_row(key, group) for key, group in ranked]
-
-
-def _key(entry: Entry, by: str) -> str | None:
-    if by == "day":
-        return str(entry.at.date().isoformat())
-    if by == "model":
-        return entry.model
-    return entry.scope.get(by) or (entry.detail.get("provider") if by == "provider" else None)
-
-
-def _tokens(usage: Mapping[str, Any]) -> tuple[int, ...]:
-    read, written = usage.get("cache_read", 0), sum(usage.get("cache_write", {}).values())
-    return usage.get("input", 0) + read + written, usage.get("output", 0), read, written
 
 
 def _row(by: str | None, group: _Group) -> Row:

@@ -32,6 +32,7 @@ class _MemoryState:
         self.leases: list[tuple[int, str]] = []
         self.ended: deque[str] = deque()
         self.rows: dict[tuple[str, str], str] = {}
+        self.sketches: dict[str, Mapping[int, int]] = {}
         self.ledger: list[Entry] = []
 
     def reservation(self, id: str) -> Reservation | None:
@@ -84,6 +85,18 @@ class _MemoryState:
         else:
             self.rows[kind, identity] = body
         return before != body
+
+    def learned(self, name: str) -> Mapping[int, int] | None:
+        return self.sketches.get(name)
+
+    def put_learned(self, name: str, counts: Mapping[int, int] | None) -> None:
+        if counts is None:
+            self.sketches.pop(name, None)
+        else:
+            self.sketches[name] = counts
+
+    def learned_names(self) -> Sequence[str]:
+        return list(self.sketches)
 
     def forget(self, now: int) -> None:
         """Drop a few ended reservations whose time is over."""

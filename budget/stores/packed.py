@@ -18,7 +18,8 @@ from budget.ledger import dumps
 
 __all__ = [
     "BUCKET", "CHARGED", "KINDS", "NOTHING_KEPT", "NUMBERS", "RECORD", "Buckets", "keep", "pack_amounts",
-    "read_amounts", "read_bucket", "read_kept", "read_record", "read_shares", "seal", "shares_of",
+    "pack_counts", "read_amounts", "read_bucket", "read_counts", "read_kept", "read_record", "read_shares", "seal",
+    "shares_of",
 ]  # fmt: skip
 
 KINDS = {
@@ -40,11 +41,22 @@ BUCKET = NUMBERS[5]
 RECORD = Struct("<cddddH40s")
 """The head of a reservation: state, lease, its end, made, ended, bytes of the starts that follow, what was charged."""
 _FIVE = Struct("<5q")
+_COUNT = Struct("<HI")  # bucket, how many values
 CHARGED = _FIVE.size
 """Bytes of five figures."""
 _WIDTHS = Struct("<3H")  # pools, bytes of their ids, bytes of the digest
 _KEPT = 16 + _FIVE.size  # where the pools of a request begin
 _STATES = {b"o": "open", b"r": "reconciled", b"f": "refunded", b"x": "expired"}
+
+
+def pack_counts(counts: Mapping[int, int]) -> bytes:
+    """Write a sketch of `budget.expect`."""
+    return b"".join([_COUNT.pack(bucket, counts[bucket]) for bucket in sorted(counts)])
+
+
+def read_counts(value: bytes) -> dict[int, int]:
+    """Read a sketch."""
+    return dict(_COUNT.iter_unpack(value))
 
 
 def seal(content: bytes) -> bytes:

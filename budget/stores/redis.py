@@ -23,7 +23,7 @@ from threading import Lock, Thread
 from time import monotonic
 from typing import Any
 
-from budget.commands import Command, LoadPolicy, Outcome, Renew, Reservation, Reserve, Status, Sweep
+from budget.commands import Command, Learn, LoadPolicy, Outcome, Renew, Reservation, Reserve, Status, Sweep
 from budget.errors import BudgetError, StoreUnavailable
 from budget.ledger import Entry
 from budget.stores import redisreads
@@ -43,7 +43,7 @@ _GROUP = 128  # posted commands that are carried out at once
 _PAUSE = 0.02  # seconds between attempts to connect
 _TURN = 0.001  # seconds between looks at whether what was posted is done
 _NOT_NOW = ("LOADING", "BUSY", "TRYAGAIN", "CLUSTERDOWN")  # errors of a server that did nothing, and soon will
-_LEFT_ALONE = (Reserve, Status, Sweep, LoadPolicy)  # what need not be carried out when its caller has gone
+_LEFT_ALONE = (Reserve, Status, Sweep, LoadPolicy, Learn)  # what need not be carried out when its caller has gone
 _log = logging.getLogger("budget")
 
 

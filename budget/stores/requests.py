@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from budget.commands import (
     ChangePolicy,
     Draw,
+    Learn,
     LoadPolicy,
     Reconcile,
     Record,
@@ -26,7 +27,7 @@ from budget.commands import (
 )
 from budget.ledger import dumps
 from budget.pool import POLICY_KINDS, booked
-from budget.stores.packed import KINDS, NOTHING_KEPT, NUMBERS, keep, pack_amounts, seal
+from budget.stores.packed import KINDS, NOTHING_KEPT, NUMBERS, keep, pack_amounts, pack_counts, seal
 
 __all__ = ["ENCODE", "Encoded", "Keys", "expiry"]
 
@@ -53,6 +54,7 @@ class Keys:
         self.marker, self.leases, self.ledger = f"{prefix}m", f"{prefix}l", f"{prefix}j"
         self.refusals, self.closed, self.names = f"{prefix}x", f"{prefix}c", f"{prefix}n"
         self.policy, self.pool, self.reservation = f"{prefix}y", f"{prefix}p:", f"{prefix}r:"
+        self.sketches = f"{prefix}e"
         self._base = (self.marker, self.leases, self.ledger, self.refusals, self.closed, self.names)
         self._pools: dict[tuple[str, ...], _Pools] = {}
 
@@ -152,6 +154,11 @@ def _load(keys: Keys, command: LoadPolicy, at: int, swept: int, pools: Sequence[
     return "policy", [keys.marker, keys.policy], [NUMBERS[1].pack(at)]
 
 
+def _learn(keys: Keys, command: Learn, at: int, swept: int, pools: Sequence[str] | None) -> Encoded:
+    pairs = [part for name in sorted(command.more) for part in (name, pack_counts(command.more[name]))]
+    return "learn", [keys.marker, keys.sketches], [NUMBERS[1].pack(at), *pairs]
+
+
 def _change(keys: Keys, command: ChangePolicy, at: int, swept: int, pools: Sequence[str] | None) -> Encoded:
     kind = _CODES[POLICY_KINDS[command.kind, command.body is not None]]
     return "change", [keys.marker, keys.leases, keys.ledger, keys.policy], (
@@ -195,6 +202,7 @@ ENCODE: dict[type, Callable[..., Encoded]] = {
     Sweep: _status,
     Status: _status,
     LoadPolicy: _load,
+    Learn: _learn,
     ChangePolicy: _change,
 }
 """Called with the account's keys, a command, the time, whether leases that have ended were dealt with, and pools."""

@@ -67,3 +67,12 @@ create table entries (
 ) strict, without rowid;
 
 create index entries_at on entries (account, at);
+
+-- since version 2
+
+create table learned (                                  -- sketches of what answers were like
+    account integer not null,
+    name text not null,
+    counts text not null,                               -- bucket -> count, JSON
+    primary key (account, name)
+) strict, without rowid;

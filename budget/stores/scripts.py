@@ -21,6 +21,7 @@ from budget.commands import (
     ChangePolicy,
     Command,
     Draw,
+    Learn,
     LoadPolicy,
     Outcome,
     Reconcile,
@@ -36,7 +37,16 @@ from budget.commands import (
 from budget.errors import StoreUnavailable
 from budget.limits import CONCURRENT
 from budget.stores.multiplex import ServerError
-from budget.stores.packed import CHARGED, NUMBERS, Buckets, read_amounts, read_bucket, read_record, shares_of
+from budget.stores.packed import (
+    CHARGED,
+    NUMBERS,
+    Buckets,
+    read_amounts,
+    read_bucket,
+    read_counts,
+    read_record,
+    shares_of,
+)
 from budget.stores.requests import ENCODE, Keys, expiry
 
 __all__ = ["Steps", "flow", "request", "run_script"]
@@ -197,6 +207,11 @@ def _decode_load(command: LoadPolicy, reply: Sequence[Any]) -> Outcome:
     return Outcome("policy", reply[1], reply[2], rows=rows)
 
 
+def _decode_learn(command: Learn, reply: Sequence[Any]) -> Outcome:
+    pairs = zip(reply[3::2], reply[4::2], strict=True)
+    return Outcome("learned", reply[1], reply[2], learned={name.decode(): read_counts(value) for name, value in pairs})
+
+
 def _decode_change(command: ChangePolicy, reply: Sequence[Any]) -> Outcome:
     return Outcome(reply[0].decode(), reply[1], reply[2])
 
@@ -225,6 +240,7 @@ _PARTS = {
     "status": ("prelude",),
     "policy": ("prelude",),
     "change": ("prelude",),
+    "learn": ("prelude",),
     "snapshot": (),
 }
 _SCRIPTS = _load_scripts()
@@ -238,5 +254,6 @@ _DECODE: dict[type, Callable[..., Outcome]] = {
     Sweep: _decode_status,
     Status: _decode_status,
     LoadPolicy: _decode_load,
+    Learn: _decode_learn,
     ChangePolicy: _decode_change,
 }

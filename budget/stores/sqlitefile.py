@@ -8,6 +8,7 @@ connections from writing and checkpointing a WAL at the same instant, which can 
 from __future__ import annotations
 
 import os
+import re
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +21,8 @@ from budget.errors import StoreUnavailable
 
 __all__ = ["SCHEMA_VERSION", "FileLock", "connect", "prepare"]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+_SINCE = r"-- since version \d+\n"  # what follows is added to a file of an earlier version
 _KEPT = "another thread or process keeps the store's lock"
 _NETWORK = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "glusterfs", "lustre", "fuse.sshfs", "ncpfs"}
 
@@ -123,8 +125,9 @@ def connect(path: Path) -> sqlite3.Connection:
             raise StoreUnavailable(
                 f"the store has schema {found}, made by a newer version; this one knows {SCHEMA_VERSION}"
             )
-        if found == 0:
-            script = files("budget.stores").joinpath("schema.sql").read_text()
+        if found < SCHEMA_VERSION:
+            parts = re.split(_SINCE, files("budget.stores").joinpath("schema.sql").read_text())
+            script = "".join(parts[found:])
             db.executescript(f"begin immediate; {script} pragma user_version = {SCHEMA_VERSION}; commit;")
     except BaseException:
         db.close()

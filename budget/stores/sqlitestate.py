@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from budget.commands import Account, Bucket, Reservation, Share
@@ -124,6 +124,19 @@ class SqliteState:
         else:
             self._db.execute("insert or replace into policy values (?, ?, ?, ?)", (*key, body))
         return True
+
+    def learned(self, name: str) -> Mapping[int, int] | None:
+        row = self._db.execute("select counts from learned where account = ? and name = ?", (self._id, name)).fetchone()
+        return None if row is None else {int(bucket): count for bucket, count in json.loads(row[0]).items()}
+
+    def put_learned(self, name: str, counts: Mapping[int, int] | None) -> None:
+        if counts is None:
+            self._db.execute("delete from learned where account = ? and name = ?", (self._id, name))
+        else:
+            self._db.execute("insert or replace into learned values (?, ?, ?)", (self._id, name, json.dumps(counts)))
+
+    def learned_names(self) -> Sequence[str]:
+        return [name for (name,) in self._db.execute("select name from learned where account = ?", (self._id,))]
 
     def forget(self, now: int, most: int) -> None:
         """Drop ended reservations whose time is over."""

@@ -30,6 +30,7 @@ _REMOVE = (
     "delete from buckets where account = ?",
     "delete from reservations where account = ?",
     "delete from entries where account = ?",
+    "delete from learned where account = ?",
 )
 
 

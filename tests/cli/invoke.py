@@ -35,9 +35,9 @@ class Cli:
         """Run a command with `--json` and return the one document it prints."""
         return json.loads(self(*args, "--json", code=code, stdin=stdin).stdout)
 
-    def lines(self, *args: str, columns: int = 80) -> list[list[str]]:
+    def lines(self, *args: str, code: int = 0, columns: int = 80) -> list[list[str]]:
         """Run a command and return the cells of what a pipe gets, without the header."""
-        return [line.split("\t") for line in self(*args, columns=columns).stdout.splitlines()[1:]]
+        return [line.split("\t") for line in self(*args, code=code, columns=columns).stdout.splitlines()[1:]]
 
     def budget(self, **options: Any) -> Budget:
         """An engine on the same store."""

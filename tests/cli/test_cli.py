@@ -60,6 +60,9 @@ def test_every_command_has_help_with_an_example_and_takes_the_common_options(cli
 def test_every_example_of_the_help_works(cli: Cli) -> None:
     body = json.dumps({"model": "claude-sonnet-4-6", "max_tokens": 9, "messages": [{"role": "user", "content": "hi"}]})
     Path("request.json").write_text(body)
+    Path("contract.toml").write_text("schema = 1")
+    catalogue = {"gpt-5": {"litellm_provider": "openai", "mode": "chat", "input_cost_per_token": 1.25e-06}}
+    Path("model_prices_and_context_window.json").write_text(json.dumps(catalogue))
     seen = 0
     for path, command in commands(main):
         if path[0] not in ("replay", "demo", "init"):
@@ -117,9 +120,12 @@ def test_configuration_is_read(cli: Cli, tmp_path: Path) -> None:
 def test_the_memory_store_does_not_crash(cli: Cli) -> None:
     for path, command in commands(main):
         if path[0] not in ("replay", "demo") and not isinstance(command, click.Group):
-            words = {"set": ["$1/day"], "freeze": ["--all"], "check": SMALL_CALL}
+            words = {
+                "set": ["$1/day"], "freeze": ["--all"], "check": SMALL_CALL, "prices show": ["gpt-5"],
+                "prices set": ["gpt-5", "--input", "2", "--output", "11"],
+            }  # fmt: skip
             code = 2 if path[0] in ("unset", "unfreeze", "estimate") else 0
-            cli(*path, *words.get(path[0], []), "--store", "memory://", code=code)
+            cli(*path, *words.get(" ".join(path), []), "--store", "memory://", code=code)
 
 
 @pytest.mark.parametrize(

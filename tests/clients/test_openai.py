@@ -476,7 +476,6 @@ def test_free_paths_pass_and_are_not_recorded(budget: Budget, plain: Make, provi
     calls = [
         lambda: client.moderations.create(input="x"),
         lambda: client.files.create(file=b"x", purpose="batch"),
-        lambda: client.responses.input_tokens.count(model=CHAT_MODEL, input="x"),
         lambda: client.responses.cancel("resp_1"),
         lambda: client.responses.retrieve("resp_1"),
         lambda: client.models.delete("ft:gpt-4.1:x"),

@@ -1,0 +1,62 @@
+"""What a vocabulary's tokens are made of: a kind for each, so that the tokens of a text can be counted by kind.
+
+What a tokenizer makes of another one's token depends on what the token is made of: of " the" one, of " Ergonomics" or
+"getElementById" several, of a run of 64 equals signs up to 64. Which kinds there are, and which token is of which, is
+data: `families/kinds.toml`. A family's file says what each kind costs (`constants.Rates.kinds`).
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Mapping
+from operator import itemgetter
+
+__all__ = ["census", "kinds_of"]
+
+def kinds_of(vocabulary: str, ranks: Mapping[bytes, int]) -> tuple[bytes, int] | None:
+    """Return the kind of each token by its rank, and how many kinds there are; None for a vocabulary without kinds."""
+    import tomllib
+    from importlib.resources import files
+
+    raw = tomllib.loads(files("budget.estimator").joinpath("families", "kinds.toml").read_text("utf-8")).get(vocabulary)
+    if raw is None:
+        return None
+    number = {letter: i for i, letter in enumerate(raw["kinds"])}
+    grid = {made: [bytes(number[letter] for letter in row) for row in rows] for made, rows in raw["table"].items()}
+    table = bytearray(max(ranks.values()) + 1)
+    for token, rank in ranks.items():
+        made, length = _made_of(token)
+        table[rank] = grid[made][bisect_right(raw["ranks"], rank)][bisect_right(raw["lengths"], length)]
+    return bytes(table), len(number)
+
+
+def census(ids: list[int], table: bytes, kinds: int) -> tuple[int, ...]:
+    """Count tokens by kind."""
+    found = bytes(itemgetter(0, 0, *ids)(table)[2:])  # of fewer than two indices, `itemgetter` returns no tuple
+    return tuple(map(found.count, range(kinds)))
+
+
+def _made_of(token: bytes) -> tuple[str, int]:
+    """Return the name and length of what a token is made of. (Methods of bytes know ASCII only.)"""
+    core = token[1:] if token[:1] == b" " else token
+    length = len(core)
+    if length > 2 and core == core[:1] * length and not core.isspace():
+        return "run", length
+    if not token.isascii():
+        return _wide(token), len(token)
+    if core.isalpha():
+        made = "lower" if core.islower() else "title" if core.istitle() else "upper" if core.isupper() else "camel"
+    elif core.isdigit():
+        made = "digits"
+    elif token.isspace():
+        return "space", len(token)
+    else:
+        made = "mixed" if any(map(str.isalnum, core.decode())) else "symbol"
+    return made if core is token else "_" + made, length
+
+
+def _wide(token: bytes) -> str:
+    try:
+        return "space" if token.decode().isspace() else "wide"
+    except UnicodeDecodeError:
+        return "bytes"
