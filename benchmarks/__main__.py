@@ -1,4 +1,4 @@
-"""Run all benchmarks, or those named: `python -m benchmarks [stores] [redis] [wrap] [prices] [speed] [estimates] [import]`."""
+"""Run all benchmarks, or those named, such as `python -m benchmarks prices speed`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from benchmarks import (
     bench_import,
     bench_prices,
     bench_redis,
+    bench_reserve_at,
     bench_speed,
     bench_stores,
     bench_wrap,
@@ -23,6 +24,7 @@ _ALL = {
     "prices": bench_prices.main,
     "speed": bench_speed.main,
     "estimates": bench_estimates.main,
+    "reserve_at": bench_reserve_at.main,
     "import": bench_import.main,
 }
 

@@ -22,8 +22,6 @@ from budget.expect import LEVELS
 from budget.replay import Call, Trace
 from budget.usage import Usage
 
-_DATA = Path(os.environ.get("BUDGET_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data")
-_TRACE = _DATA / "traces" / "agent_claude_code_cc_traces.csv.gz"
 _BLOCK = 64  # tokens: what a prefix is cached in
 _OUTPUT_MAX = 32_000  # tokens that every request asks for at most
 _MODEL = "claude-sonnet-4-6"  # of traces that name none
@@ -48,8 +46,10 @@ class _Result(NamedTuple):
     overruns: int
 
 
-def main(path: Path = _TRACE) -> None:
+def main(path: Path | None = None) -> None:
     """Print reserved over spent, and the share of overruns, per level."""
+    data = Path(os.environ.get("BUDGET_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data")
+    path = path or data / "traces" / "agent_claude_code_cc_traces.csv.gz"
     title("reserve_at: money reserved over money spent, and calls that cost more than was reserved")
     if not path.exists():
         print(f"skipped: there is no {path.name} here (BUDGET_DATA says where recorded data is)")

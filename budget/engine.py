@@ -127,7 +127,7 @@ class Budget:
             ConfigError, ArgumentTypeError: The request is not of the endpoint's shape.
         """
         if body is not None and request.keys() - {"model"}:
-            raise ConfigError("estimate: give a body (and model=, where it has none) or its fields as keywords, not both")
+            raise ConfigError("estimate: give a body (and model=, if it has none) or its fields as keywords, not both")
         if body is not None and not isinstance(body, Mapping):
             raise ArgumentTypeError(f"body: {type(body).__name__} is not a mapping of request fields")
         return self._engine.expect(self._engine.estimate({**(body or {}), **request}, provider, endpoint))

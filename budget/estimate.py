@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 __all__ = ["Estimate", "estimate_body", "estimate_counts", "makes_embeddings", "model_name"]
 
 _TOKENIZER = "other"  # of a model whose row names none: the one that bounds highest
-_PROVIDER_OF = {"messages": "anthropic", "generateContent": "google", "converse": "aws-bedrock"}  # of a model that is of no provider, by endpoint; else "openai"
+_PROVIDER_OF = {"messages": "anthropic", "generateContent": "google", "converse": "aws-bedrock"}
+"""Of a model that is of no provider, by endpoint; else "openai"."""
 _MAX_TOKENS = 2**31
 
 

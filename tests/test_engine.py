@@ -887,7 +887,7 @@ def test_tokens_are_needed_where_a_limit_counts_them(budget_factory: Make) -> No
 
 
 def test_unpriced_models(budget_factory: Make) -> None:
-    b = budget_factory(limits=["$1/day", "500 tokens/day"], on_unpriced="allow")
+    b = budget_factory(limits=["$1/day", "2000 tokens/day"], on_unpriced="allow")
     held = b.reserve(model="my-own", messages=HELLO, max_tokens=100)
     assert held.usd == 0
     b.reconcile(held, {"input_tokens": 50, "output_tokens": 60})

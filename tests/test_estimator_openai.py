@@ -619,7 +619,7 @@ def test_the_engine_tells_the_endpoint() -> None:
         assert bound(model="gpt-4o", input="hi") == 50 + 8 + 1
         assert bound(model="text-embedding-3-small", input="hi") == 1
         assert bound(model="my-embedder", input="hi") == 3
-        assert bound(model="mine", input="hi") == bound(model="mine", messages=[user()]) == 24 + 8 + 3
+        assert bound(model="mine", input="hi") == bound(model="mine", messages=[user()]) == 900 + 16 + 3
         assert budget.estimate(model="mine", messages=[user()], max_tokens=1).closed
         assert budget.estimate(model="mine", messages=[user()], max_completion_tokens=1).closed
         assert budget.estimate({"model": "mine", "input": "hi"}, provider="openai").reasons

@@ -174,6 +174,23 @@ def test_what_is_no_content_is_an_error_after_what_looks_like_it(wrong: Any) -> 
         measured([{"role": "user", "content": wrong}])
 
 
+@pytest.mark.parametrize("role", [["user"], {"a": 1}, 1, None])
+def test_what_is_no_role_is_no_surprise(role: Any) -> None:
+    """Also where it cannot be hashed."""
+    for content in ("hi", [{"type": "text", "text": "hi"}]):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(walk, "memo_of", lambda method, vocabulary: None)
+            right = _said([{"role": role, "content": content}])
+        assert _said([{"role": role, "content": content}]) == right
+
+
+def _said(messages: list[Any]) -> Any:
+    try:
+        return measured(messages).reasons
+    except ConfigError as error:
+        return str(error)
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 def test_an_error_names_the_place_however_much_is_remembered(shape: str) -> None:
     messages: list[Any] = talk(300)

@@ -116,6 +116,8 @@ def test_every_kind_of_token_can_have_a_rate(tmp_path):
         ('"16:30"', '"00:30"', "one.row from 2026-01-01", "each span has a length"),
         ("hours = [", 'hours = [{from = "23:00", until = "23:30", input = "1", output = "1"}, ',
          "one.row from 2026-01-01", "no two of them overlap"),
+        ('input = "0.5", output = "2"}', 'input = "0.000001", output = "2"}', "one.row from 2026-01-01",
+         "more than 6 decimals"),
         ('input = "0.5", output = "2"}', 'input = "0.5"}', "one.row from 2026-01-01.hours", "required"),
         ('["medium", "high"]', "[]", "one.row from 2026-01-01.modes.[1].multiply.when.search_context", "at least 1"),
         ("search_context =", "depth =", "one.row from 2026-01-01.modes.[1]", "'search_context'"),

@@ -14,7 +14,7 @@ from budget.engine import Budget
 from budget.errors import ConfigError
 from budget.ledger import GENESIS, Entry, make_entry
 from budget.money import NANOS
-from budget.report import Row, report
+from budget.report import Row, report, report_estimates
 
 DAY = 86_400_000_000
 
@@ -131,3 +131,68 @@ def test_the_sum_of_a_report_is_what_the_entries_added_to_spent(ends: list[tuple
     assert sum(int(row.usd * NANOS) for row in rows) == sum(e.amounts[0] for e in entries)
     assert sum(row.calls for row in rows) == sum(kind != "refunded" for kind, _, _ in ends)
     assert [row.usd for row in rows] == sorted((row.usd for row in rows), reverse=True)
+
+
+def estimated(usd: str, usd_max: str, reserved: str | None = None, closed: bool = True) -> dict[str, Any]:
+    soft = {"reserve_at": "p95", "usd_reserved": reserved} if reserved else {}
+    return {"model": "m", "usd": usd, "usd_max": usd_max, "closed": closed, **soft}
+
+
+def ended(id: str, nanos: int, model: str = "m", kind: str = "reconciled", **detail: Any) -> Entry:
+    known = {"model": model, "usage": {"input": 1, "output": 1}, **detail}
+    return entry(kind, id, nanos, **{name: value for name, value in known.items() if value is not None})
+
+
+def test_how_good_estimates_were() -> None:
+    [row] = report_estimates(
+        [
+            ended("1", 1000, estimate=estimated("0.0000011", "0.000005")),
+            ended("2", 1000, estimate=estimated("0.0000005", "0.000005", "0.0000009")),
+            ended("3", 2000, estimate=estimated("0.000002", "0.000005", "0.000002")),
+            ended("4", 0, estimate=estimated("0", "0")),
+        ]
+    )
+    assert row.to_dict() == {
+        "by": "m", "calls": 4, "usd": "0.000004", "usd_expected": "0.0000036", "usd_reserved": "0.0000079",
+        "bias": "-0.1000", "p50_error": "0.1000", "p95_error": "0.5000", "over_reservation": "1.9750", "overruns": 1,
+        "overrun_share": "0.2500",
+    }  # fmt: skip
+
+
+def test_estimates_are_judged_where_there_is_a_bound_and_a_usage() -> None:
+    told = estimated("0.000001", "0.000002")
+    assert report_estimates([ended("1", 5)]) == []
+    assert report_estimates([ended("1", 5, usage=None, estimate=told)]) == []
+    assert report_estimates([ended("1", 5, estimate=told, estimated=True)]) == []
+    assert report_estimates([ended("1", 5, estimate=estimated("0.1", "0.2", closed=False))]) == []
+    assert report_estimates([ended("1", 5, estimate=told), entry("refunded", "1", -5, late=True)]) == []
+    late = [
+        ended("1", 2000, kind="expired", usage=None, estimated=True, estimate=told),
+        ended("1", -1000, late=True, estimate=told),
+    ]
+    assert [(r.usd, r.bias) for r in report_estimates(late)] == [(Decimal("0.000001"), Decimal("0.0000"))]
+
+
+def test_free_calls_have_no_ratio() -> None:
+    [row] = report_estimates([ended("1", 0, estimate=estimated("0", "0"))])
+    assert (row.bias, row.p50_error, row.over_reservation, row.overruns) == (None, None, None, 0)
+
+
+def test_estimates_by_model_the_dearest_first() -> None:
+    told = estimated("0.000001", "0.000002")
+    entries = [ended("1", 5, "cheap", estimate=told), ended("2", 50, "dear", estimate=told)]
+    assert [row.by for row in report_estimates(entries)] == ["dear", "cheap"]
+    with pytest.raises(ConfigError):
+        report_estimates([], "")
+
+
+def test_estimates_of_an_engine(store_url: str) -> None:
+    from budget.usage import Usage
+
+    with Budget(store_url, prices={"m": {"input": "1", "output": "10"}}) as budget:
+        guess = budget.estimate_counts("m", input_tokens=1000, output_tokens=100)
+        budget.reconcile(budget.reserve(guess), Usage(input=1000, output=50))
+        budget.reconcile(budget.reserve(guess), Usage(input=1000, output=200))
+        [row] = report_estimates(budget.entries())
+    assert (row.calls, row.usd, row.usd_reserved) == (2, Decimal("0.0045"), Decimal("0.004"))
+    assert (row.overruns, row.overrun_share) == (1, Decimal("0.5000"))

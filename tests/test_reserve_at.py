@@ -21,7 +21,6 @@ from budget import (
     CapExceeded,
     ConfigError,
     Estimate,
-    Limit,
     Reservation,
     Unbounded,
     Usage,
@@ -42,11 +41,11 @@ def estimate(budget: Budget, model: str = "m", input_tokens: int = 1000, output_
 
 def call(budget: Budget, usage: Usage | None = None, model: str = "m", **scope: str) -> Reservation:
     held = budget.reserve(estimate(budget, model), **scope)
-    budget.reconcile(held, usage or Usage(input=1000, output=100))
+    budget.reconcile(held, usage or Usage(input=1000, output=100, model=model))
     return held
 
 
-def teach(budget: Budget, count: int = 300, **options: Any) -> None:
+def teach(budget: Budget, count: int = 150, **options: Any) -> None:
     for _ in range(count):
         call(budget, **options)
 
@@ -116,11 +115,11 @@ def test_nothing_is_set_aside_above_the_bound(soft: Budget) -> None:
 
 
 def test_a_quantile_covers_what_the_mean_does_not(budget_factory: Make) -> None:
-    outputs = [100] * 95 + [5000] * 5
+    outputs = ([100] * 19 + [5000]) * 5
     reserved = {}
     for level in ("p99", "p95", "expected"):
         budget = budget_factory(prices=PRICES, reserve_at=level, account=level)
-        for output in outputs * 3:
+        for output in outputs * 2:
             call(budget, Usage(input=1000, output=output))
         reserved[level] = budget.reserve(estimate(budget)).usd
     assert reserved["p99"] >= reserved["p95"] >= Decimal("0.051")  # 5 % is more than what p95 lets pass
@@ -129,7 +128,7 @@ def test_a_quantile_covers_what_the_mean_does_not(budget_factory: Make) -> None:
 
 def test_a_cap_is_held_to_the_bound(soft: Budget) -> None:
     soft.limits.set("$0.05/request", user="alice")
-    teach(soft, 30)
+    teach(soft)
     with pytest.raises(CapExceeded) as caught:
         soft.reserve(estimate(soft), user="alice")
     assert caught.value.requested == Decimal("0.101")
@@ -140,13 +139,13 @@ def test_a_cap_is_held_to_the_bound(soft: Budget) -> None:
 
 
 def test_more_calls_fit_into_a_pool_and_a_refusal_says_what_was_asked(soft: Budget) -> None:
-    teach(soft, 30)
-    soft.limits.set("$0.05/day", user="carol")
-    held = [soft.reserve(estimate(soft), user="carol") for _ in range(20)]
+    teach(soft)
+    soft.limits.set("$0.0495/day", user="carol")
+    for _ in range(24):
+        assert soft.reserve(estimate(soft), user="carol").usd < Decimal("0.0021")
     with pytest.raises(BudgetExceeded) as caught:
-        while len(held) < 30:
-            held.append(soft.reserve(estimate(soft), user="carol"))
-    assert caught.value.requested < Decimal("0.0025")
+        soft.reserve(estimate(soft), user="carol")
+    assert caught.value.requested < Decimal("0.0021")
     assert caught.value.max_tokens is not None
     assert not caught.value.fits(model="other")
 
@@ -167,12 +166,11 @@ def test_pools_of_tokens_are_treated_alike(soft: Budget) -> None:
     soft.limits.set("1B tokens/day")
     soft.limits.set("1B input tokens/day")
     soft.limits.set("1B output tokens/day")
-    teach(soft, 30)
+    teach(soft)
     soft.reserve(estimate(soft))
     taken = {pool.unit: pool.reserved for pool in soft.status() if "tokens" in pool.unit}
     assert taken["input_tokens"] == 1000
-    assert 100 <= taken["output_tokens"] < 110 or soft.settings.reserve_at != "expected"
-    assert 100 <= taken["output_tokens"] < 1100  # few calls: the tail is extrapolated
+    assert 100 <= taken["output_tokens"] < 105
     assert taken["tokens"] == taken["input_tokens"] + taken["output_tokens"]
 
 
@@ -335,7 +333,7 @@ def test_awaited_calls_learn_and_reserve_alike(budget_factory: Make) -> None:
 def test_another_process_reconciles(shared_url: str, make_budget: Make) -> None:
     one, other = (make_budget(shared_url, prices=PRICES) for _ in range(2))
     for _ in range(3):
-        other.reconcile(one.reserve(estimate(one)).id, Usage(input=1000, output=100))
+        other.reconcile(one.reserve(estimate(one)).id, Usage(input=1000, output=100, model="m"))
     other.engine.verbs.learner.flush()
     assert sum(other.engine.do(Learn()).learned["output\nm\n"].values()) == 3
 
@@ -382,7 +380,6 @@ def test_the_levels_keep_their_promise_on_recorded_agents() -> None:
 
 
 def test_limits_of_a_run_outside_one_take_the_level(soft: Budget) -> None:
-    teach(soft, 30)
+    teach(soft)
     soft.limits.set("$0.05/run")
     assert soft.reserve(estimate(soft)).usd < Decimal("0.0025")
-    assert Limit("$0.05/run").window.kind == "run"

@@ -131,7 +131,7 @@ def _prices(budget: Budget) -> Iterator[Finding]:
     origins = sorted({row.origin for model in book.models() for row in model.rows if row.origin})
     age = f", read {(now.date() - date.fromisoformat(book.retrieved)).days} days ago" if book.retrieved else ""
     old = too_old(book, now.date())
-    late = f" (more than {MAX_AGE_DAYS}: some have changed; a newer version of this package has newer ones)" if old else ""
+    late = f" (more than {MAX_AGE_DAYS}: some have changed; a newer package has newer ones)" if old else ""
     count = sum(1 for _ in book.models())
     yield Finding("prices", "note" if old else "ok", f"{count} models{age}{late}, book {book.hash[:12]}")
     if origins:

@@ -32,7 +32,7 @@ _SHORT = 10
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column: figures stand right; `shrink` may be shortened, to `least` while there is a column that can be left out;
+    """A column: figures stand right; `shrink` may be shortened, no further than `least` while others can be left out;
     of those with `drop`, the highest is left out first."""
 
     name: str

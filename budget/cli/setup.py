@@ -35,9 +35,9 @@ TEMPLATE = """\
 # Seconds that one call may wait for the store.
 #store_timeout = 2.0
 
-# Files of prices of your own, or folders of them, relative to this file, such as ["contract.toml", "prices/"]. They have
-# the schema of the shipped ones and lie over them, a later one over an earlier one; over them lies budget-prices.toml
-# beside this file, which `budget prices set` writes. `budget prices check` says what is wrong with them.
+# Files of prices of your own, or folders of them, relative to this file, such as ["contract.toml", "prices/"]. They
+# have the schema of the shipped ones and lie over them, a later one over an earlier one; over them lies
+# budget-prices.toml beside this file, which `budget prices set` writes. `budget prices check` says what is wrong.
 #price_files = []
 
 # Limits of every process that reads this file, besides those set in the store (`budget set`), which win where both

@@ -23,7 +23,7 @@ class Measure:
     """What was found in a request, without any of its text.
 
     Attributes:
-        vocabulary: Whose tokens were counted, "cl100k" or "o200k".
+        vocabulary: Whose tokens were counted, "cl100k", "cl100k-digits" or "o200k".
         base_tokens: Tokens of every string of system, messages and input.
         tool_tokens: Tokens of the compact JSON of `tools`.
         shown_tool_tokens: Tokens of the tools as OpenAI's models are shown them; 0 if that is not known.

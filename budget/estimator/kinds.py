@@ -39,24 +39,29 @@ def census(ids: list[int], table: bytes, kinds: int) -> tuple[int, ...]:
 def _made_of(token: bytes) -> tuple[str, int]:
     """Return the name and length of what a token is made of. (Methods of bytes know ASCII only.)"""
     core = token[1:] if token[:1] == b" " else token
-    length = len(core)
-    if length > 2 and core == core[:1] * length and not core.isspace():
-        return "run", length
     if not token.isascii():
-        return _wide(token), len(token)
+        return _beyond_ascii(token), len(token)
+    if token.isspace():
+        return "space", len(token)
+    length = len(core)
+    if length > 2 and core == core[:1] * length:
+        return "run", length
     if core.isalpha():
         made = "lower" if core.islower() else "title" if core.istitle() else "upper" if core.isupper() else "camel"
     elif core.isdigit():
         made = "digits"
-    elif token.isspace():
-        return "space", len(token)
     else:
         made = "mixed" if any(map(str.isalnum, core.decode())) else "symbol"
     return made if core is token else "_" + made, length
 
 
-def _wide(token: bytes) -> str:
+def _beyond_ascii(token: bytes) -> str:
     try:
-        return "space" if token.decode().isspace() else "wide"
+        text = token.decode().removeprefix(" ")
     except UnicodeDecodeError:
         return "bytes"
+    if len(text) > 2 and text == text[0] * len(text):
+        return "run"
+    if not text.isspace() and any(map(str.isascii, text.replace(" ", ""))):
+        return "accent"
+    return "wide" if max(text) > "\u07ff" else "alpha"

@@ -78,11 +78,13 @@ def runs(count: int) -> Iterator[tuple[int, int]]:
 
 def key_of(run: Sequence[Any]) -> int | None:
     """Return the key of a run of items; None if there is something in it that is not known here."""
-    with suppress(TypeError, LookupError):  # of content in blocks, and of items that are no such messages
-        if {*map(len, run)} == {2}:  # a role and a text, as most messages of a chat are: no step of Python for each
-            return hash((*map(_ROLE, run), *map(_CONTENT, run)))
+    parts: tuple[Sequence[Any], ...] = (run,)
+    with suppress(TypeError, LookupError):  # of items that are no such messages
+        if {*map(len, run)} == {2}:  # a role and a content, as most messages are: no step of Python for each
+            parts = [*map(_ROLE, run)], [*map(_CONTENT, run)]
+            return hash((*parts[0], *parts[1]))
     with suppress(ValueError):  # a number of thousands of digits
-        return _hash(run)
+        return _hash(parts)
     return None
 
 
@@ -106,11 +108,10 @@ def may_keep(item: Any) -> bool:
     return True
 
 
-def _hash(items: Sequence[Any]) -> int | None:
-    """Hash everything in items: what is not a string is noted where it stands, and follows later."""
+def _hash(parts: Sequence[Any]) -> int | None:
+    """Hash everything in lists of plain values: what is no string is noted where it stands, and follows later."""
     found: list[Any] = []
-    add = found.append
-    waiting: list[Any] = [items]
+    add, waiting = found.append, [*parts]
     while waiting and len(found) < _PARTS:
         value = waiting.pop()
         kind = type(value)

@@ -45,7 +45,7 @@ _VOCABULARIES = {
         r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+| ?[^\s\p{L}\p{N}]++[\r\n]*+|\s++$|\s*[\r\n]"
         r"|\s+(?!\S)|\s",
     ),
-    "cl100k-digits": _Vocabulary(  # cl100k but for digits, which are one token each, as of most makers outside of OpenAI
+    "cl100k-digits": _Vocabulary(  # cl100k, but each digit is a token, as of most makers but OpenAI
         "cl100k_base.tiktoken.gz",
         "223921b76ee99bde995b7ff738513eef100fb51d18c93597a113bcffe865b2a7",
         r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}| ?[^\s\p{L}\p{N}]++[\r\n]*+|\s++$|\s*[\r\n]"

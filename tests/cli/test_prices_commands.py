@@ -7,7 +7,6 @@ import os
 import sys
 import tomllib
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -125,7 +124,8 @@ def test_show_one_day(cli: Cli) -> None:
 def test_show_has_tiers_hours_and_media(cli: Cli) -> None:
     OWN.write_text(
         'schema = 1\n[[models]]\nid = "odd"\nprovider = "acme"\naliases = ["odder"]\n[[models.prices]]\n'
-        'from = 2026-01-01\ninput = "2"\noutput = "4"\ninput_audio = "9"\nreasoning = "3"\nreview_by = 2026-02-01\nper_request = "0.005"\n'
+        'from = 2026-01-01\ninput = "2"\noutput = "4"\ninput_audio = "9"\nreasoning = "3"\n'
+        'review_by = 2026-02-01\nper_request = "0.005"\n'
         'tiers = [{over_input_tokens = 1000, input = "3", output = "5", input_audio = "9", reasoning = "3"}]\n'
         'hours = [{from = "16:30", until = "00:30", input = "1", output = "2"}]\n'
     )
@@ -266,7 +266,7 @@ def test_set_prices_an_alias_under_all_its_names_and_a_snapshot_alone(cli: Cli) 
     rates = named_rates(known.row(NOW))
     price = str(Decimal(rates[RateKey("input")]) / 10**6 + 1)
     cli("prices", "set", known.aliases[0], "--input", price, "--output", "600")
-    assert rows()
+    assert [model["id"] for model in tomllib.loads(OWN.read_text())["models"]] == [known.id]
     found = price_book()
     assert found.find(known.id, "openai") is found.find(known.aliases[0], "openai")
     assert found.find(known.id, "openai").rates(NOW).output == 600_000_000
@@ -306,12 +306,27 @@ def test_set_writes_beside_the_nearest_budget_toml_and_keeps_what_stands_there(
     assert oct(here.stat().st_mode & 0o777) == "0o640"
 
 
-def test_processes_that_set_at_once_lose_nothing(cli: Cli) -> None:
-    names = [f"m{i}" for i in range(6)]
-    with ThreadPoolExecutor(3) as pool:
-        done = list(pool.map(lambda name: cli.child("prices", "set", name, "--input", "1", "--output", "2"), names))
-    assert [child.returncode for child in done] == [0] * 6, done
-    assert {model["id"] for model in tomllib.loads(OWN.read_text())["models"]} == set(names)
+def test_the_file_is_read_and_written_while_others_wait(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    fcntl = pytest.importorskip("fcntl")
+    steps = []
+
+    def locked(step: Callable[..., None]) -> Callable[..., None]:
+        def call(*args: Any) -> None:
+            folder = os.open(".", os.O_RDONLY)
+            with pytest.raises(BlockingIOError):  # a lock belongs to who opened the folder, so this is another process
+                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.close(folder)
+            steps.append(step)
+            step(*args)
+
+        return call
+
+    monkeypatch.setattr(ownfile, "put_row", locked(ownfile.put_row))
+    monkeypatch.setattr(ownfile, "write", locked(ownfile.write))
+    cli("prices", "set", "mine", "--input", "1", "--output", "2")
+    assert len(steps) == 2
+    with ownfile.alone(OWN.absolute()):
+        pass  # it was let go
 
 
 def test_a_write_that_fails_leaves_the_old_file(monkeypatch: pytest.MonkeyPatch) -> None:

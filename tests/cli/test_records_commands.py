@@ -186,3 +186,19 @@ def test_ledger_verify_reports_what_is_saturated_and_is_no_fault(cli: Cli) -> No
     assert found["ok"]
     assert len(found["saturated"]) == 1
     assert "saturated: pool" in cli("ledger", "verify").stdout
+
+
+def test_report_estimates(cli: Cli) -> None:
+    assert "no calls" in cli("report", "--estimates").stderr
+    with cli.budget() as budget:
+        guess = budget.estimate_counts("claude-sonnet-4-6", input_tokens=1000, output_tokens=100)
+        budget.reconcile(budget.reserve(guess, agent="a"), {"input_tokens": 1000, "output_tokens": 50})
+    [row] = cli.json("report", "--by", "model", "--estimates")
+    assert row == {
+        "by": "claude-sonnet-4-6", "calls": 1, "usd": "0.00375", "usd_expected": "0.0045", "usd_reserved": "0.0045",
+        "bias": "0.2000", "p50_error": "0.2000", "p95_error": "0.2000", "over_reservation": "1.2000", "overruns": 0,
+        "overrun_share": "0.0000",
+    }  # fmt: skip
+    header, line = cli("report", "--by", "agent", "--estimates").stdout.splitlines()
+    assert header.split("\t")[:4] == ["agent", "calls", "cost", "expected"]
+    assert line == "a\t1\t$0.00375\t$0.0045\t$0.0045\t20.00 %\t20.00 %\t20.00 %\t1.20\t0\t0.00 %"
