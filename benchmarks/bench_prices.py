@@ -37,9 +37,9 @@ _ANSWER: dict[str, Any] = {
 
 def main() -> None:
     """Print the figures."""
-    book = PriceBook.from_dict(_parsed())
+    book = PriceBook.from_json(_content())
     title(f"Prices: {sum(1 for _ in book.models()):,} models, {len(_content()) / 1000:,.0f} kB compiled")
-    loads = {"read and parse the compiled book": _parsed, _LOAD: lambda: PriceBook.from_dict(_parsed())}
+    loads = {"read and parse the compiled book": _parsed, _LOAD: lambda: PriceBook.from_json(_content())}
     found = rounds({name: _timed(load, 1) for name, load in loads.items()}, count=15)
     for name, seconds in found.items():
         print(f"{name:<52}{seconds * 1e3:>10.2f} ms")

@@ -18,7 +18,7 @@ from budget.errors import ArgumentTypeError, ConfigError
 from budget.expect import LEVELS
 from budget.limits import Limit
 from budget.money import parse_usd
-from budget.ownprices import OWN_FILE, Layer, file_layers, lay_all, tables_layer
+from budget.ownprices import OWN_FILE, Layer, configured_layers, lay_all
 
 if TYPE_CHECKING:
     from budget.prices import PriceBook
@@ -164,18 +164,7 @@ def price_layers(file: Mapping[str, Any] | None = None) -> list[Layer]:
         ConfigError: `price_files` or `prices` is not what it must be.
     """
     file = read_file() if file is None else file
-    path, own = find_file(), own_prices_file()
-    named = os.environ.get("BUDGET_PRICE_FILES")
-    paths = file.get("price_files", []) if named is None else [part for part in named.split(os.pathsep) if part]
-    if not isinstance(paths, list) or not all(isinstance(part, str) for part in paths):
-        raise ConfigError(f'{FILE}: price_files: a list of paths is needed, such as ["contract.toml"]')
-    base = path.parent if path and named is None else Path.cwd()
-    tables = _tables(file, "prices")
-    return [
-        *file_layers(paths, base),
-        *(file_layers([own], base) if own.is_file() else ()),
-        *([tables_layer(tables, path)] if tables and path else ()),
-    ]
+    return configured_layers(file.get("price_files", []), _tables(file, "prices"), find_file(), own_prices_file())
 
 
 def price_book(prices: object = None, file: Mapping[str, Any] | None = None) -> PriceBook:

@@ -71,7 +71,7 @@ class UnknownModel(BudgetError, LookupError):
     def __str__(self) -> str:
         at = f" at {self.provider}" if self.provider else ""
         near = f"; nearest: {', '.join(self.nearest)}" if self.nearest else ""
-        return f"no price for model {self.model!r}{at}{near}. Add one with prices= or [[prices]]"
+        return f"no price for model {self.model!r}{at}{near}. Add one: budget prices set, [[prices]] or prices="
 
 
 class Unbounded(BudgetError):

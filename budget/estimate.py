@@ -239,10 +239,13 @@ def _vocabulary(tokenizer: str) -> str:
 def _output(measure: Measure, model: Model | None) -> tuple[int, tuple[str, ...]]:
     """Bound the output by the request's own bound, else by the model's ceiling; without either, say that there is none.
 
+    A model whose ceiling is not known cannot write more than its context window holds.
+
     Returns:
         The bound of all answers, and the reasons why there is none.
     """
-    most = measure.output_max if measure.output_max is not None else (model.max_output if model else None)
+    ceiling = (model.max_output or model.context) if model else None
+    most = ceiling if measure.output_max is None else measure.output_max
     if most is None:
         return 0, ("no max_tokens, and the model has no known ceiling",)
     return measure.output(most, _tokenizer(model)), ()

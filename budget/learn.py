@@ -13,7 +13,8 @@ two parts:
 Each is kept as sketches (`budget.expect`) per model and agent, per model, and over all; a forecast takes the most
 particular one that has seen `ENOUGH` calls, and where none has, nothing is forecast and the bound stands. Kinds:
 
-    over    cost beyond the expected input's, in output tokens, rounded up
+    over    cost beyond the expected input's, in output tokens, rounded up; 0 where it was less
+    under   how much less it was, in the same way
     output  output tokens
     miss    per age of the prefix: how many thousandths of it were not read from the cache
     write   which cache most of the new input was written to: 0 none, else the place in `TTLS`
@@ -168,12 +169,15 @@ class Learner:
         nanos, level, answer = estimate.nanos, settings.reserve_at, estimate.output_tokens_max
         soft: Amounts | None = None
         if over is not None:
-            nanos = min(found.cost(over.value(MILLION)), estimate.nanos_max)
+            under = self._sketch("under", keys)
+            mean_over = over.value(MILLION) - (under.value(MILLION) if under else 0)
+            nanos = max(0, min(found.cost(mean_over), estimate.nanos_max))
         if over is not None and level != "max" and answer:  # what has no answer is embedded: its bound is close
             miss = LEVELS[level]
             output, most = self._sketch("output", keys), estimate.input_tokens_max
             answer = answer if output is None else min(answer, output.value(miss))
-            asked = (found.cost(over.value(miss)), most + answer, most, answer, 1)
+            cost = nanos if level == "expected" else found.cost(over.value(miss))
+            asked = (cost, most + answer, most, answer, 1)
             soft = tuple(min(a, b or 0) for a, b in zip(asked, bound, strict=True))  # type: ignore[assignment]
         known = replace(
             estimate, input_tokens=found.tokens, counted=found.counted or None, nanos=nanos,
@@ -238,14 +242,16 @@ class Learner:
         if tokens == read:
             del values["write"]
         if found is not None:
-            values["over"] = -(-max(0, nanos - found.nanos) * _MILLION_TOKENS // found.rate) if found.rate else 0
+            over = -((found.nanos - nanos) * _MILLION_TOKENS // found.rate) if found.rate else 0
+            values |= {"over": over, "under": -over}  # of what is negative a sketch keeps that it was none
             prefix = min(found.prefix, tokens)
             if prefix:
                 values[f"miss-{found.age}"] = 1000 - min(1000, 1000 * read // prefix)
         model, scope = estimate["model"], reservation.scope
-        names = {f"{kind}\n{m}\n{a}": v for m, a in _keys(model, scope.get("agent", "")) for kind, v in values.items()}
+        buckets = [(kind, bucket_of(value)) for kind, value in values.items()]
+        names = {f"{kind}\n{m}\n{a}": b for m, a in _keys(model, scope.get("agent", "")) for kind, b in buckets}
         if found is not None and found.counted:
-            names[f"ratio\n{model}\n"] = tokens * 1024 // found.counted
+            names[f"ratio\n{model}\n"] = bucket_of(tokens * 1024 // found.counted)
         if not self._lock.acquire(timeout=_PATIENCE):  # a finalizer may come here while its thread holds the lock
             return
         try:
@@ -258,12 +264,16 @@ class Learner:
             with suppress(RuntimeError):  # the interpreter is ending: what is left goes at exit
                 Thread(target=self.flush, name="budget-learn", daemon=True).start()
 
-    def _note(self, values: Mapping[str, int]) -> None:
-        for name, value in values.items():
-            bucket = bucket_of(value)
-            added = self._new.setdefault(name, {})
+    def _note(self, buckets: Mapping[str, int]) -> None:
+        for name, bucket in buckets.items():
+            added = self._new.get(name)
+            if added is None:
+                added = self._new[name] = {}
             added[bucket] = added.get(bucket, 0) + 1
-            self._sketches.setdefault(name, _Sketch({})).add(bucket)
+            known = self._sketches.get(name)
+            if known is None:
+                known = self._sketches[name] = _Sketch({})
+            known.add(bucket)
         self._calls += 1
 
     def forget(self) -> None:

@@ -11,6 +11,7 @@ holds below it from now on: what is past is paid, and a price that was refused o
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ from budget.window import at_zone
 if TYPE_CHECKING:
     from budget.prices import Model, PriceBook, Row
 
-__all__ = ["OWN_FILE", "Drop", "Laid", "Layer", "file_layers", "lay", "lay_all", "show_rate", "tables_layer"]
+__all__ = ["OWN_FILE", "Drop", "Laid", "Layer", "configured_layers", "file_layers", "lay", "lay_all", "show_rate"]
 
 OWN_FILE = "budget-prices.toml"
 _ENDLESS = 2**63
@@ -74,6 +75,32 @@ class Laid:
         return [*self.faults, *(f"{drop}; {remedy}" for drop in self.drops)]
 
 
+def configured_layers(
+    files: object, tables: Sequence[Mapping[str, Any]], beside: Path | None, own: Path
+) -> list[Layer]:  # fmt: skip
+    """Return the layers of a configuration, the lowest first.
+
+    Args:
+        files: `price_files`; `BUDGET_PRICE_FILES` goes before it, with paths from the working folder.
+        tables: `[[prices]]`.
+        beside: The budget.toml that these two are of; paths in it are relative to its folder.
+        own: Where `budget-prices.toml` stands, if there is one.
+
+    Raises:
+        ConfigError: `price_files` is not a list of paths.
+    """
+    named = os.environ.get("BUDGET_PRICE_FILES")
+    paths = files if named is None else [part for part in named.split(os.pathsep) if part]
+    if not isinstance(paths, list) or not all(isinstance(part, str) for part in paths):
+        raise ConfigError('budget.toml: price_files: a list of paths is needed, such as ["contract.toml"]')
+    base = beside.parent if beside and named is None else Path.cwd()
+    return [
+        *file_layers(paths, base),
+        *(file_layers([own], base) if own.is_file() else ()),
+        *([_tables_layer(tables, beside)] if tables and beside else ()),
+    ]
+
+
 def file_layers(paths: Iterable[str | Path], base: Path) -> Iterator[Layer]:
     """Yield a layer per overlay file: files as they stand, folders by their `*.toml`, relative ones from `base`."""
     for path in paths:
@@ -84,7 +111,7 @@ def file_layers(paths: Iterable[str | Path], base: Path) -> Iterator[Layer]:
             yield Layer(_shown(whole), lambda: ([], ["has no *.toml in it"]))
 
 
-def tables_layer(tables: Sequence[Mapping[str, Any]], path: Path) -> Layer:
+def _tables_layer(tables: Sequence[Mapping[str, Any]], path: Path) -> Layer:
     """Return the layer of the `[[prices]]` of a budget.toml."""
 
     def examine() -> tuple[list[dict[str, Any]], list[str]]:

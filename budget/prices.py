@@ -90,6 +90,20 @@ class PriceBook:
         entries = [_Entry(name, raw, usual.get(name, {})) for name, models in providers for raw in models]
         return cls.__new__(cls)._open(entries, book["hash"], book.get("retrieved"))
 
+    @classmethod
+    def from_json(cls, content: bytes) -> PriceBook:
+        """Make a book of the compiled form as it stands in its file."""
+        import gc
+        import json
+
+        collecting = gc.isenabled()
+        gc.disable()  # while it is parsed: a collection would walk all of it, find nothing, and double the time
+        try:
+            return cls.from_dict(json.loads(content))
+        finally:
+            if collecting:
+                gc.enable()
+
     def overlay(self, prices: object) -> PriceBook:
         """Return a book with the user's own rows on top.
 
@@ -230,10 +244,9 @@ class PriceBook:
 
 @cache
 def _shipped() -> PriceBook:
-    import json
     from importlib.resources import files
 
-    return PriceBook.from_dict(json.loads(files("budget").joinpath("data/prices.json").read_bytes()))
+    return PriceBook.from_json(files("budget").joinpath("data/prices.json").read_bytes())
 
 
 def _rank(entry: _Entry) -> int:

@@ -186,7 +186,7 @@ class Rates:
 
     def cost(self, usage: Usage) -> Cost:
         """Price a usage exactly, in the tier of its input tokens and the mode of its traits; round up once."""
-        chosen, factors, unpriced = self._select(usage.traits) if usage.traits else (self, (), ())
+        chosen, factors, unpriced = self._select(usage.traits)
         card = chosen.cards[0]
         if len(chosen.cards) > 1:
             size = usage.input_tokens
@@ -269,6 +269,8 @@ class Rates:
 
     def _select(self, traits: Mapping[str, str]) -> tuple[Rates | Mode, tuple[int, ...], tuple[str, ...]]:
         """Return what has the cards for these traits, the factors, and the traits that no mode or factor knows."""
+        if not traits:
+            return self, (), ()
         known: set[str] = set()
         chosen: Rates | Mode = self
         for mode in self.modes:

@@ -25,6 +25,7 @@ PARTS = {
 TRAITS = ("service_tier", "speed", "inference_geo", "search_context")
 """What decides a price beside the number of tokens."""
 
+
 @dataclass(frozen=True, slots=True)
 class Usage:
     """Tokens by kind, in disjoint buckets, and the traits of the answer that change its price.
@@ -101,5 +102,3 @@ class Usage:
         """Return plain JSON types; empty buckets are left out."""
         fields = {name: getattr(self, name) for name in self.__slots__ if name != "model"}
         return {name: dict(v) if isinstance(v, Mapping) else v for name, v in fields.items() if v}
-
-

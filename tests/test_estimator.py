@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
+import datetime
 import gzip
 import json
 import os
@@ -13,6 +15,8 @@ import statistics
 import subprocess
 import sys
 import threading
+import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +25,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from budget.errors import ArgumentTypeError, BudgetError, ConfigError
-from budget.estimator import REQUEST_FIELDS, Measure, anthropic, measure, tokens
-from budget.estimator.constants import BOUND, EXPECTED
+from budget.estimator import REQUEST_FIELDS, Measure, anthropic, constants, measure, tokens
+from budget.estimator.constants import FAMILIES, Rates, family, rates
 
 DATA = Path(os.environ.get("BUDGET_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data")
 CANARY = "canary-7f3a"
-FAMILIES = tuple(BOUND)
 
 
 def of(body: dict[str, Any]) -> Measure:
@@ -42,6 +45,8 @@ def text(words: str, **fields: Any) -> dict[str, Any]:
 
 
 HI = text("hi")
+URL = {"type": "url", "url": "https://example.com/a.png"}
+PDF = base64.b64encode(b"%PDF-1.4\n1 0 obj <</Type /Page>> endobj").decode()
 
 
 # --- recorded truth ---------------------------------------------------------------------------------------------------
@@ -70,22 +75,23 @@ def recorded() -> list[tuple[str, str, int, Measure]]:
         actual += (usage.get("cache_read_input_tokens") or 0) + (usage.get("cache_creation_input_tokens") or 0)
         if not got.reasons:
             shape = "tools" if got.tools else "schema" if got.schema_tokens else "plain"
+            shape = "media" if got.media else shape
             found.append((row["request_model"], shape, actual, got))
     return found
 
 
 def test_bound_covers_every_closed_recorded_request() -> None:
     found = recorded()
-    misses = [(m, actual, got) for m, _, actual, got in found if got.bound(family_of(m)) < actual]
+    misses = [(m, actual, got) for m, _, actual, got in found if got.bound(family_of(m), m) < actual]
     assert misses == []
     assert len(found) >= 100  # else the walker finds nearly everything open and covers nothing
 
 
-@pytest.mark.parametrize(("shape", "slack", "error"), [("plain", 2.8, 0.15), ("tools", 1.6, 0.1)])
+@pytest.mark.parametrize(("shape", "slack", "error"), [("plain", 2.5, 0.05), ("tools", 1.6, 0.1), ("media", 1.8, 0.1)])
 def test_slack_and_expectation_stay_where_they_were_measured(shape: str, slack: float, error: float) -> None:
-    found = [(family_of(m), actual, got) for m, s, actual, got in recorded() if s == shape]
-    ratios = [got.bound(family) / actual for family, actual, got in found]
-    expected = [got.expected(family) / actual for family, actual, got in found]
+    found = [(m, family_of(m), actual, got) for m, s, actual, got in recorded() if s == shape]
+    ratios = [got.bound(name, model) / actual for model, name, actual, got in found]
+    expected = [got.expected(name, model) / actual for model, name, actual, got in found]
     print(
         f"{shape}: {len(found)} rows, bound {statistics.median(ratios):.2f}, expected {statistics.median(expected):.2f}"
     )
@@ -97,13 +103,14 @@ def test_bound_covers_501_languages_on_three_models() -> None:
     ratios: dict[str, list[float]] = {}
     for row in rows("claude_counts_udhr.jsonl.gz"):
         model, actual = row["request"]["model"], row["usage"]["input_tokens"]
-        bound = of(row["request"]).bound(family_of(model))
+        bound = of(row["request"]).bound(family_of(model), model)
         assert bound >= actual, (model, actual, bound)
         ratios.setdefault(model, []).append(bound / actual)
     print({model: (round(min(r), 2), round(statistics.median(r), 2)) for model, r in ratios.items()})
     assert {model: len(r) for model, r in ratios.items()} == dict.fromkeys(ratios, 501)
     assert len(ratios) == 3
-    assert all(statistics.median(r) <= 2.0 for r in ratios.values())
+    assert statistics.median(ratios["claude-opus-4-5"]) <= 1.5
+    assert all(statistics.median(r) <= 1.8 for r in ratios.values())
 
 
 def test_output_max_covers_every_recorded_output() -> None:
@@ -117,31 +124,142 @@ def test_output_max_covers_every_recorded_output() -> None:
 # --- the formula ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_no_expected_rate_is_above_its_bound(family: str) -> None:
-    bound, expected = dataclasses.asdict(BOUND[family]), dataclasses.asdict(EXPECTED[family])
-    bound |= bound.pop("builtin")
-    expected |= expected.pop("builtin")
-    assert bound.keys() == expected.keys()
-    assert [name for name in bound if expected[name] > bound[name]] == []
+def figures(of: Rates) -> dict[str, int]:
+    flat = dataclasses.asdict(of)
+    for i, rate in enumerate(flat.pop("kinds")):
+        flat[f"kind {i}"] = rate
+    return flat.pop("builtin") | flat
 
 
-@pytest.mark.parametrize(("family", "bound", "expected"), [("claude-1", 58, 20), ("claude-2", 68, 24)])
-def test_plain_request_by_hand(family: str, bound: int, expected: int) -> None:
+def models_of(name: str) -> list[str]:
+    """The family itself, and one model per entry of those that differ."""
+    return ["", *(patterns[0].replace("*", "x") for patterns, *_ in family(name).models)]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_no_expected_rate_is_above_its_bound(name: str) -> None:
+    for model in models_of(name):
+        bound, expected = map(figures, rates(name, model))
+        assert bound.keys() == expected.keys()
+        assert [key for key in bound if expected[key] > bound[key]] == []
+
+
+@pytest.mark.parametrize("name", ["claude-1", "claude-2", "cl100k"])
+def test_a_model_of_which_nothing_is_known_has_the_highest_bound(name: str) -> None:
+    unknown = figures(rates(name)[0])
+    for model in models_of(name):
+        assert all(rate <= unknown[key] for key, rate in figures(rates(name, model)[0]).items())
+
+
+@pytest.mark.parametrize("name", [*FAMILIES, "kinds"])
+def test_every_figure_names_a_dated_source(name: str) -> None:
+    raw = tomllib.loads((Path(constants.__file__).parent / "families" / f"{name}.toml").read_text())
+    sources = raw.get("sources", {})
+    assert all(isinstance(source["as_of"], datetime.date) and source["what"] for source in sources.values())
+
+    def tables(node: object) -> Iterator[dict[str, Any]]:
+        if isinstance(node, dict):
+            if {"bound", "expected", "rule", "kinds"} & node.keys() and not isinstance(node.get("kinds"), dict):
+                yield node
+            for inner in node.values():
+                yield from tables(inner)
+        elif isinstance(node, list):
+            for inner in node:
+                yield from tables(inner)
+
+    found = list(tables(raw))
+    assert found
+    for table in found:
+        assert table["source"] in sources or table.get("as_of"), table
+
+
+def test_a_family_without_figures_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(file: str) -> str:
+        raise FileNotFoundError(file)
+
+    for text, match in ((missing, "is missing; reinstall"), (lambda _: "vocabulary = 1", "is damaged")):
+        constants.family.cache_clear()
+        monkeypatch.setattr(constants, "_text", text)
+        with pytest.raises(ConfigError, match=match):
+            family("claude-2")
+    constants.family.cache_clear()
+
+
+@pytest.mark.parametrize(("name", "bound", "expected"), [("claude-1", 58, 20), ("claude-2", 68, 24)])
+def test_plain_request_by_hand(name: str, bound: int, expected: int) -> None:
     got = Measure(base_tokens=11, messages=1, parts=1)  # 24 + 8 + 8 + 11 x 1.6 (2.5); 7 + 11 x 1.18 (1.5); rounded up
-    assert (got.bound(family), got.expected(family)) == (bound, expected)
+    assert (got.bound(name), got.expected(name)) == (bound, expected)
 
 
-@pytest.mark.parametrize(("family", "bound"), [("claude-1", 1524), ("claude-2", 1979)])
-def test_tools_and_schema_by_hand(family: str, bound: int) -> None:
+@pytest.mark.parametrize("name", ["claude-1", "claude-2"])
+def test_tokens_of_a_kind_cost_what_the_kind_costs(name: str) -> None:
+    kinds = [0] * len(rates(name)[0].kinds)
+    kinds[3], kinds[7] = 100, 50
+    got = Measure(base_tokens=120, tool_tokens=40, kinds=tuple(kinds), bare=True)  # ten of no known kind
+    bound, expected = rates(name)
+    assert got.bound(name) == -(-(100 * bound.kinds[3] + 50 * bound.kinds[7] + 10 * bound.text) // 100)
+    assert got.expected(name) == -(-(100 * expected.kinds[3] + 50 * expected.kinds[7] + 10 * expected.text) // 100)
+
+
+@pytest.mark.parametrize(
+    ("name", "model", "bound"),
+    [("claude-1", "", 1524), ("claude-1", "claude-sonnet-4-20250514", 1334), ("claude-2", "", 2009),
+     ("claude-2", "us.anthropic.claude-opus-4-7-v1:0", 1999), ("claude-2", "claude-opus-5", 1699),
+     ("claude-2", "claude-opus-5-5", 2009)],
+)  # fmt: skip
+def test_tools_and_schema_by_hand(name: str, model: str, bound: int) -> None:
     got = Measure(tool_tokens=100, schema_tokens=50, tools=2, builtin=("bash",))
-    assert got.bound(family) == bound  # 24 + 620 (840) + 2 x 60 + 300 (400) + 220 + 150 x 1.6 (2.5), rounded up
+    assert got.bound(name, model) == bound  # 24 + prompt + 2 x 60 + 300 (400) + 220 + 150 x 1.6 (2.5), rounded up
 
 
-@pytest.mark.parametrize(("family", "bound", "expected"), [("claude-1", 944, 216), ("claude-2", 1209, 232)])
-def test_schema_without_tools_by_hand(family: str, bound: int, expected: int) -> None:
+@pytest.mark.parametrize(("name", "bound", "expected"), [("claude-1", 464, 216), ("claude-2", 609, 232)])
+def test_schema_without_tools_by_hand(name: str, bound: int, expected: int) -> None:
     got = Measure(schema_tokens=50)
-    assert (got.bound(family), got.expected(family)) == (bound, expected)
+    assert (got.bound(name), got.expected(name)) == (bound, expected)
+
+
+# Recipes and their counts on the old and the new tokenizer, without the frame of a message: by ctok 1.3 (MIT), an offline
+# reconstruction, 2026-11-22. None of these texts took part in the fit.
+# fmt: off
+ADVERSARIAL: dict[str, tuple[str, int, int]] = {
+    "long identifiers": ("internationalizationConfigurationManagerFactoryBean " * 40, 360, 761),
+    "shouting": ("THE BUDGET WAS EXCEEDED BEFORE THE REQUEST WAS SENT TO THE PROVIDER. " * 20, 400, 921),
+    "constants": ("MAX_RETRY_ATTEMPTS_PER_WINDOW=DEFAULT_TIMEOUT_SECONDS;" * 30, 659, 1440),
+    "camel case": ("getUserByIdAndTenantOrThrow(requestContext).mapToResponseDtoAsync();" * 25, 524, 875),
+    "rules": (("=" * 79 + "\n") * 12, 35, 83),
+    "table": (("+" + ("-" * 17 + "+") * 4 + "\n") * 20, 199, 439),
+    "one letter": ("q" * 900, 450, 900),
+    "ellipses": ("......" * 150, 8, 57),
+    "ascii art": ("/\\_/\\  ( o.o )  > ^ <  |\\/|~~~~" * 30, 569, 810),
+    "hex": ("".join(f"{i * 2654435761 % 2**32:08x}" for i in range(120)), 561, 627),
+    "base64": (base64.b64encode(bytes(i * i * 37 % 251 for i in range(900))).decode(), 996, 1095),
+    "json": (json.dumps([{"userId": i * 7919, "isActive": i % 2 == 0, "tags": ["a-b", "c_d"]} for i in range(30)]),
+             810, 1020),
+    "escaped json": (json.dumps(json.dumps([{"path": "C:\\Users\\x", "n": [1.5, -2e-7]}] * 15)), 466, 618),
+    "minified": ("!function(e,t){var n=e[t]||{};return n.a&&(n.b=!0),t?n:void 0}(window,\"x\");" * 20, 859, 900),
+    "numbers": (" ".join(str(i ** 3 / 7) for i in range(120)), 909, 909),
+    "whitespace": ("\t  \n \r\n    \t\t\n" * 60, 479, 479),
+    "spaced out": (" ".join("the quick brown fox jumps over the lazy dog" * 8), 343, 344),
+    "emoji": ("👩‍👩‍👧‍👦🏳️‍🌈🧑🏽‍🚀" * 25, 850, 850),
+    "zero width": ("a\u200bb\u200dc\u2060d\ufeff" * 60, 779, 780),
+    "mathematical": ("".join(chr(0x1D400 + i % 52) for i in range(300)), 1200, 1200),
+    "cherokee": ("".join(chr(0x13A0 + i * 7 % 80) for i in range(300)), 902, 902),
+    "cuneiform": ("".join(chr(0x12000 + i * 11 % 900) for i in range(200)), 800, 800),
+    "hangul": ("".join(chr(0xAC00 + i * 97 % 11000) for i in range(300)), 694, 694),
+    "rare han": ("".join(chr(0x20000 + i * 101 % 40000) for i in range(200)), 800, 800),
+    "combining": ("".join("aeiou"[i % 5] + chr(0x300 + i % 40) for i in range(300)), 764, 765),
+    "urls": ("https://example.com/a%20b/?q=%E2%82%AC&utm_source=x#frag-" * 30, 869, 990),
+    "log": ("2026-11-22T04:05:06.789Z ERROR [worker-17] c.e.Foo: NPE at Bar.java:1234\n" * 25, 949, 1174),
+    "latin with marks": ("Příliš žluťoučký kůň úpěl ďábelské ódy. Zażółć gęślą jaźń. " * 15, 570, 601),
+}
+# fmt: on
+
+
+@pytest.mark.parametrize("recipe", ADVERSARIAL)
+def test_hostile_texts_are_bounded(recipe: str) -> None:
+    words, old, new = ADVERSARIAL[recipe]
+    got = of(asked(text(words)))
+    assert (got.bound("claude-1") >= old, got.bound("claude-2") >= new) == (True, True)
 
 
 def test_unknown_tokenizer_names_what_exists() -> None:
@@ -225,6 +343,8 @@ def closed_blocks() -> list[dict[str, Any]]:
         {"type": "search_result", "title": "t", "source": "s", "content": [text(CANARY)]},
         {"type": "document", "source": {"type": "text", "data": CANARY, "media_type": "text/plain"}, "title": None},
         {"type": "document", "source": {"type": "content", "content": [text("x")]}, "context": CANARY},
+        {"type": "tool_result", "tool_use_id": "t", "content": [text(CANARY), {"type": "image", "source": URL}]},
+        {"type": "document", "title": CANARY, "source": {"type": "base64", "data": PDF}},
     ]
 
 
@@ -298,8 +418,6 @@ def test_every_field_of_the_sdk_is_known() -> None:
 @pytest.mark.parametrize(
     ("block", "reason"),
     [
-        ({"type": "image", "source": {"type": "base64", "data": CANARY}}, "image"),
-        ({"type": "document", "source": {"type": "base64", "data": CANARY}}, "document from base64"),
         ({"type": "document", "source": {"type": "url", "url": CANARY}}, "document from url"),
         ({"type": "document", "source": {"type": "file", "file_id": CANARY}}, "document from file"),
         ({"type": "server_tool_use", "input": {"q": CANARY}}, "server_tool_use"),
@@ -321,7 +439,6 @@ def test_open_block_is_named(block: dict[str, Any], reason: str) -> None:
 @pytest.mark.parametrize(
     ("inner", "place"),
     [
-        ({"type": "image", "source": {}}, "image"),
         ({"type": "tool_reference", "tool_name": "f"}, "tool_reference"),
         ({"type": "tool_result", "tool_use_id": "t"}, "tool_result"),
     ],
@@ -334,7 +451,7 @@ def test_open_block_inside_a_result(inner: dict[str, Any], place: str) -> None:
 @pytest.mark.parametrize(
     "kind",
     ["web_search_20250305", "web_fetch_20260318", "code_execution_20250825", "tool_search_tool_bm25_20251119",
-     "mcp_toolset", "computer_20251124", "computer_toolset_20260801", "browser_toolset_20260801", "advisor_20260301",
+     "mcp_toolset", "computer_20991124", "advisor_20260301",
      "bash_20990101"],
 )  # fmt: skip
 def test_open_tool_is_named(kind: str) -> None:
@@ -363,6 +480,12 @@ def test_open_tool_is_named(kind: str) -> None:
             "messages[0].content[0].brand_new",
         ),
         ({"system": [{"type": "image"}]}, "system[0]"),
+        ({"messages": [{"role": "user", "content": [{"type": "image", "source": {"type": "new"}}]}]},
+         "messages[0].content[0].source"),
+        ({"messages": [{"role": "user", "content": [{"type": "image", "source": URL, "transformations": {"a": 1}}]}]},
+         "messages[0].content[0].transformations"),
+        ({"messages": [{"role": "user", "content": [
+            {"type": "document", "source": {"type": "base64", "data": CANARY}}]}]}, "messages[0].content[0].source"),
     ],
 )
 def test_open_field_is_named(fields: dict[str, Any], place: str) -> None:
@@ -372,7 +495,7 @@ def test_open_field_is_named(fields: dict[str, Any], place: str) -> None:
 
 
 def test_many_reasons_are_summed_up() -> None:
-    got = of(asked(*[{"type": "image"}] * 1000))
+    got = of(asked(*[{"type": "hologram"}] * 1000))
     assert len(got.reasons) == 21
     assert got.reasons[-1] == "and 980 more"
 
@@ -471,7 +594,7 @@ def test_hostile_nesting_is_refused() -> None:
 
 
 def test_provider_and_endpoint() -> None:
-    for provider, endpoint in (("openai", "messages"), ("anthropic", "chat"), ("azure", "chat")):
+    for provider, endpoint in (("openai", "messages"), ("anthropic", "chat"), ("google", "converse")):
         with pytest.raises(ConfigError, match="not available in this version"):
             measure(asked(HI), provider=provider, endpoint=endpoint)
     with pytest.raises(ConfigError, match=r"provider.*anthropic, openai"):
@@ -601,7 +724,7 @@ def test_a_damaged_vocabulary_is_refused(damage: str, monkeypatch: pytest.Monkey
 
 
 def test_unknown_vocabulary() -> None:
-    with pytest.raises(ConfigError, match="cl100k, o200k"):
+    with pytest.raises(ConfigError, match="cl100k, .*o200k"):
         tokens.count("x", "p50k")
 
 
@@ -633,9 +756,9 @@ def test_a_vocabulary_is_built_once_by_many_threads(monkeypatch: pytest.MonkeyPa
     built: list[str] = []
     real = tokens._build
 
-    def build(vocabulary: Any) -> Any:
+    def build(vocabulary: Any, ranks: Any) -> Any:
         built.append(vocabulary.file)
-        return real(vocabulary)
+        return real(vocabulary, ranks)
 
     monkeypatch.setattr(tokens, "_encodings", {})
     monkeypatch.setattr(tokens, "_build", build)
@@ -668,6 +791,5 @@ def test_measuring_opens_no_socket(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_walker_knows_a_rate_for_each_builtin_tool() -> None:
     kinds = {name for names in anthropic._CLIENT_TOOLS.values() for name in names}
-    for table in (BOUND, EXPECTED):
-        for family in FAMILIES:
-            assert table[family].builtin.keys() == kinds
+    for name in FAMILIES:
+        assert all(table.builtin.keys() == kinds for table in rates(name))

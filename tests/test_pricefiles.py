@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from budget.errors import ConfigError, UnknownModel
+from budget.estimate import makes_embeddings
 from budget.pricefiles import compile_book, load_source, main
 from budget.prices import PriceBook
 from budget.rates import Card
@@ -377,6 +378,15 @@ def test_a_market_s_prices_are_found_only_when_it_is_named():
         assert book.find(model.id, "openrouter") == model
         with suppress(UnknownModel, ConfigError):
             assert book.find(model.id).provider != "openrouter"
+
+
+def test_every_answer_has_a_ceiling_but_of_models_whose_window_nobody_states():
+    chat = [model for model in PriceBook.shipped().models() if not makes_embeddings(model)]
+    assert len(chat) > 2000
+    open_ended = {f"{model.provider}/{model.id}" for model in chat if (model.max_output or model.context) is None}
+    assert open_ended == {
+        "openai/gpt-rosalind-research", "openai/gpt-rosalind-discovery", "openrouter/switchpoint/router",
+    }  # fmt: skip
 
 
 # ---- against the catalogue

@@ -183,6 +183,15 @@ def test_a_repeat_gets_its_first_answer_whatever_was_learned_meanwhile(soft: Bud
     assert soft.status()[0].reserved == first.usd
 
 
+def test_a_check_before_it_does_not_change_what_is_asked(soft: Budget) -> None:
+    teach(soft)
+    id, engine = "0123456789abcdef" * 2, soft.engine
+    ask = engine.ask_for(estimate(soft), None, {})
+    assert engine.drive(engine.verbs.check(ask))
+    first = engine.drive(engine.verbs.reserve(ask, id, 600_000_000))
+    assert soft.reserve(estimate(soft), id=id).amounts == first.amounts
+
+
 def test_a_request_without_a_bound_keeps_its_allowance(budget_factory: Make) -> None:
     budget = budget_factory(reserve_at="p99", on_unbounded="$0.50")
     tools = [{"type": "web_search_20250305", "name": "web_search", "max_uses": 9}]
@@ -299,12 +308,34 @@ def test_names_hold_the_model_and_the_agent_and_nothing_of_a_user(budget_factory
     assert not [name for name in names if "alice" in name or "secret" in name or "red" in name]
 
 
+def test_what_is_learned_while_it_is_handed_over_is_not_lost(budget_factory: Make) -> None:
+    budget = budget_factory(prices=PRICES)
+    teach(budget, ENOUGH)
+    learner = budget.engine.verbs.learner
+    send = learner._send
+
+    def slow(more: Any) -> Any:
+        found = send(more)
+        teach(budget, 2, usage=Usage(input=1000, output=10_000))
+        return found
+
+    learner._send = slow
+    learner.flush()
+    assert Decimal("0.015") < estimate(budget).usd < Decimal("0.03")  # two in twelve were dear
+    learner._send = send
+    learner.flush()
+    assert sum(budget.engine.do(Learn()).learned["over\nm\n"].values()) == ENOUGH + 2
+
+
 def test_what_teaches_nothing(budget_factory: Make) -> None:
     budget = budget_factory(prices=PRICES)
     budget.reconcile(budget.reserve(estimate(budget)), usd="0.05")  # no usage
     budget.reconcile(budget.reserve("$0.05"), Usage(input=5, model="m"))  # no estimate
     budget.refund(budget.reserve(estimate(budget)))
     budget.record(Usage(input=5), model="m")
+    cut = budget.reserve(estimate(budget))  # a stream that was cut: what it used is a guess
+    guess = {"usage": {"input": 1000, "output": 5}, "estimated": True}
+    budget.engine.drive(budget.engine.verbs.reconcile(cut, (5, 5, 5, 5, 1), guess))
     held = call(budget)
     budget.reconcile(held, Usage(input=1000, output=100))  # a repeat
     budget.engine.verbs.learner.flush()

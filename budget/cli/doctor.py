@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import click
 
 from budget.cli.common import Common, common
-from budget.cli.output import Column, print_json, table
+from budget.cli.output import Column, print_json, some, table
 from budget.cli.records import verify_books
 from budget.errors import BudgetError
 from budget.window import SECOND
@@ -137,7 +137,7 @@ def _prices(budget: Budget) -> Iterator[Finding]:
     if origins:
         yield Finding("own prices", "ok", f"from {', '.join(origins)}")
     if due := due_models(book, int(now.timestamp()) * 1_000_000):
-        yield Finding("price review", "note", f"to be looked at again: {', '.join(due)}")
+        yield Finding("price review", "note", f"to be looked at again: {some(due)}")
 
 
 def _sdks() -> Iterator[Finding]:

@@ -20,8 +20,8 @@ import click
 from budget.money import NANOS, show_usd
 
 __all__ = [
-    "Cell", "Column", "amount", "is_terminal", "note", "pairs", "print_json", "safe", "say", "scope_text", "table",
-    "when",
+    "Cell", "Column", "amount", "is_terminal", "note", "pairs", "print_json", "safe", "say", "scope_text", "some",
+    "table", "when",
 ]  # fmt: skip
 
 Cell = str | tuple[str, str]
@@ -79,6 +79,11 @@ def when(moment: datetime | None) -> str:
 def scope_text(scope: Any) -> str:
     """Write attributes as "user=alice,agent=support"."""
     return ",".join(f"{name}={value}" for name, value in scope.items())
+
+
+def some(names: Sequence[str], most: int = 10) -> str:
+    """Write names, the first ones and how many more there are."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def is_terminal() -> bool:

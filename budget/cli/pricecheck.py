@@ -10,14 +10,12 @@ from typing import Any
 import click
 
 from budget.cli.common import Common, common
-from budget.cli.output import Cell, Column, note, print_json, table
+from budget.cli.output import Cell, Column, note, print_json, some, table
 from budget.cli.pricediff import Catalogue, Comparison, compare, read_genai_prices, read_litellm
 from budget.money import format_usd
 from budget.ownprices import Drop, Laid, Layer, file_layers, lay, show_rate
 from budget.prices import PriceBook
 from budget.stale import due_models, too_old
-
-_NAMED = 10
 
 
 @click.command("check")
@@ -104,10 +102,10 @@ def _print_check(laid: Sequence[tuple[str, Laid]], due: Sequence[str], book: Pri
     for where, found in laid:
         rows += [(("FAULT", "bold red"), where, fault) for fault in found.wrong()]
         if not found.wrong():
-            about = f"replaces {_some(found.replaced)}" if found.replaced else "adds models"
+            about = f"replaces {some(found.replaced)}" if found.replaced else "adds models"
             rows.append((("ok", "green"), where, about))
     if due:
-        rows.append((("note", "yellow"), "review", f"to be looked at again: {_some(due)}"))
+        rows.append((("note", "yellow"), "review", f"to be looked at again: {some(due)}"))
     age = ("note", "yellow") if too_old(book, today) else ("ok", "green")
     rows.append((age, "shipped prices", _read(book, today)))
     table([Column("state"), Column("file"), Column("detail")], rows)
@@ -119,11 +117,6 @@ def _age(book: PriceBook, today: date) -> int | None:
 
 def _read(book: PriceBook, today: date) -> str:
     return f"read {_age(book, today)} days ago ({book.retrieved})" if book.retrieved else "read nobody knows when"
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return ", ".join(names[:_NAMED]) + more
 
 
 def _diff_json(other: Catalogue, found: Sequence[Comparison]) -> dict[str, Any]:

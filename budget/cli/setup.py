@@ -29,6 +29,13 @@ TEMPLATE = """\
 # A request without an upper bound of cost: "refuse", or what it may reserve, such as "$0.50".
 #on_unbounded = "refuse"
 
+# Who counts a request's input tokens: "tokenizer", which is here; or "provider", which is asked once where the bound of
+# a wrapped client's call would be refused and the expectation would not.
+#count_with = "tokenizer"
+
+# What a call sets aside: "max", the most it can cost; or "p99", "p95" or "expected", learned, which can be overrun.
+#reserve_at = "max"
+
 # When the store cannot answer: "refuse".
 #on_store_error = "refuse"
 

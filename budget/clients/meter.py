@@ -90,7 +90,7 @@ class StreamMeter:
         """Count what was received, with the bound of the model's tokenizer."""
         from budget.errors import UnknownModel
         from budget.estimator import VOCABULARIES, Measure
-        from budget.estimator.tokens import count, wide_bytes
+        from budget.estimator.tokens import census, wide_bytes
 
         estimate = self._estimate
         try:
@@ -100,8 +100,10 @@ class StreamMeter:
         tokenizer = tokenizer or "claude-2"
         vocabulary = VOCABULARIES[tokenizer]
         texts = ["".join(pieces) for pieces in self._received.values()]
-        tokens, wide = sum(count(text, vocabulary) for text in texts), sum(map(wide_bytes, texts))
-        return Measure(vocabulary, base_tokens=tokens, wide_bytes=wide, bare=True).bound(tokenizer)
+        counted = [census(text, vocabulary) for text in texts]
+        tokens, wide = sum(tokens for tokens, _ in counted), sum(map(wide_bytes, texts))
+        kinds = tuple(map(sum, zip(*(kinds for _, kinds in counted), strict=True)))
+        return Measure(vocabulary, base_tokens=tokens, kinds=kinds, wide_bytes=wide, bare=True).bound(tokenizer)
 
 
 def fields_of(thing: object) -> Mapping[str, Any]:

@@ -88,7 +88,7 @@ def _bmp_size(source: Source, head: bytes) -> tuple[int, int]:
     return abs(width), abs(height)
 
 
-def _jpeg_size(source: Source, _: bytes) -> tuple[int, int]:
+def _jpeg_size(source: Source, head: bytes) -> tuple[int, int]:
     at = 2
     for _ in range(_SEGMENTS):
         head = source.at(at, 9)

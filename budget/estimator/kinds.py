@@ -10,8 +10,12 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Mapping
 from operator import itemgetter
+from string import ascii_letters, digits
 
 __all__ = ["census", "kinds_of"]
+
+_ALPHANUMERIC = (ascii_letters + digits).encode()
+
 
 def kinds_of(vocabulary: str, ranks: Mapping[bytes, int]) -> tuple[bytes, int] | None:
     """Return the kind of each token by its rank, and how many kinds there are; None for a vocabulary without kinds."""
@@ -22,11 +26,12 @@ def kinds_of(vocabulary: str, ranks: Mapping[bytes, int]) -> tuple[bytes, int] |
     if raw is None:
         return None
     number = {letter: i for i, letter in enumerate(raw["kinds"])}
-    grid = {made: [bytes(number[letter] for letter in row) for row in rows] for made, rows in raw["table"].items()}
+    grid = {made: [bytes(map(number.__getitem__, word)) for word in words] for made, words in raw["table"].items()}
+    rows, columns = raw["ranks"], raw["lengths"]
     table = bytearray(max(ranks.values()) + 1)
     for token, rank in ranks.items():
         made, length = _made_of(token)
-        table[rank] = grid[made][bisect_right(raw["ranks"], rank)][bisect_right(raw["lengths"], length)]
+        table[rank] = grid[made][bisect_right(rows, rank)][bisect_right(columns, length)]
     return bytes(table), len(number)
 
 
@@ -51,7 +56,7 @@ def _made_of(token: bytes) -> tuple[str, int]:
     elif core.isdigit():
         made = "digits"
     else:
-        made = "mixed" if any(map(str.isalnum, core.decode())) else "symbol"
+        made = "symbol" if core == core.translate(None, _ALPHANUMERIC) else "mixed"
     return made if core is token else "_" + made, length
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -253,6 +254,24 @@ def test_the_log_has_no_text(exact: Budget, plain: Make, provider: Provider, cap
         exact.wrap(plain()).messages.create(**MESSAGES)
     said = [record.getMessage() for record in caplog.records if record.name == "budget"]
     assert said == ["the provider did not count a call (InternalServerError); its bound stands"]
+
+
+def test_cancelled_while_the_provider_counts(exact: Budget, plain: Make, provider: Provider) -> None:
+    counts(provider, 1, hang=30.0)
+    exact.limits.set(f"{between(exact, anthropic.AsyncAnthropic)}/request")
+
+    async def main(client: Any) -> None:
+        task = asyncio.create_task(client.messages.create(**MESSAGES))
+        while not provider.requests:
+            await asyncio.sleep(0.001)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    run_async(exact.wrap(plain(anthropic.AsyncAnthropic)), main)
+    assert asked(provider) == [COUNTERS[0]]
+    assert [entry.kind for entry in exact.entries()] == ["limit_set"]
+    assert not open_reservations(exact)
 
 
 @pytest.mark.parametrize("how", ["argument", "environment", "file"])
