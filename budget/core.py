@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from decimal import Decimal
 from time import monotonic
 from typing import Any
@@ -113,7 +114,10 @@ class Engine:
         """Put into an estimate what this process knows of such calls in the current run."""
         run = current()
         scope = {**(run.scope if run else {}), "model": estimate.model, "provider": estimate.provider}
-        return self.verbs.learner.forecast(estimate, estimate.amounts, scope, self.verbs.now())[0]
+        found = self.verbs.learner.forecast(estimate, estimate.amounts, scope, self.verbs.now())
+        if found is None:
+            return estimate
+        return replace(estimate, input_tokens=found.tokens, counted=found.counted or None, nanos=found.expected)
 
     def _endpoint_of(self, request: Mapping[str, Any], provider: str | None) -> str:
         """Tell the endpoint from the provider, the one asked for or the model's, and from what the request holds."""

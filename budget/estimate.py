@@ -45,8 +45,6 @@ class Estimate:
         priced: False if the model has no price and the policy allows that.
         counted_by: Who counted the input: our "tokenizer", or the "provider".
         counted: Input tokens as counted, before what was learned of the model; None where nothing is.
-        reserve_at: "max", or the level of a soft reservation, which may be overrun.
-        soft: What such a reservation sets aside, per unit.
     """
 
     model: str
@@ -64,8 +62,6 @@ class Estimate:
     measure: Measure | None = None
     counted_by: str = "tokenizer"
     counted: int | None = None
-    reserve_at: str = "max"
-    soft: Amounts | None = None
 
     @property
     def closed(self) -> bool:
@@ -105,7 +101,6 @@ class Estimate:
             "closed": self.closed,
             "reasons": list(self.reasons),
             "counted_by": self.counted_by,
-            **({"reserve_at": self.reserve_at, "usd_reserved": format_usd(self.soft[0] or 0)} if self.soft else {}),
         }
 
 

@@ -35,7 +35,8 @@ import os
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from functools import lru_cache
+from math import prod
 from threading import Lock, Thread
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -64,8 +65,6 @@ _OPEN = 16384  # open calls that are remembered
 _HALF = MILLION // 2
 _MILLION_TOKENS = 1_000_000
 _FAR = 2**40  # tokens that no extrapolation exceeds
-
-_Key = tuple[str, str]
 
 
 class _Sketch:
@@ -105,6 +104,8 @@ class Forecast(NamedTuple):
         age: Of the prefix that may be cached: "5m", "1h", "late", "side", or "new".
         prefix: Its tokens.
         counted: Input tokens as counted before the model's ratio; 0 where they are not an estimate.
+        expected: What the whole call is expected to cost.
+        soft: What a soft reservation of it sets aside, per unit; None if it is hard.
     """
 
     tokens: int
@@ -113,6 +114,8 @@ class Forecast(NamedTuple):
     age: str
     prefix: int
     counted: int
+    expected: int
+    soft: Amounts | None
 
     def cost(self, output: int) -> int:
         """Return what it costs with an answer of so many tokens, nano-dollars rounded up."""
@@ -148,10 +151,8 @@ class Learner:
 
     # Before a call.
 
-    def forecast(
-        self, estimate: Estimate, bound: Amounts, scope: Mapping[str, str], now: int
-    ) -> tuple[Estimate, Amounts | None, Forecast | None]:
-        """Return the estimate as expected, what to set aside if that is less than the bound, and what to learn by.
+    def forecast(self, estimate: Estimate, bound: Amounts, scope: Mapping[str, str], now: int) -> Forecast | None:
+        """Return what is expected of a call; None if nothing can be said: it has no bound, or no price.
 
         Args:
             estimate: Of the call.
@@ -161,9 +162,9 @@ class Learner:
         """
         settings = self._settings
         if settings.disabled or not estimate.priced or not estimate.closed:
-            return estimate, None, None
+            return None
         rates = settings.book.find(estimate.model, estimate.provider or None).rates(now)
-        keys = _keys(estimate.model, scope.get("agent", ""))
+        keys = _endings(estimate.model, scope.get("agent", ""))
         found = self._input(estimate, rates, keys, scope, now)
         over = self._sketch("over", keys)
         nanos, level, answer = estimate.nanos, settings.reserve_at, estimate.output_tokens_max
@@ -179,11 +180,7 @@ class Learner:
             cost = nanos if level == "expected" else found.cost(over.value(miss))
             asked = (cost, most + answer, most, answer, 1)
             soft = tuple(min(a, b or 0) for a, b in zip(asked, bound, strict=True))  # type: ignore[assignment]
-        known = replace(
-            estimate, input_tokens=found.tokens, counted=found.counted or None, nanos=nanos,
-            reserve_at=level if soft else "max", soft=soft,
-        )  # fmt: skip
-        return known, soft, found
+        return found._replace(expected=nanos, soft=soft)
 
     def ended(self, id: str) -> None:
         """Forget a reservation that ended without a usage."""
@@ -198,12 +195,12 @@ class Learner:
             self._open.setdefault(id, forecast)
 
     def _input(
-        self, estimate: Estimate, rates: Rates, keys: Sequence[_Key], scope: Mapping[str, str], now: int
+        self, estimate: Estimate, rates: Rates, keys: Sequence[str], scope: Mapping[str, str], now: int
     ) -> Forecast:
         tokens, counted = estimate.input_tokens, 0
         if estimate.measure is not None and estimate.counted_by == "tokenizer":
             counted = estimate.counted or tokens
-            ratio = self._sketch("ratio", [(estimate.model, "")])
+            ratio = self._sketch("ratio", [f"\n{estimate.model}\n"])
             tokens = counted if ratio is None else min(counted * ratio.value(_HALF) // 1024, estimate.input_tokens_max)
         age, prefix, read = self._talks.prefix(scope, tokens, now)
         if (missed := self._sketch(f"miss-{age}", keys)) is not None:
@@ -214,13 +211,15 @@ class Learner:
         place = place if write is None else most_common(write.counts.copy())
         rest, traits = tokens - read, dict(estimate.traits)
         known = (0, read, {TTLS[place - 1]: rest}) if 0 < place <= len(TTLS) else (rest, read, {})
-        nanos, more = [rates.cost(Usage(*known, output, traits=traits)).nanos for output in (0, _MILLION_TOKENS)]
-        return Forecast(tokens, nanos, more - nanos, age, prefix, counted)
+        cost = rates.cost(Usage(*known, traits=traits))
+        factors = cost.rates.get("factors", ())
+        rate = -(-cost.rates["output"] * 1000 * prod(factors) // _MILLION_TOKENS ** len(factors))
+        return Forecast(tokens, cost.nanos, rate, age, prefix, counted, 0, None)
 
-    def _sketch(self, kind: str, keys: Sequence[_Key]) -> _Sketch | None:
+    def _sketch(self, kind: str, keys: Sequence[str]) -> _Sketch | None:
         """Return the most particular sketch that has seen enough."""
-        for model, agent in keys:
-            found = self._sketches.get(f"{kind}\n{model}\n{agent}")
+        for key in keys:
+            found = self._sketches.get(kind + key)
             if found is not None and found.total >= ENOUGH:
                 return found
         return None
@@ -249,7 +248,7 @@ class Learner:
                 values[f"miss-{found.age}"] = 1000 - min(1000, 1000 * read // prefix)
         model, scope = estimate["model"], reservation.scope
         buckets = [(kind, bucket_of(value)) for kind, value in values.items()]
-        names = {f"{kind}\n{m}\n{a}": b for m, a in _keys(model, scope.get("agent", "")) for kind, b in buckets}
+        names = {f"{kind}{key}": b for key in _endings(model, scope.get("agent", "")) for kind, b in buckets}
         if found is not None and found.counted:
             names[f"ratio\n{model}\n"] = bucket_of(tokens * 1024 // found.counted)
         if not self._lock.acquire(timeout=_PATIENCE):  # a finalizer may come here while its thread holds the lock
@@ -291,8 +290,10 @@ class Learner:
                     self.load(self._send(more))
 
 
-def _keys(model: str, agent: str) -> list[_Key]:
-    return [(model, agent), (model, ""), ("", "")] if agent else [(model, ""), ("", "")]
+@lru_cache(4096)
+def _endings(model: str, agent: str) -> tuple[str, ...]:
+    """Return how the names of a call's sketches end, the most particular first."""
+    return (*([f"\n{model}\n{agent}"] if agent else []), f"\n{model}\n", "\n\n")
 
 
 _LEARNERS: weakref.WeakSet[Learner] = weakref.WeakSet()

@@ -48,14 +48,19 @@ def exceeded(
     elif any(limit.window.kind == "request" for limit in limits):
         kind = CapExceeded
     estimate = ask.estimate
+    soft = ask.amounts if ask.most else None
     if estimate is None or not estimate.closed:
         return kind(refusals, ask.scope, None, fits)
-    return kind(refusals, ask.scope, lambda: _output_that_fits(book, estimate, matches, draws, buckets, at_us), fits)
+
+    def most() -> int | None:
+        return _output_that_fits(book, estimate, soft, matches, draws, buckets, at_us)
+
+    return kind(refusals, ask.scope, most, fits)
 
 
 def _output_that_fits(
-    book: PriceBook, estimate: Estimate, matches: Sequence[Match], draws: Sequence[Draw], buckets: Sequence[Bucket],
-    at_us: int,
+    book: PriceBook, estimate: Estimate, soft: Amounts | None, matches: Sequence[Match], draws: Sequence[Draw],
+    buckets: Sequence[Bucket], at_us: int,
 ) -> int | None:  # fmt: skip
     """Return the largest output bound that every pool would take, by bisection; None if there is none.
 
@@ -65,11 +70,11 @@ def _output_that_fits(
     while low < high:
         middle = (low + high + 1) // 2
         most = with_output(book, estimate, middle, at_us).amounts
-        soft = estimate.soft or most
-        amounts: Amounts = tuple(min(a or 0, b or 0) for a, b in zip(soft, most, strict=True))  # type: ignore[assignment]
-        asked = [most if match.limit.window.kind == "request" else amounts for match in matches]
-        pairs = zip(asked, draws, buckets, strict=True)
-        fits = all(admits(drawn(draw.unit, a) or 0, draw.limit, bucket) for a, draw, bucket in pairs)
+        asked = [(drawn(draw.unit, most) or 0, drawn(draw.unit, soft or most) or 0) for draw in draws]
+        fits = all(
+            admits(cap if match.limit.window.kind == "request" else min(cap, amount), draw.limit, bucket)
+            for match, draw, bucket, (cap, amount) in zip(matches, draws, buckets, asked, strict=True)
+        )
         low, high = (middle, high) if fits else (low, middle - 1)
     return low or None
 

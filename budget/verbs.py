@@ -38,6 +38,7 @@ from budget.estimate import again
 from budget.expect import Counts
 from budget.learn import Forecast, Learner
 from budget.ledger import dumps
+from budget.money import format_usd
 from budget.policy import Match, Policy
 from budget.pool import refused_by
 from budget.refusals import exceeded, frozen_error
@@ -223,12 +224,15 @@ class Verbs:
         if not self.learner.loaded:
             self.learner.load((yield from self.learned({})))
         bound = ask.most or ask.amounts
-        found: tuple[Any, Amounts | None, Forecast | None]
-        found = self.learner.forecast(ask.estimate, bound, ask.scope, self.now())
-        ask.estimate, soft, forecast = found
-        ask.detail = {**ask.detail, "estimate": ask.estimate.to_dict()}
-        ask.amounts, ask.most = (soft, bound) if soft else (bound, None)
-        return forecast
+        found: Forecast | None = self.learner.forecast(ask.estimate, bound, ask.scope, self.now())
+        if found is not None:
+            told = {**ask.detail["estimate"], "input_tokens": found.tokens, "usd": format_usd(found.expected)}
+            ask.amounts, ask.most = bound, None
+            if found.soft is not None:
+                ask.amounts, ask.most = found.soft, bound
+                told |= {"reserve_at": self.settings.reserve_at, "usd_reserved": format_usd(found.soft[0] or 0)}
+            ask.detail = {**ask.detail, "estimate": told}
+        return found
 
     def refresh(self, run: Run) -> Flow:
         """Read a run's pools, so that it knows what other processes spent in it."""

@@ -23,6 +23,7 @@ from budget.estimate import Estimate, again, estimate_body
 from budget.estimator import CHAT_ONLY, REQUEST_FIELDS, VOCABULARIES, Measure, measure, openai, tokens
 from budget.estimator import openai_chat as chat_fields
 from budget.estimator import openai_responses as responses_fields
+from budget.estimator.namespace import rendered
 from budget.prices import PriceBook
 from budget.usage import Usage
 
@@ -190,6 +191,41 @@ def test_figures_by_hand(family: str) -> None:
     assert shown.bound("claude-2") == tools.bound("claude-2")  # which is not shown them so
     bare = Measure(family, base_tokens=11, messages=2, bare=True)
     assert (bare.bound(family), bare.expected(family)) == (11, 11)
+
+
+def test_a_function_as_the_model_is_shown_it() -> None:
+    weather = {
+        "name": "get_weather", "description": "Get it.\nNow.", "strict": True,
+        "parameters": {
+            "type": "object", "required": ["city"], "additionalProperties": False, "title": "W",
+            "properties": {
+                "city": {"type": "string", "description": "The city", "minLength": 2},
+                "unit": {"enum": ["c", "f"], "default": "c"},
+                "days": {"type": ["integer", "null"]},
+                "at": {"type": "object", "properties": {"x": {"type": "array", "items": {"$ref": "#/$defs/P"}}}},
+                "any": {"anyOf": [{"const": 1}, {"type": "boolean"}]},
+                "odd": True,
+            },
+            "$defs": {"P": {"type": "number"}},
+        },
+    }  # fmt: skip
+    assert rendered(weather) == (
+        "// Get it.\n// Now.\ntype get_weather = (_: {\n"
+        '// The city\n// {"minLength":2}\ncity: string,\n'
+        'unit?: "c" | "f", // default: "c"\ndays?: number | null,\nat?: {\nx?: P[],\n},\nany?: 1 | boolean,\n'
+        "odd?: any,\n}) => any;\n\ntype P = number;\n"
+    )
+    assert rendered({"name": "f", "x": CANARY}) == f'{{"x":"{CANARY}"}}type f = () => any;\n\n'
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.dictionaries(st.sampled_from(["type", "properties", "enum", "items", "anyOf", "$ref", "$defs", "x"]), st.none()
+       | st.booleans() | st.text(max_size=5) | st.lists(st.integers(), max_size=2), max_size=5))  # fmt: skip
+def test_any_schema_is_shown(schema: dict[str, Any]) -> None:
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"properties": {"a": schema}}}}
+    got = chat(user(), tools=[tool])
+    assert got.shown_tool_tokens > 0
+    assert got.bound("o200k") > chat(user()).bound("o200k")
 
 
 def test_tokens_of_the_other_vocabulary_by_hand() -> None:
@@ -500,9 +536,10 @@ def test_open_in_chat(fields: dict[str, Any], place: str) -> None:
             "item_reference", "web_search_call", "file_search_call", "computer_call_output", "compaction", "mcp_call",
             "mcp_list_tools", "local_shell_call", "tool_search_output", "image_generation_call", "program", "new")),
         ({"input": [{"type": "reasoning", "id": "r", "summary": []}]}, "input[0]"),
-        ({"input": [user([{"type": "input_image", "image_url": CANARY}])]}, "input[0].content[0]"),
+        ({"input": [user([{"type": "input_image", "image_url": "x", "y": CANARY}])]}, "input[0].content[0].y"),
+        ({"input": [user([{"type": "input_file", "file_url": CANARY}])]}, "input[0].content[0]"),
         ({"input": [user([{"type": "input_file", "file_id": CANARY}])]}, "input[0].content[0]"),
-        ({"input": [{"type": "function_call_output", "call_id": "c", "output": [{"type": "input_image"}]}]},
+        ({"input": [{"type": "function_call_output", "call_id": "c", "output": [{"type": "input_video"}]}]},
          "input[0].output[0]"),
         ({"input": [user("x", brand_new=CANARY)]}, "input[0].brand_new"),
         ({"input": [{"role": "tool", "content": CANARY}]}, "input[0]"),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from conftest import python
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from budget import Budget, ConfigError
@@ -257,6 +258,18 @@ MESSAGES = st.fixed_dictionaries(
         "content": st.sampled_from(["", "hi", LONG]) | st.lists(BLOCKS, max_size=3),
     }
 )
+
+
+@given(VALUES, VALUES)
+@example([[[[[["x"]]]]]], [[], [], [], [], ["x"]])
+@example([["x"], []], [[], ["x"]])
+@example({"a": "b"}, ["a", "b"])
+@example(["a", ["b"]], [["b"], "a"])
+@settings(max_examples=300, deadline=None)
+def test_a_key_is_of_one_structure(first: Any, second: Any) -> None:
+    same = json.dumps(first) == json.dumps(second)
+    assert (memo.key_of([{"v": first}]) == memo.key_of([{"v": second}])) is same
+    assert (memo.key_of([{"v": first}, {"v": second}]) == memo.key_of([{"v": second}, {"v": first}])) is same
 
 
 @given(st.lists(MESSAGES, min_size=1, max_size=10), st.data())

@@ -191,17 +191,19 @@ class _Walk(Walk):
             self.reason(place, f"document from {shown(kind)}")
 
     def tools_offered(self, tools: object) -> None:
-        for i, tool in enumerate(as_items(tools, "tools") if tools is not None else ()):
-            place = f"tools[{i}]"
-            fields = as_fields(tool, place)
-            self._cache(fields, place)
-            kind = fields.get("type")
-            if kind is not None and (not isinstance(kind, str) or kind not in _CLIENT_TOOLS):
-                self.reason(place, shown(kind))
-                continue
-            self.unknown_fields(fields, _TOOL_FIELDS, place)
-            self.builtin.extend(_CLIENT_TOOLS.get(kind, ()))
-            self.tool({name: value for name, value in fields.items() if name != "cache_control"}, place)
+        if tools is not None:
+            self.each(tools, "tools", self._tool_offered)
+
+    def _tool_offered(self, tool: object, place: str) -> None:
+        fields = as_fields(tool, place)
+        self._cache(fields, place)
+        kind = fields.get("type")
+        if kind is not None and (not isinstance(kind, str) or kind not in _CLIENT_TOOLS):
+            self.reason(place, shown(kind))
+            return
+        self.unknown_fields(fields, _TOOL_FIELDS, place)
+        self.builtin.extend(_CLIENT_TOOLS.get(kind, ()))
+        self.tool({name: value for name, value in fields.items() if name != "cache_control"}, place)
 
     def options(self, body: Mapping[str, Any]) -> None:
         self.unknown_fields(body, FIELDS, "")

@@ -45,8 +45,9 @@ class Source:
         return raw[start - first * 3 :][:count]
 
     def number(self, start: int, count: int, order: Literal["big", "little"] = "big") -> int:
-        """Return the integer that stands there, 0 beyond the end."""
-        return int.from_bytes(self.at(start, count), order)
+        """Return the integer that stands there, 0 if it is cut short."""
+        raw = self.at(start, count)
+        return int.from_bytes(raw, order) if len(raw) == count else 0
 
 
 def source_of(data: object) -> Source | None:
@@ -84,6 +85,8 @@ def _gif_size(source: Source, _: bytes) -> tuple[int, int]:
 def _bmp_size(source: Source, head: bytes) -> tuple[int, int]:
     if head[14:15] == b"\x0c":
         return source.number(18, 2, "little"), source.number(20, 2, "little")
+    if len(head) < 26:
+        return 0, 0
     width, height = (int.from_bytes(head[at : at + 4], "little", signed=True) for at in (18, 22))
     return abs(width), abs(height)
 
@@ -107,12 +110,14 @@ def _jpeg_size(source: Source, head: bytes) -> tuple[int, int]:
 
 def _webp_size(_: Source, head: bytes) -> tuple[int, int]:
     kind = head[8:16].removeprefix(b"WEBP")
+    if len(head) < 30:
+        return 0, 0
     if kind == b"VP8 " and head[23:26] == b"\x9d\x01\x2a":
         return int.from_bytes(head[26:28], "little") & 0x3FFF, int.from_bytes(head[28:30], "little") & 0x3FFF
     if kind == b"VP8L" and head[20:21] == b"\x2f":
         bits = int.from_bytes(head[21:25], "little")
         return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
-    if kind == b"VP8X" and len(head) >= 30:
+    if kind == b"VP8X":
         return int.from_bytes(head[24:27], "little") + 1, int.from_bytes(head[27:30], "little") + 1
     return 0, 0
 
@@ -229,7 +234,7 @@ def _mp3_ms(source: Source) -> int:
     at = 0
     if source.at(0, 3) == b"ID3":
         at = 10 + sum((byte & 0x7F) << shift for byte, shift in zip(source.at(6, 4), (21, 14, 7, 0), strict=False))
-    micros = frames = 0
+    micros = frames = per_ms = 0
     while at + 4 <= source.size and frames < _FRAMES:
         head = source.at(at, 4)
         version, kbit, hertz = head[1] >> 3 & 3, (head[2] >> 4) - 1, head[2] >> 2 & 3
@@ -239,9 +244,8 @@ def _mp3_ms(source: Source) -> int:
         at += samples * _MP3_KBITS[version or 2][kbit] * 125 // rate + (head[2] >> 1 & 1)
         micros += -(-samples * 1_000_000 // rate)
         frames += 1
-    if not frames:
-        return 0
-    return -(-micros // 1000) + max(0, source.size - at) // (4 if version == 3 else 1)
+        per_ms = 4 if version == 3 else 1  # bytes, at the lowest bit rate
+    return -(-micros // 1000) + -(-max(0, source.size - at) // per_ms) if frames else 0
 
 
 def video_ms(source: Source) -> int:
