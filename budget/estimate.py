@@ -155,7 +155,7 @@ def estimate_counts(
     book: PriceBook, name: str, provider: str | None, input_tokens: int, output_tokens: int, at_us: int, unpriced: bool,
     cache_ttls: Collection[str] = (),
 ) -> Estimate:  # fmt: skip
-    """Estimate a request of which only the counts are known; they are taken for bounds.
+    """Estimate a request of which only the counts are known; they are taken for bounds, and for tokens of text.
 
     Raises:
         UnknownModel: The model has no price, and `unpriced` is False.
@@ -248,7 +248,7 @@ def _output(measure: Measure, model: Model | None) -> tuple[int, tuple[str, ...]
 
 def _price(estimate: Estimate, model: Model | None, at_us: int) -> Estimate:
     counts = estimate.input_tokens, estimate.input_tokens_max, estimate.output_tokens_max
-    kinds = None if estimate.measure is None else estimate.measure.parts_named
+    kinds = () if estimate.measure is None else estimate.measure.parts_named
     nanos, most = _cost(model, at_us, counts, estimate.cache_ttls, dict(estimate.traits), kinds)
     return replace(estimate, nanos=nanos, nanos_max=most)
 

@@ -218,8 +218,8 @@ def test_schema_without_tools_by_hand(name: str, bound: int, expected: int) -> N
     assert (got.bound(name), got.expected(name)) == (bound, expected)
 
 
-# Recipes and their counts on the old and the new tokenizer, without the frame of a message: by ctok 1.3 (MIT), an offline
-# reconstruction, 2026-11-22. None of these texts took part in the fit.
+# Recipes and their counts on the old and the new tokenizer, without the frame of a message: by ctok 1.3 (MIT), offline
+# and reconstructed, 2026-11-22. None of these texts took part in the fit.
 # fmt: off
 ADVERSARIAL: dict[str, tuple[str, int, int]] = {
     "long identifiers": ("internationalizationConfigurationManagerFactoryBean " * 40, 360, 761),
@@ -302,9 +302,9 @@ def test_adding_never_lowers_the_bound(messages: Any, tools: Any, block: Any, to
     before = of({"messages": messages, "tools": tools})
     for body in ({"messages": longer, "tools": tools}, {"messages": messages, "tools": [*tools, tool]}):
         after = of(body)
-        for family in FAMILIES:
-            assert after.bound(family) > before.bound(family)
-            assert after.expected(family) <= after.bound(family)
+        for name in FAMILIES:
+            assert after.bound(name) > before.bound(name)
+            assert after.expected(name) <= after.bound(name)
 
 
 ANYTHING = st.recursive(
@@ -480,12 +480,26 @@ def test_open_tool_is_named(kind: str) -> None:
             "messages[0].content[0].brand_new",
         ),
         ({"system": [{"type": "image"}]}, "system[0]"),
-        ({"messages": [{"role": "user", "content": [{"type": "image", "source": {"type": "new"}}]}]},
-         "messages[0].content[0].source"),
-        ({"messages": [{"role": "user", "content": [{"type": "image", "source": URL, "transformations": {"a": 1}}]}]},
-         "messages[0].content[0].transformations"),
-        ({"messages": [{"role": "user", "content": [
-            {"type": "document", "source": {"type": "base64", "data": CANARY}}]}]}, "messages[0].content[0].source"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image", "source": {"type": "new"}}]}]},
+            "messages[0].content[0].source",
+        ),
+        (
+            {
+                "messages": [
+                    {"role": "user", "content": [{"type": "image", "source": URL, "transformations": {"a": 1}}]}
+                ]
+            },
+            "messages[0].content[0].transformations",
+        ),
+        (
+            {
+                "messages": [
+                    {"role": "user", "content": [{"type": "document", "source": {"type": "base64", "data": CANARY}}]}
+                ]
+            },
+            "messages[0].content[0].source",
+        ),
     ],
 )
 def test_open_field_is_named(fields: dict[str, Any], place: str) -> None:
@@ -724,7 +738,7 @@ def test_a_damaged_vocabulary_is_refused(damage: str, monkeypatch: pytest.Monkey
 
 
 def test_unknown_vocabulary() -> None:
-    with pytest.raises(ConfigError, match="cl100k, .*o200k"):
+    with pytest.raises(ConfigError, match=r"cl100k, .*o200k"):
         tokens.count("x", "p50k")
 
 

@@ -113,7 +113,9 @@ def test_slack_and_expectation_stay_where_they_were_measured(
     found = [
         (got.bound(tokenizer, model) / actual, got.expected(tokenizer, model) / actual)
         for row, where, tokenizer, actual in recorded()
-        if (model := BOOK.find(row["request_model"], "openai").id) and where == endpoint and not (got := of(where, row["request"], VOCABULARIES[tokenizer])).reasons
+        if (model := BOOK.find(row["request_model"], "openai").id)
+        and where == endpoint
+        and not (got := of(where, row["request"], VOCABULARIES[tokenizer])).reasons
         if shape_of(got) == shape and actual
     ]
     bounds, expected = zip(*found, strict=True)
@@ -219,8 +221,13 @@ def test_a_function_as_the_model_is_shown_it() -> None:
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.dictionaries(st.sampled_from(["type", "properties", "enum", "items", "anyOf", "$ref", "$defs", "x"]), st.none()
-       | st.booleans() | st.text(max_size=5) | st.lists(st.integers(), max_size=2), max_size=5))  # fmt: skip
+@given(
+    st.dictionaries(
+        st.sampled_from(["type", "properties", "enum", "items", "anyOf", "$ref", "$defs", "x"]),
+        st.none() | st.booleans() | st.text(max_size=5) | st.lists(st.integers(), max_size=2),
+        max_size=5,
+    )
+)
 def test_any_schema_is_shown(schema: dict[str, Any]) -> None:
     tool = {"type": "function", "function": {"name": "f", "parameters": {"properties": {"a": schema}}}}
     got = chat(user(), tools=[tool])
@@ -491,17 +498,27 @@ def test_attributes_of_a_scope_are_no_fields_of_a_request() -> None:
         ({"prediction": {"type": "content", "content": "x", "y": 1}}, "prediction.y"),
         ({"prompt_cache_options": {"ttl": "9h"}}, "prompt_cache_options"),
         ({"prompt_cache_options": {"y": 1}}, "prompt_cache_options.y"),
-        ({"messages": [user([{"type": "image_url", "image_url": {"url": "x", "y": CANARY}}])]},
-         "messages[0].content[0].image_url.y"),
-        ({"messages": [{"role": "system", "content": [{"type": "image_url", "image_url": {"url": CANARY}}]}]},
-         "messages[0].content[0]"),
-        ({"messages": [user([{"type": "input_audio", "input_audio": {"data": CANARY}}])]},
-         "messages[0].content[0].input_audio"),
+        (
+            {"messages": [user([{"type": "image_url", "image_url": {"url": "x", "y": CANARY}}])]},
+            "messages[0].content[0].image_url.y",
+        ),
+        (
+            {"messages": [{"role": "system", "content": [{"type": "image_url", "image_url": {"url": CANARY}}]}]},
+            "messages[0].content[0]",
+        ),
+        (
+            {"messages": [user([{"type": "input_audio", "input_audio": {"data": CANARY}}])]},
+            "messages[0].content[0].input_audio",
+        ),
         ({"messages": [user([{"type": "file", "file": {"file_id": CANARY}}])]}, "messages[0].content[0].file"),
-        ({"messages": [user([{"type": "file", "file": {"file_data": "data:text/csv;base64,YQ=="}}])]},
-         "messages[0].content[0].file"),
-        ({"messages": [user([{"type": "file", "file": {"file_data": "data:application/pdf;base64,YQ=="}}])]},
-         "messages[0].content[0].file"),
+        (
+            {"messages": [user([{"type": "file", "file": {"file_data": "data:text/csv;base64,YQ=="}}])]},
+            "messages[0].content[0].file",
+        ),
+        (
+            {"messages": [user([{"type": "file", "file": {"file_data": "data:application/pdf;base64,YQ=="}}])]},
+            "messages[0].content[0].file",
+        ),
         ({"messages": [{"role": "assistant", "audio": {"id": CANARY}}]}, "messages[0].audio"),
         ({"messages": [{"role": "assistant", "tool_calls": [{"type": "mcp"}]}]}, "messages[0].tool_calls[0]"),
         ({"messages": [{"role": "narrator", "content": CANARY}]}, "messages[0]"),

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Mapping, Sequence
+from contextlib import closing
+from importlib.resources import files
+from pathlib import Path
 from threading import Thread
 
 import pytest
@@ -63,6 +67,7 @@ def test_values_out_of_range_count_as_the_nearest_in_it() -> None:
     assert bucket_of(2**70) == bucket_of(2**53 - 1)
 
 
+@settings(max_examples=30)
 @given(st.lists(VALUES, min_size=150, max_size=300), st.sampled_from([7_000, 30_000, 500_000]))
 def test_a_quantile_is_the_order_statistic_or_a_little_more(values: list[int], miss: int) -> None:
     rank = -(-(len(values) + 1) * (MILLION - miss) // MILLION)
@@ -114,7 +119,7 @@ def test_what_is_old_is_forgotten() -> None:
     assert quantile(found, 30_000) < 110
 
 
-@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=st.lists(st.dictionaries(st.sampled_from(["over\nm\n", "output\nm\na ü", "x"]), COUNTS.filter(bool))))
 def test_every_store_adds_as_the_specification_does(store: Store, steps: list[dict[str, expect.Counts]]) -> None:
     account = f"a{abs(hash(str(steps)))}"
@@ -184,3 +189,18 @@ def test_processes_add_and_never_overwrite(shared_url: str) -> None:
 def test_what_was_posted_is_added(store: Store) -> None:
     store.post("default", Learn({"x": {1: 1}}))
     assert learn(store, {"x": {1: 1}}).learned == {"x": {1: 2}}
+
+
+def test_a_file_of_the_version_before_gets_its_table(tmp_path: Path) -> None:
+    path = tmp_path / "old.db"
+    schema = files("budget.stores").joinpath("schema.sql").read_text()
+    with closing(sqlite3.connect(path)) as db:
+        db.executescript(schema.partition("-- since version 2")[0] + "pragma user_version = 1;")
+        assert not db.execute("select 1 from sqlite_master where name = 'learned'").fetchall()
+    for _ in range(2):
+        store = open_store(f"sqlite:///{path}")
+        learn(store, {"x": {1: 1}})
+        store.close()
+    store = open_store(f"sqlite:///{path}")
+    assert learn(store, {}).learned == {"x": {1: 2}}
+    store.close()

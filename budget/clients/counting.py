@@ -1,7 +1,7 @@
 """Ask the provider how much input a call has, where our bound would have it refused and our expectation would not.
 
-The SDK's own client asks, unguarded, with the headers and the query of the call itself. It asks once per call, without
-retries, and whatever goes wrong leaves the bound as it was: a count can admit a call, it never stops one.
+The call's own client asks, with the headers and the query of the call. It asks once per call, without retries, and
+whatever goes wrong leaves the bound as it was: a count can admit a call, it never stops one.
 """
 
 from __future__ import annotations

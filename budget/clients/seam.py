@@ -98,13 +98,11 @@ def _plain(base: Any, client: Any) -> Any:
 
 
 def _counter(
-    base: Any, client: Any, budget: Budget, protocol: Protocol, endpoint: str, options: Any, body: Any
+    client: Any, budget: Budget, protocol: Protocol, endpoint: str, options: Any, body: Any
 ) -> Callable[[], Any] | None:
-    """Return what asks the provider to count a call, if that is allowed and possible."""
+    """Return what asks the provider to count a call, if that is allowed and possible; the guard lets it pass as free."""
     question = protocol.question(endpoint, body) if budget.settings.ask_provider else None
-    if question is None:
-        return None
-    return lambda: _plain(base, client).post(**post_arguments(options, question))
+    return None if question is None else lambda: client.post(**post_arguments(options, question))
 
 
 def _path(url: str) -> str:
@@ -191,7 +189,7 @@ def _sync_class(base: Any, budget: Budget, protocol: Protocol) -> type:
             return base.request(self, cast_to, options, **kwargs)
         options = self._copy_and_prepare(options) if hasattr(self, "_copy_and_prepare") else options
         body = protocol.body(endpoint, options)
-        call = Call(budget, protocol, endpoint, body, _counter(base, self, budget, protocol, endpoint, options, body))
+        call = Call(budget, protocol, endpoint, body, _counter(self, budget, protocol, endpoint, options, body))
         options = protocol.sent(endpoint, options, body)
         call.begin()
         outer = _call.get()
@@ -237,7 +235,7 @@ def _async_class(base: Any, budget: Budget, protocol: Protocol) -> type:
             return await base.request(self, cast_to, options, **kwargs)
         options = await self._copy_and_prepare(options) if hasattr(self, "_copy_and_prepare") else options
         body = protocol.body(endpoint, options)
-        call = Call(budget, protocol, endpoint, body, _counter(base, self, budget, protocol, endpoint, options, body))
+        call = Call(budget, protocol, endpoint, body, _counter(self, budget, protocol, endpoint, options, body))
         options = protocol.sent(endpoint, options, body)
         await call.abegin()
         outer = _call.get()

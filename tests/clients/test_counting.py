@@ -204,16 +204,17 @@ def test_streams_are_counted_too(exact: Budget, plain: Make, provider: Provider,
 
 def test_bodies_that_the_endpoint_rejects_are_not_sent_to_it(exact: Budget, plain: Make, provider: Provider) -> None:
     """Neither what is open, nor what is given by URL or file id."""
-    exact.limits.set(f"{between(exact, anthropic.Anthropic)}/request")
     client = exact.wrap(plain())
-    search = {"type": "web_search_20250305", "name": "web_search"}
+    search = {"type": "web_search_20250305", "name": "web_search", "max_uses": 1}
     image = {"type": "image", "source": {"type": "url", "url": "https://example.org/a.png"}}
-    nested = {"type": "tool_result", "tool_use_id": "t", "content": [{"type": "document", "source": image["source"]}]}
+    nested = {"type": "tool_result", "tool_use_id": "t", "content": [image]}
     for more in (
         {"tools": [TOOL, search]},
         {"messages": [{"role": "user", "content": [{"type": "text", "text": TEXT}, image]}]},
         {"messages": [*MESSAGES["messages"], {"role": "user", "content": [nested]}]},
     ):
+        estimate = exact.estimate(**{**MESSAGES, **more})
+        exact.limits.set(f"${(estimate.usd + estimate.usd_max) / 2:f}/request")
         with pytest.raises((BudgetExceeded, Unbounded)):
             client.messages.create(**{**MESSAGES, **more})
         assert asked(provider) == []
