@@ -7,8 +7,11 @@ reads `DIR/recorded_usage.jsonl.gz` and `DIR/claude_counts_udhr.jsonl.gz`, or th
 `provider`, `endpoint`, `request`, `usage`, and where the body does not name the model, `request_model`. The recordings
 are not part of the repository.
 
-Every row goes through `Budget.estimate` with the shipped price book, which says which tokenizer a model has. Figures
-were fitted on the rows whose `source_path` has an even SHA-256; the others judge.
+Every row goes through `Budget.estimate` with the shipped price book, which says which tokenizer a model has. Rows are
+split by whether the SHA-256 of their `source_path` is even ("fit") or odd ("judge"). Only the text weights of Claude
+were computed without the odd rows, and even their settings were chosen with the figures of both halves in view, once
+after a miss in the odd one. Frames, tools and media were set looking at all rows. So neither half is a blind test: for
+that, name a file that nobody has looked at.
 """
 
 from __future__ import annotations

@@ -100,7 +100,7 @@ def _plain(base: Any, client: Any) -> Any:
 def _counter(
     client: Any, budget: Budget, protocol: Protocol, endpoint: str, options: Any, body: Any
 ) -> Callable[[], Any] | None:
-    """Return what asks the provider to count a call, if that is allowed and possible; the guard lets it pass as free."""
+    """Return what asks the provider to count a call, if that is allowed and possible; the guard lets it pass."""
     question = protocol.question(endpoint, body) if budget.settings.ask_provider else None
     return None if question is None else lambda: client.post(**post_arguments(options, question))
 

@@ -12,7 +12,7 @@
     } // namespace functions
 
 The format is not documented; it was worked out by watching counts. On the recorded requests its tokens and a constant
-(`tool_prompt`) come within 2 % at the median. Keywords of JSON Schema that are not known to be shown (`pattern`,
+(`tool_prompt`) come within 2 % at the median in chat completions and 11 % in Responses. Keywords of JSON Schema that are not known to be shown (`pattern`,
 `minimum` ...) are added as JSON, so that a bound does not rest on their absence.
 """
 
