@@ -112,6 +112,8 @@ class Engine:
 
     def expect(self, estimate: Estimate) -> Estimate:
         """Put into an estimate what this process knows of such calls in the current run."""
+        if self.verbs.learner.empty:
+            return estimate
         run = current()
         scope = {**(run.scope if run else {}), "model": estimate.model, "provider": estimate.provider}
         found = self.verbs.learner.forecast(estimate, estimate.amounts, scope, self.verbs.now())

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 from budget.errors import ArgumentTypeError, ConfigError, UnknownModel
 from budget.money import format_usd, parse_usd, to_decimal
-from budget.usage import Usage
 
 if TYPE_CHECKING:
     from budget.commands import Amounts
@@ -272,8 +271,7 @@ def _cost(
         for each in asked
         for rates in model.bound_rates(at_us)
     )
-    expected = model.rates(at_us).cost(Usage(input=tokens, output=output, traits=traits)).nanos
-    return min(expected, bound), bound
+    return min(model.rates(at_us).plain_cost(tokens, output, traits), bound), bound
 
 
 def _find(book: PriceBook, name: str, provider: str | None, unpriced: bool) -> Model | None:

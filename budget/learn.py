@@ -151,6 +151,11 @@ class Learner:
 
     # Before a call.
 
+    @property
+    def empty(self) -> bool:
+        """Whether nothing is known, so that a forecast changes no estimate."""
+        return not self._sketches
+
     def forecast(self, estimate: Estimate, bound: Amounts, scope: Mapping[str, str], now: int) -> Forecast | None:
         """Return what is expected of a call; None if nothing can be said: it has no bound, or no price.
 

@@ -209,6 +209,14 @@ class Rates:
             unpriced = (*unpriced, *_calls(exact, rates, chosen, usage, scale))
         return Cost(-(-sum(exact.values()) // (1000 * scale)), usage, unpriced, rates, exact, 12 + 6 * len(factors))
 
+    def plain_cost(self, input_tokens: int, output_tokens: int, traits: Mapping[str, str]) -> int:
+        """Return what uncached text costs, nano-dollars: `cost(...).nanos` of it, in half the time."""
+        chosen, factors, _ = self._select(traits)
+        card = next((card for card in reversed(chosen.cards) if input_tokens > card.over), chosen.cards[0])
+        scale: int = 10 ** (6 * len(factors))
+        picos = (input_tokens * card.input + output_tokens * card.output) * prod(factors)
+        return -(-(picos + chosen.per_request * scale) // (1000 * scale))
+
     def bound(
         self,
         input_tokens: int,
@@ -241,10 +249,8 @@ class Rates:
         """
         if min(input_tokens, output_tokens, *(tool_calls or {}).values()) < 0:
             raise ConfigError("bound: token and call counts must not be negative")
-        return max(
-            self._bound(asked, input_tokens, output_tokens, cache_ttls, kinds, tool_calls or {})
-            for asked in self._billed_as(traits or {})
-        )
+        given = input_tokens, output_tokens, cache_ttls, kinds, tool_calls or {}
+        return max([self._bound(asked, *given) for asked in self._billed_as(traits or {})])
 
     def _bound(
         self, traits: Mapping[str, str], input_tokens: int, output_tokens: int, ttls: Collection[str],
@@ -285,13 +291,13 @@ class Rates:
                 known.update(when)
         return chosen, tuple(factors), tuple(f"{name}={value}" for name, value in traits.items() if name not in known)
 
-    def _billed_as(self, traits: Mapping[str, str]) -> Iterator[Mapping[str, str]]:
-        """Yield all traits that a request with these may be billed with."""
-        yield traits
-        if _UNSAID not in traits:
-            conditions = (*(mode.when for mode in self.modes), *(when for when, _ in self.factors))
-            for value in {value for when in conditions for value in when.get(_UNSAID, ())}:
-                yield {**traits, _UNSAID: value}
+    def _billed_as(self, traits: Mapping[str, str]) -> list[Mapping[str, str]]:
+        """Return all traits that a request with these may be billed with."""
+        if _UNSAID in traits:
+            return [traits]
+        conditions = [mode.when for mode in self.modes] + [when for when, _ in self.factors]
+        unsaid = {value for when in conditions if _UNSAID in when for value in when[_UNSAID]}
+        return [traits, *({**traits, _UNSAID: value} for value in unsaid)]
 
 
 def _part(exact: dict[str, int], card: Card, usage: Usage) -> None:

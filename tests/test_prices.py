@@ -613,6 +613,12 @@ def holds(when: dict[str, tuple[str, ...]], usage: Usage) -> bool:
 
 
 @given(st.one_of(any_rates(), shipped), any_usage())
+def test_plain_text_costs_what_its_usage_costs(rates: Rates, usage: Usage):
+    plain = Usage(input=usage.input, output=usage.output, traits=usage.traits)
+    assert rates.plain_cost(usage.input, usage.output, usage.traits) == rates.cost(plain).nanos
+
+
+@given(st.one_of(any_rates(), shipped), any_usage())
 def test_a_cost_is_the_exact_sum_rounded_up_and_its_buckets_add_up_to_it(rates: Rates, usage: Usage):
     cost = rates.cost(usage)
     exact = exactly(rates, usage)

@@ -17,7 +17,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from operator import itemgetter
 from typing import Any
 
 __all__ = ["Added", "Memo", "key_of", "may_keep", "memo_of", "runs"]
@@ -28,7 +27,6 @@ Added = tuple[tuple[str, Any], ...]
 _LONGEST = 128  # items of a run
 _SIZE = 1 << 14  # entries of a generation, of about 300 bytes each
 _PARTS = 1 << 20  # what a key looks at, at most; also what ends where a list holds itself
-_ROLE, _CONTENT = itemgetter("role"), itemgetter("content")
 _DICT, _LIST, _NESTED = object(), object(), object()
 
 
@@ -80,9 +78,10 @@ def key_of(run: Sequence[Any]) -> int | None:
     """Return the key of a run of items; None if there is something in it that is not known here."""
     parts: tuple[Sequence[Any], ...] = (run,)
     with suppress(TypeError, LookupError):  # of items that are no such messages
-        if {*map(len, run)} == {2}:  # a role and a content, as most messages are: no step of Python for each
-            parts = [*map(_ROLE, run)], [*map(_CONTENT, run)]
-            return hash((*parts[0], *parts[1]))
+        roles, contents = [item["role"] for item in run], [item["content"] for item in run]
+        if sum(map(len, run)) == 2 * len(run):  # a role and a content each, and no more, as most messages are
+            parts = roles, contents
+            return hash((*roles, *contents))
     with suppress(ValueError):  # a number of thousands of digits
         return _hash(parts)
     return None

@@ -12,8 +12,8 @@
     } // namespace functions
 
 The format is not documented; it was worked out by watching counts. On the recorded requests its tokens and a constant
-(`tool_prompt`) come within 2 % at the median in chat completions and 11 % in Responses. Keywords of JSON Schema that are not known to be shown (`pattern`,
-`minimum` ...) are added as JSON, so that a bound does not rest on their absence.
+(`tool_prompt`) come within 2 % at the median in chat completions and 11 % in Responses. Keywords of JSON Schema that
+are not known to be shown (`pattern`, `minimum` ...) are added as JSON, so that a bound does not rest on their absence.
 """
 
 from __future__ import annotations
