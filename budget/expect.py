@@ -28,8 +28,9 @@ SKETCHES = 2048
 """Sketches that an account keeps; when it is full all are halved, and those of a single value go."""
 MILLION = 1_000_000
 LEVELS = {"max": 0, "p99": 7_000, "p95": 30_000, "expected": MILLION}
-"""What `reserve_at` may be, and of how many of a million calls it lets the cost exceed what is set aside (a million: take
-the mean). The names allow 10,000 and 50,000; the rest is room for what a forecast does not know (see bench_reserve_at)."""
+"""What `reserve_at` may be, and of how many of a million calls it lets the cost exceed what is set aside (a million:
+take the mean). The names allow 10,000 and 50,000; the rest is room for what a forecast does not know (see
+bench_reserve_at)."""
 _FINE = 32
 _BITS = 5
 _VALUE_MAX = 2**53 - 1

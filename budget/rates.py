@@ -151,6 +151,7 @@ class Rates:
         factors: (when, parts per million) pairs; all that match multiply every token bucket.
         per_unit: Pico-dollars per call of a server tool.
         per_request: Pico-dollars per request.
+        unsaid: The values of `search_context` that change the price; a request that names none may have any.
     """
 
     cards: tuple[Card, ...]
@@ -158,6 +159,12 @@ class Rates:
     factors: tuple[tuple[Mapping[str, tuple[str, ...]], int], ...] = ()
     per_unit: Mapping[str, int] = field(default_factory=dict)
     per_request: int = 0
+    unsaid: frozenset[str] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        conditions = (*(mode.when for mode in self.modes), *(when for when, _ in self.factors))
+        unsaid = frozenset(value for when in conditions for value in when.get(_UNSAID, ()))
+        object.__setattr__(self, "unsaid", unsaid)
 
     @property
     def input(self) -> int:
@@ -293,11 +300,9 @@ class Rates:
 
     def _billed_as(self, traits: Mapping[str, str]) -> list[Mapping[str, str]]:
         """Return all traits that a request with these may be billed with."""
-        if _UNSAID in traits:
+        if _UNSAID in traits or not self.unsaid:
             return [traits]
-        conditions = [mode.when for mode in self.modes] + [when for when, _ in self.factors]
-        unsaid = {value for when in conditions if _UNSAID in when for value in when[_UNSAID]}
-        return [traits, *({**traits, _UNSAID: value} for value in unsaid)]
+        return [traits, *({**traits, _UNSAID: value} for value in self.unsaid)]
 
 
 def _part(exact: dict[str, int], card: Card, usage: Usage) -> None:

@@ -25,7 +25,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from budget.errors import ArgumentTypeError, BudgetError, ConfigError
-from budget.estimator import REQUEST_FIELDS, Measure, anthropic, constants, measure, tokens
+from budget.estimator import REQUEST_FIELDS, Measure, anthropic, constants, measure, memo, tokens
 from budget.estimator.constants import FAMILIES, Rates, family, rates
 
 DATA = Path(os.environ.get("BUDGET_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data")
@@ -631,12 +631,13 @@ def test_a_measure_holds_no_text() -> None:
 
 
 def test_counts_are_remembered_and_bounded_and_texts_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    tokens._memo.clear()
-    monkeypatch.setattr(tokens, "_MEMO_SIZE", 5)
+    memo._memos.clear()
+    monkeypatch.setattr(memo, "_SIZE", 5)
     long = f"{CANARY} " * 100
     first = tokens.count(long)
-    assert len(tokens._memo) == 1
-    assert CANARY not in repr(tokens._memo)
+    [kept] = memo._memos.values()
+    assert len(kept._young) == 1
+    assert CANARY not in repr(vars(kept))
 
     class Never:
         def encode_ordinary(self, _: str) -> list[int]:
@@ -646,15 +647,14 @@ def test_counts_are_remembered_and_bounded_and_texts_are_not(monkeypatch: pytest
     monkeypatch.setitem(tokens._encodings, "cl100k", Never())
     assert tokens.count(long) == first
     monkeypatch.setitem(tokens._encodings, "cl100k", real)
-    (kept_key,) = tokens._memo
+    (known,) = kept._young
     for i in range(20):
         tokens.count(f"{i} " * 200)
-        assert kept_key in tokens._memo  # the least recently used goes, so this stays
-        tokens.count(long)
-    assert len(tokens._memo) == 5
-    kept = set(tokens._memo)
+        assert kept.get(known) is not None  # what is asked for stays
+        assert len(kept._young) + len(kept._old) <= 10
+    before = {*kept._young, *kept._old}
     tokens.count("short")
-    assert set(tokens._memo) == kept
+    assert {*kept._young, *kept._old} == before
 
 
 # --- vocabularies -----------------------------------------------------------------------------------------------------

@@ -25,7 +25,6 @@ LONG = "It was a bright cold day in April, and the clocks were striking thirteen
 @pytest.fixture(autouse=True)
 def nothing_remembered() -> Iterator[None]:
     memo._memos.clear()
-    tokens._memo.clear()
     yield
     memo._memos.clear()
 
@@ -290,8 +289,8 @@ def test_no_text_is_kept_alive() -> None:
     for kept in memo._memos.values():
         for key, added in kept._young.items():
             assert type(key) is int
-            assert all(type(value) in (int, bool, tuple, frozenset) for _, value in added)
             assert len(repr(added)) < 500
+            assert "xx" not in repr(added)
 
 
 def test_what_is_kept_is_bounded_and_the_used_stays(monkeypatch: pytest.MonkeyPatch, counted: list[str]) -> None:

@@ -17,12 +17,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 __all__ = ["Added", "Memo", "key_of", "may_keep", "memo_of", "runs"]
 
 Added = tuple[tuple[str, Any], ...]
 """What items added to a walk: names of its attributes, and by how much."""
+
+Found = TypeVar("Found")
 
 _LONGEST = 128  # items of a run
 _SIZE = 1 << 14  # entries of a generation, of about 300 bytes each
@@ -30,32 +32,32 @@ _PARTS = 1 << 20  # what a key looks at, at most; also what ends where a list ho
 _DICT, _LIST, _NESTED = object(), object(), object()
 
 
-class Memo:
-    """What items added, by their keys: the last 16,384 to 32,768 that were asked for."""
+class Memo(Generic[Found]):
+    """What was found, by keys: the last 16,384 to 32,768 that were asked for."""
 
     def __init__(self) -> None:
-        self._young: dict[int, Added] = {}
-        self._old: dict[int, Added] = {}
+        self._young: dict[int, Found] = {}
+        self._old: dict[int, Found] = {}
 
-    def get(self, key: int) -> Added | None:
+    def get(self, key: int) -> Found | None:
         """Return what was remembered under a key."""
         found = self._young.get(key)
         if found is None and (found := self._old.get(key)) is not None:
             self.put(key, found)
         return found
 
-    def put(self, key: int, added: Added) -> None:
-        """Remember what was added."""
+    def put(self, key: int, found: Found) -> None:
+        """Remember it."""
         if len(self._young) >= _SIZE:
             self._old, self._young = self._young, {}
-        self._young[key] = added
+        self._young[key] = found
 
 
-_memos: dict[tuple[Callable[..., Any], str], Memo] = {}
+_memos: dict[tuple[Callable[..., Any], str], Memo[Any]] = {}
 
 
-def memo_of(method: Callable[..., Any], vocabulary: str) -> Memo | None:
-    """Return the memo of what one method finds, counted with one vocabulary; None where nothing is remembered."""
+def memo_of(method: Callable[..., Any], vocabulary: str) -> Memo[Any] | None:
+    """Return the memo of what one function finds, counted with one vocabulary; None where nothing is remembered."""
     if not sys.flags.hash_randomization:
         return None
     memo = _memos.get((method, vocabulary))

@@ -8,14 +8,14 @@ raises on text that contains a special token such as `<|endoftext|>`, so that us
 A census also says of what kind the tokens are (`families/kinds.toml`), because what another tokenizer makes of a token
 depends on what the token is made of: of " the" one, of a run of 64 equals signs perhaps 64.
 
-Agents send the same prefix with every turn, so counts of longer texts are kept, by digest; the texts are not.
+Agents send the same prefix with every turn, so counts of longer texts are remembered (`budget.estimator.memo`); the
+texts are not.
 """
 
 from __future__ import annotations
 
 import re
 import threading
-from collections import OrderedDict
 from collections.abc import Iterator
 from operator import add
 from typing import TYPE_CHECKING, NamedTuple
@@ -24,6 +24,7 @@ from budget.errors import ConfigError
 from budget.estimator.inline import spend
 from budget.estimator.kinds import census as census_of
 from budget.estimator.kinds import kinds_of
+from budget.estimator.memo import Memo, memo_of
 
 if TYPE_CHECKING:
     from tiktoken import Encoding
@@ -60,7 +61,6 @@ _VOCABULARIES = {
     ),
 }
 _MEMO_FROM = 256  # characters; below, counting is about as fast as looking up
-_MEMO_SIZE = 4096
 _WHOLE = 10**6  # characters that can be counted in the time of loading a vocabulary, about
 _PIECE = 1 << 16  # characters that are counted at once: what comes after tiktoken holds the GIL
 _CUT = re.compile("[a-z](?= [a-z])", re.ASCII)  # between two words each vocabulary ends a token
@@ -70,8 +70,6 @@ Census = tuple[int, tuple[int, ...]]
 _encodings: dict[str, Encoding] = {}
 _kinds: dict[str, tuple[bytes, int] | None] = {}
 _loading = threading.Lock()
-_memo: OrderedDict[tuple[str, bytes], Census] = OrderedDict()
-_memo_lock = threading.Lock()
 
 
 def count(text: str, vocabulary: str = "cl100k") -> int:
@@ -98,14 +96,16 @@ def census(text: str, vocabulary: str = "cl100k") -> Census:
     Raises:
         ConfigError: The vocabulary is unknown, or its file is damaged.
     """
-    spend(len(text))
     encoding = _encodings.get(vocabulary) or _load(vocabulary)
-    raw = text.encode("utf-8", "backslashreplace")
-    if not text.isascii():
-        text = raw.decode()
-    if len(text) < _MEMO_FROM:
-        return _counted(encoding, vocabulary, text)
-    return _remembered(encoding, vocabulary, text, raw)
+    memo: Memo[Census] | None = memo_of(census, vocabulary) if len(text) >= _MEMO_FROM else None
+    key = 0 if memo is None else hash((text, len(text)))
+    found = None if memo is None else memo.get(key)
+    if found is None:
+        spend(len(text))
+        found = _counted(encoding, vocabulary, text)
+        if memo is not None:
+            memo.put(key, found)
+    return found
 
 
 def wide_bytes(text: str) -> int:
@@ -131,6 +131,8 @@ def loaded(vocabulary: str = "cl100k") -> bool:
 
 
 def _counted(encoding: Encoding, vocabulary: str, text: str) -> Census:
+    if not text.isascii():
+        text = text.encode("utf-8", "backslashreplace").decode()
     kinds, tokens = _kinds.get(vocabulary), 0
     by_kind: tuple[int, ...] = ()
     for piece in _pieces(text):
@@ -149,22 +151,6 @@ def _pieces(text: str) -> Iterator[str]:
         yield text[at : cut.end()]
         at = cut.end()
     yield text[at:]
-
-
-def _remembered(encoding: Encoding, vocabulary: str, text: str, raw: bytes) -> Census:
-    from hashlib import blake2b
-
-    key = (vocabulary, blake2b(raw, digest_size=16).digest())
-    with _memo_lock:
-        if (known := _memo.get(key)) is not None:
-            _memo.move_to_end(key)
-            return known
-    found = _counted(encoding, vocabulary, text)  # outside the lock: this is the slow part, and it frees the GIL
-    with _memo_lock:
-        _memo[key] = found
-        if len(_memo) > _MEMO_SIZE:
-            _memo.popitem(last=False)
-    return found
 
 
 def _load(vocabulary: str) -> Encoding:

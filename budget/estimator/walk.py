@@ -78,7 +78,7 @@ class Walk:
                     walk(given[i], f"{place}[{i}]")
 
     def _recalled(
-        self, memo: Memo, run: Sequence[Any], at: int, place: str, method: Callable[..., None]
+        self, memo: Memo[Added], run: Sequence[Any], at: int, place: str, method: Callable[..., None]
     ) -> tuple[Added, bool]:
         """Return what a run of items adds, and whether that is remembered: else each half is asked for, then walked."""
         key = key_of(run)

@@ -36,6 +36,7 @@ _READERS: tuple[tuple[set[str], Callable[[Fields, Fields, str | None], Fields]],
 """By a key that a usage of the shape has; the first that fits."""
 
 _TIERS = ("service_tier", "serviceTier", "trafficType", "traffic_type")
+_DECIDING = frozenset({*_TIERS, "search_context", "search_context_size", "speed", "inference_geo"})
 _DEFAULTS = {
     "standard", "default", "auto", "not_available", "global", "standard_only", "on_demand", "unspecified",
     "traffic_type_unspecified",
@@ -84,6 +85,8 @@ def _unwrapped(whole: Fields) -> tuple[Fields, Fields]:
 
 def traits_of(source: Fields) -> dict[str, str]:
     """Return what of an answer, a usage or a request decides the price beside the counts; defaults are left out."""
+    if _DECIDING.isdisjoint(source):
+        return {}
     tier = next((value for name in _TIERS if (value := source.get(name))), None)
     if isinstance(tier, Mapping):  # Bedrock
         tier = tier.get("type")
