@@ -24,13 +24,13 @@ check: .venv/ready  ## ruff, mypy --strict, import floors, compiled prices
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m budget.pricefiles prices budget/data/prices.json --check
+	$(BIN)/python -m budget.prices.files prices budget/prices/prices.json --check
 
 bench: .venv/ready  ## speed beside a floor measured in the same run
 	@$(BIN)/python -m benchmarks
 
 prices: .venv/ready  ## compile prices/*.toml into the package
-	$(BIN)/python -m budget.pricefiles prices budget/data/prices.json
+	$(BIN)/python -m budget.prices.files prices budget/prices/prices.json
 
 clean:  ## remove what the other commands made
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

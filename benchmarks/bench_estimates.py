@@ -27,6 +27,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
+if not __package__:  # run by its path
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 from benchmarks.measure import title
 from budget import Budget
 from budget.errors import BudgetError

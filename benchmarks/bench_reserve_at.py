@@ -15,6 +15,9 @@ from pathlib import Path
 from typing import NamedTuple
 from unittest.mock import patch
 
+if not __package__:  # run by its path
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 from benchmarks.measure import title
 from budget import Budget
 from budget.commands import Reservation

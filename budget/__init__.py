@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from budget.ledger import Entry as Entry
     from budget.limits import Limit as Limit
     from budget.pools import Pool as Pool
-    from budget.rates import Cost as Cost
+    from budget.prices.rates import Cost as Cost
     from budget.run import Run as Run
     from budget.usage import Usage as Usage
     from budget.verbs import Decision as Decision
@@ -37,7 +37,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "budgeted": "decorator",
     "Budget": "engine",
-    "Cost": "rates",
+    "Cost": "prices.rates",
     "Decision": "verbs",
     "Entry": "ledger",
     "Estimate": "estimate",

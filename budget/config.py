@@ -18,7 +18,7 @@ from budget.errors import ArgumentTypeError, ConfigError
 from budget.expect import LEVELS
 from budget.limits import Limit
 from budget.money import parse_usd
-from budget.ownprices import OWN_FILE, Layer, configured_layers, lay_all
+from budget.prices.own import OWN_FILE, Layer, configured_layers, lay_all
 
 if TYPE_CHECKING:
     from budget.prices import PriceBook
@@ -171,7 +171,7 @@ def price_book(prices: object = None, file: Mapping[str, Any] | None = None) -> 
     """Return the book in effect: the shipped one, the configuration's files over it, and `prices=` on top.
 
     Raises:
-        ConfigError, ArgumentTypeError: See `price_layers`, `budget.ownprices.lay_all` and `PriceBook.overlay`.
+        ConfigError, ArgumentTypeError: See `price_layers`, `budget.prices.own.lay_all` and `PriceBook.overlay`.
     """
     from budget.prices import PriceBook
 

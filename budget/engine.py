@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from budget.guard import Guard
     from budget.ledger import Entry
-    from budget.rates import Cost
+    from budget.prices.rates import Cost
 
 __all__ = ["AsyncBudget", "Budget", "default_engine"]
 

@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from budget.commands import Amounts, Reservation
     from budget.config import Settings
     from budget.estimate import Estimate
-    from budget.rates import Rates
+    from budget.prices.rates import Rates
 
 __all__ = ["ENOUGH", "FLUSH", "FLUSH_SECONDS", "TTLS", "Forecast", "Learner"]
 

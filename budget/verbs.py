@@ -41,9 +41,9 @@ from budget.ledger import dumps
 from budget.money import format_usd
 from budget.policy import Match, Policy
 from budget.pool import refused_by
+from budget.prices.stale import Watch
 from budget.refusals import exceeded, frozen_error
 from budget.run import Run
-from budget.stale import Watch
 
 __all__ = ["Decision", "Flow", "Verbs"]
 

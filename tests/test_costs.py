@@ -17,9 +17,9 @@ import pytest
 
 from budget import Budget
 from budget.errors import ConfigError, UnknownModel
-from budget.names import plain
 from budget.prices import PriceBook
-from budget.rates import Cost
+from budget.prices.names import plain
+from budget.prices.rates import Cost
 from budget.usage import Usage
 
 genai_prices = pytest.importorskip("genai_prices", reason="genai-prices is not installed: nothing to compare with")

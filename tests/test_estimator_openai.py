@@ -8,7 +8,6 @@ import os
 import pickle
 import statistics
 from collections.abc import Iterator
-from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -188,7 +187,7 @@ def test_figures_by_hand(family: str) -> None:
     tools = Measure(family, tool_tokens=100, schema_tokens=50, sealed_chars=80, tools=2, blocks=3, parts=1)
     assert tools.bound(family) == 50 + 100 + 65 + 20 + 2 * 4 + 3 * 16 + 4 + 150 + 30
     assert tools.bound(family, "gpt-4.1") == tools.bound(family) - 90
-    shown = replace(tools, shown_tool_tokens=60)
+    shown = tools._replace(shown_tool_tokens=60)
     assert shown.bound(family) == tools.bound(family) - 100 + 69
     assert shown.bound("claude-2") == tools.bound("claude-2")  # which is not shown them so
     bare = Measure(family, base_tokens=11, messages=2, bare=True)

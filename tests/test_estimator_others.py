@@ -18,7 +18,7 @@ from budget.errors import ArgumentTypeError, ConfigError
 from budget.estimator import VOCABULARIES, Measure, endpoint_of, measure
 from budget.estimator.constants import FAMILIES, Rates, family, rates
 from budget.estimator.tokens import count
-from budget.overlay import TOKENIZERS
+from budget.prices.overlay import TOKENIZERS
 
 DATA = Path(os.environ.get("BUDGET_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data")
 CANARY = "canary-7f3a"

@@ -16,13 +16,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from budget import stale
 from budget.config import load, own_prices_file, price_book, price_layers
 from budget.engine import Budget
 from budget.errors import ConfigError
-from budget.ownprices import Layer, lay
-from budget.prices import Model, PriceBook
-from budget.ratekeys import RateKey, charged, lowered, named_rates
+from budget.prices import Model, PriceBook, stale
+from budget.prices.keys import RateKey, charged, lowered, named_rates
+from budget.prices.own import Layer, lay
 from budget.usage import Usage
 
 Make = Callable[..., Budget]

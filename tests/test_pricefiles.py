@@ -14,14 +14,14 @@ import pytest
 
 from budget.errors import ConfigError, UnknownModel
 from budget.estimate import makes_embeddings
-from budget.pricefiles import compile_book, load_source, main
 from budget.prices import PriceBook
-from budget.rates import Card
+from budget.prices.files import compile_book, load_source, main
+from budget.prices.rates import Card
 from budget.usage import Usage
 
 ROOT = Path(__file__).parents[1]
 SOURCES = ROOT / "prices"
-SHIPPED = ROOT / "budget" / "data" / "prices.json"
+SHIPPED = ROOT / "budget" / "prices" / "prices.json"
 FILES = sorted(SOURCES.glob("*.toml"))
 
 GOOD = """

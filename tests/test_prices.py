@@ -20,9 +20,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from budget.errors import ArgumentTypeError, ConfigError, Unbounded, UnknownModel
-from budget.overlay import TOKENIZERS
 from budget.prices import Model, PriceBook, Rates
-from budget.rates import Card, Mode
+from budget.prices.overlay import TOKENIZERS
+from budget.prices.rates import Card, Mode
 from budget.usage import PARTS, Usage
 
 BOOK = PriceBook.shipped()
@@ -220,7 +220,7 @@ def test_a_provider_narrows_the_search():
 
 
 def test_lookups_stay_right_when_the_cache_overflows(monkeypatch):
-    monkeypatch.setattr("budget.prices._CACHED_NAMES", 4)
+    monkeypatch.setattr("budget.prices.book._CACHED_NAMES", 4)
     book = BOOK.overlay({"free": {"input": "0", "output": "0"}})
     for number in range(10):
         with pytest.raises(UnknownModel):
@@ -363,7 +363,7 @@ def test_a_provider_is_one_of_those_known_or_of_an_own_row():
 
 def test_a_model_is_made_when_it_is_found(monkeypatch):
     made = []
-    monkeypatch.setattr("budget.prices.read_model", lambda raw, *_: made.append(raw["id"]))
+    monkeypatch.setattr("budget.prices.book.read_model", lambda raw, *_: made.append(raw["id"]))
     book = book_of(listing("openai", "one"), listing("openai", "two"))
     assert made == []
     with pytest.raises(UnknownModel):

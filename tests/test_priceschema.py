@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from budget.errors import ConfigError
-from budget.pricefiles import compile_book, load_source
 from budget.prices import PriceBook
+from budget.prices.files import compile_book, load_source
 from budget.usage import PARTS, Usage
 
 WHOLE = """

@@ -25,7 +25,7 @@ from budget import Budget, BudgetError, ConfigError
 from budget.cli import main
 from budget.commands import Command, Outcome, Reserve
 from budget.prices import Model, PriceBook, Row
-from budget.rates import Card, Rates
+from budget.prices.rates import Card, Rates
 from budget.replay import Replay, Trace, read_time, replay, walk
 from budget.stores.base import Store, open_store
 

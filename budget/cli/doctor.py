@@ -125,7 +125,7 @@ def _books(budget: Budget) -> Finding:
 def _prices(budget: Budget) -> Iterator[Finding]:
     from datetime import UTC, date, datetime
 
-    from budget.stale import MAX_AGE_DAYS, due_models, too_old
+    from budget.prices.stale import MAX_AGE_DAYS, due_models, too_old
 
     book, now = budget.settings.book, datetime.now(UTC)
     origins = sorted({row.origin for model in book.models() for row in model.rows if row.origin})

@@ -13,9 +13,9 @@ from budget.cli.common import Common, common
 from budget.cli.output import Cell, Column, note, print_json, some, table
 from budget.cli.pricediff import Catalogue, Comparison, compare, read_genai_prices, read_litellm
 from budget.money import format_usd
-from budget.ownprices import Drop, Laid, Layer, file_layers, lay, show_rate
 from budget.prices import PriceBook
-from budget.stale import due_models, too_old
+from budget.prices.own import Drop, Laid, Layer, file_layers, lay, show_rate
+from budget.prices.stale import due_models, too_old
 
 
 @click.command("check")

@@ -20,7 +20,7 @@ from typing import Any
 
 from budget.errors import ConfigError, UnknownModel
 from budget.prices import Model, PriceBook
-from budget.ratekeys import RateKey, charged, named_rates
+from budget.prices.keys import RateKey, charged, named_rates
 
 __all__ = ["Catalogue", "Comparison", "Difference", "compare", "read_genai_prices", "read_litellm"]
 

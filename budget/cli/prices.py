@@ -12,9 +12,9 @@ import click
 from budget.cli.common import Commands, Common, common
 from budget.cli.output import Column, note, pairs, print_json, table
 from budget.errors import ConfigError
-from budget.ownprices import show_rate
 from budget.prices import Model, PriceBook, Row
-from budget.ratekeys import RateKey, named_rates
+from budget.prices.keys import RateKey, named_rates
+from budget.prices.own import show_rate
 from budget.window import at_zone
 
 _CARD = ("input", "output", "cache_read")

@@ -15,9 +15,9 @@ from budget.cli import ownfile
 from budget.cli.common import Common, common
 from budget.cli.output import note, print_json, say
 from budget.errors import ConfigError, UnknownModel
-from budget.ownprices import Drop, Layer, file_layers, lay, lay_all, show_rate
 from budget.prices import Model, PriceBook, Row
-from budget.ratekeys import RateKey, charged, lowered, named_rates
+from budget.prices.keys import RateKey, charged, lowered, named_rates
+from budget.prices.own import Drop, Layer, file_layers, lay, lay_all, show_rate
 from budget.window import at_zone
 
 _REMEDY = "if that is meant, add --lower"
@@ -92,8 +92,8 @@ def _set(path: Path, name: str, provider: str | None, row: dict[str, Any]) -> tu
         ConfigError: Something is against the schema, or lowers a price without saying so; nothing is written.
     """
     from budget.config import price_book, price_layers
-    from budget.overlayfiles import examine_content
-    from budget.pricefiles import read_toml
+    from budget.prices.files import read_toml
+    from budget.prices.overlayfiles import examine_content
 
     now = time.time_ns() // 1000
     known = _known(price_book(), name, provider)

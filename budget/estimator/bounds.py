@@ -8,8 +8,8 @@ what their rules say (`media`). Every rate of the second is at most that of the 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from operator import mul
+from typing import NamedTuple
 
 from budget.estimator import media as rules
 from budget.estimator.constants import Rates, family, rates
@@ -18,8 +18,7 @@ from budget.estimator.media import Media
 __all__ = ["Measure"]
 
 
-@dataclass(frozen=True, slots=True)
-class Measure:
+class Measure(NamedTuple):
     """What was found in a request, without any of its text.
 
     Attributes:
@@ -70,7 +69,7 @@ class Measure:
     choices: int = 1
     predicted_tokens: int = 0
     cache_ttls: frozenset[str] = frozenset()
-    traits: Mapping[str, str] = field(default_factory=dict)
+    traits: Mapping[str, str] = {}
     thinking: bool = False
     citations: bool = False
     task_budget: bool = False

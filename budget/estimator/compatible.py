@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from budget.estimator import anthropic, openai_chat, openai_responses
@@ -92,8 +91,7 @@ def measure_chat(body: Mapping[str, Any], vocabulary: str) -> Measure:
     _cached(body, "", ttls)
     found = openai_chat.measure(kept, vocabulary)
     more = _SAFE_PROMPT * bool(body.get("safe_prompt")) + _MODE_PROMPT * bool(body.get("prompt_mode"))
-    return replace(
-        found,
+    return found._replace(
         base_tokens=found.base_tokens + more,
         cache_ttls=found.cache_ttls | ttls,
         thinking=found.thinking or _thinks(body),
@@ -111,8 +109,7 @@ def measure_responses(body: Mapping[str, Any], vocabulary: str) -> Measure:
     if isinstance(reasoning, Mapping):
         kept["reasoning"] = {k: v for k, v in reasoning.items() if k not in ("enabled", "max_tokens", "exclude")}
     found = openai_responses.measure(kept, vocabulary)
-    return replace(
-        found,
+    return found._replace(
         cache_ttls=found.cache_ttls | ttls,
         thinking=found.thinking or _thinks(body),
         reasons=(*_reasons(body, _OPEN), *found.reasons),
@@ -130,7 +127,7 @@ def measure_messages(body: Mapping[str, Any], vocabulary: str) -> Measure:
         if name not in _FREE and name not in _OPEN and name not in ("anthropic_version", "anthropic_beta")
     }
     found = anthropic.measure(kept, vocabulary)
-    return replace(found, reasons=(*_reasons(body, _OPEN), *found.reasons))
+    return found._replace(reasons=(*_reasons(body, _OPEN), *found.reasons))
 
 
 def _reasons(body: Mapping[str, Any], known: Mapping[str, str]) -> list[str]:

@@ -9,7 +9,6 @@ model-parameters-titan-embed-text.html), read 2026-11-22.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from budget.errors import ConfigError
@@ -52,8 +51,7 @@ def measure(body: Mapping[str, Any], vocabulary: str) -> Measure:
     if not texts and not reasons:
         raise ConfigError("input: is missing; pass a text, a list of texts, or tokens")
     found = openai.measure_embeddings({**kept, "input": texts}, vocabulary)
-    return replace(
-        found,
+    return found._replace(
         base_tokens=found.base_tokens + _SPECIAL * len(texts),
         reasons=(*reasons, *found.reasons),
     )

@@ -17,7 +17,7 @@ __all__ = ["census", "kinds_of"]
 _ALPHANUMERIC = (ascii_letters + digits).encode()
 
 
-def kinds_of(vocabulary: str, ranks: Mapping[bytes, int]) -> tuple[bytes, int] | None:
+def kinds_of(vocabulary: str, ranks: Mapping[bytes, int]) -> tuple[list[int], int] | None:
     """Return the kind of each token by its rank, and how many kinds there are; None for a vocabulary without kinds."""
     import tomllib
     from importlib.resources import files
@@ -28,16 +28,17 @@ def kinds_of(vocabulary: str, ranks: Mapping[bytes, int]) -> tuple[bytes, int] |
     number = {letter: i for i, letter in enumerate(raw["kinds"])}
     grid = {made: [bytes(map(number.__getitem__, word)) for word in words] for made, words in raw["table"].items()}
     rows, columns = raw["ranks"], raw["lengths"]
-    table = bytearray(max(ranks.values()) + 1)
+    table = [0] * (max(ranks.values()) + 1)
     for token, rank in ranks.items():
         made, length = _made_of(token)
         table[rank] = grid[made][bisect_right(rows, rank)][bisect_right(columns, length)]
-    return bytes(table), len(number)
+    return table, len(number)
 
 
-def census(ids: list[int], table: bytes, kinds: int) -> tuple[int, ...]:
+def census(ids: list[int], table: list[int], kinds: int) -> tuple[int, ...]:
     """Count tokens by kind."""
-    found = bytes(itemgetter(0, 0, *ids)(table)[2:])  # of fewer than two indices, `itemgetter` returns no tuple
+    # Of fewer than two indices, `itemgetter` returns no tuple.
+    found = bytes(itemgetter(*ids)(table)) if len(ids) > 1 else bytes([table[rank] for rank in ids])
     return tuple(map(found.count, range(kinds)))
 
 

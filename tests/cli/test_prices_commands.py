@@ -22,7 +22,7 @@ from budget.cli.pricediff import Catalogue, compare, read_genai_prices, read_lit
 from budget.config import price_book
 from budget.errors import ConfigError
 from budget.prices import PriceBook
-from budget.ratekeys import RateKey, named_rates
+from budget.prices.keys import RateKey, named_rates
 
 KNOWN = "claude-sonnet-4-6"
 OWN = Path("budget-prices.toml")

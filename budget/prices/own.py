@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from budget.errors import ConfigError, UnknownModel
 from budget.money import format_usd
-from budget.ratekeys import RateKey, lowered, named_rates
+from budget.prices.keys import RateKey, lowered, named_rates
 from budget.window import at_zone
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def _tables_layer(tables: Sequence[Mapping[str, Any]], path: Path) -> Layer:
     """Return the layer of the `[[prices]]` of a budget.toml."""
 
     def examine() -> tuple[list[dict[str, Any]], list[str]]:
-        from budget.overlayfiles import examine_tables
+        from budget.prices.overlayfiles import examine_tables
 
         return examine_tables(tables)
 
@@ -170,7 +170,7 @@ def show_rate(key: RateKey, picos: int) -> str:
 
 def _file_layer(path: Path) -> Layer:
     def examine() -> tuple[list[dict[str, Any]], list[str]]:
-        from budget.overlayfiles import examine_file
+        from budget.prices.overlayfiles import examine_file
 
         return examine_file(path)
 

@@ -16,10 +16,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, PositiveInt, field_validator, model_validator
 
 from budget.errors import ConfigError
-from budget.overlay import TOKENIZERS
-from budget.pricefiles import examined, read_toml
-from budget.priceschema import Name, PriceModel, PriceRow, Provider, Rate, Source, Strict
-from budget.rates import IMPLICIT_TTL
+from budget.prices.files import examined, read_toml
+from budget.prices.overlay import TOKENIZERS
+from budget.prices.rates import IMPLICIT_TTL
+from budget.prices.schema import Name, PriceModel, PriceRow, Provider, Rate, Source, Strict
 
 __all__ = ["examine_content", "examine_file", "examine_tables"]
 

@@ -6,7 +6,7 @@ from bisect import bisect_right
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from budget.rates import Card, Mode, Rates
+from budget.prices.rates import Card, Mode, Rates
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -56,11 +56,11 @@ class Model:
         provider: "anthropic", "openai" ...; "" for a model of the user's own that names no provider: it is found
             whichever provider is asked for.
         aliases: Further exact names.
-        snapshots: Rules for names of snapshots, of `budget.overlay.SNAPSHOTS`: date8 (id-YYYYMMDD), date10
+        snapshots: Rules for names of snapshots, of `budget.prices.overlay.SNAPSHOTS`: date8 (id-YYYYMMDD), date10
             (id-YYYY-MM-DD), at8 (id@YYYYMMDD), version (id-v1:0), region (us.id), ft (id:anything, fine-tuned).
         context: Tokens of the context window, None if not known.
         max_output: Most output tokens of one request, None if not known.
-        tokenizer: One of `budget.overlay.TOKENIZERS`, None if not known.
+        tokenizer: One of `budget.prices.overlay.TOKENIZERS`, None if not known.
         rows: By date, ascending.
     """
 

@@ -24,7 +24,7 @@ from pydantic import (
 )
 
 from budget.errors import BudgetError
-from budget.overlay import SNAPSHOTS, TOKENIZERS, parse_rate, parse_unit_price
+from budget.prices.overlay import SNAPSHOTS, TOKENIZERS, parse_rate, parse_unit_price
 from budget.usage import PARTS, TRAITS
 
 __all__ = ["PriceFile", "PriceModel", "PriceRow"]

@@ -11,7 +11,7 @@ from typing import Any
 
 from budget.errors import ArgumentTypeError, ConfigError
 from budget.money import parse_usd
-from budget.rates import IMPLICIT_TTL
+from budget.prices.rates import IMPLICIT_TTL
 from budget.usage import PARTS
 
 __all__ = ["SNAPSHOTS", "TOKENIZERS", "overlay_rows", "parse_rate", "parse_unit_price"]

@@ -1,6 +1,6 @@
 """Price sources: the TOML files of `prices/`, read, checked and compiled to the JSON that is shipped.
 
-    python -m budget.pricefiles prices/ budget/data/prices.json [--check]
+    python -m budget.prices.files prices/ budget/prices/prices.json [--check]
 
 People edit the sources, programs read the compiled book. Overlay files are sources too, read at run time: this module,
 and the pydantic that its schema needs, are imported only where such a file is used.
@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from budget.errors import ConfigError
-from budget.priceschema import PriceFile
+from budget.prices.schema import PriceFile
 
 __all__ = ["PriceFile", "compile_book", "examined", "load_source", "read_toml", "validated"]
 
@@ -116,7 +116,7 @@ def main(arguments: list[str]) -> int:
     check = "--check" in arguments
     places = [Path(argument) for argument in arguments if argument != "--check"]
     if len(places) != 2:
-        sys.stderr.write("usage: python -m budget.pricefiles SOURCES BOOK [--check]\n")
+        sys.stderr.write("usage: python -m budget.prices.files SOURCES BOOK [--check]\n")
         return 2
     sources, book = places
     try:

@@ -1,10 +1,9 @@
-"""Prices: which model a name means, and which rates it has at an instant.
+"""The book: which model a name means.
 
-A `PriceBook` maps names to `Model`s. A name is found by an exact id, an explicit alias, or a named rule (see
-`budget.names`); anything else is `UnknownModel`. Asked without a provider, a name is the user's own row first, then its
-maker's, then a host's, if all hosts that sell it agree on the price. The shipped book is compiled from `prices/*.toml`
-(see `budget.pricefiles`) and read from package data once; a `Model` is made when it is first found. The user's own rows
-lie on top (see `budget.overlay`). The `Rates` of a model's row price a usage or bound a request (see `budget.rates`).
+A `PriceBook` maps names to `Model`s. A name is found by an exact id, an explicit alias, or a named rule (see `names`);
+anything else is `UnknownModel`. Asked without a provider, a name is the user's own row first, then its maker's, then a
+host's, if all hosts that sell it agree on the price. The shipped book is compiled from `prices/*.toml` (`files`) and
+read from package data once; a `Model` is made when it is first found. The user's own rows lie on top (see `overlay`).
 """
 
 from __future__ import annotations
@@ -15,14 +14,13 @@ from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
 from budget.errors import ArgumentTypeError, ConfigError, UnknownModel
-from budget.models import Model, Row, read_model
-from budget.names import HOSTS, MAKERS, MARKETS, PATHS, likeliest, plain, readings
-from budget.rates import Cost, Rates
+from budget.prices.models import Model, read_model
+from budget.prices.names import HOSTS, MAKERS, MARKETS, PATHS, likeliest, plain, readings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-__all__ = ["Cost", "Model", "PriceBook", "Rates", "Row"]
+__all__ = ["PriceBook"]
 
 _CACHED_NAMES = 4096
 _NEAREST = 3
@@ -84,7 +82,7 @@ class PriceBook:
 
     @classmethod
     def from_dict(cls, book: Mapping[str, Any]) -> PriceBook:
-        """Make a book of the compiled form (`budget.pricefiles.compile_book`), which is trusted."""
+        """Make a book of the compiled form (`budget.prices.files.compile_book`), which is trusted."""
         providers = book["providers"].items()
         usual = book.get("usual", {})
         entries = [_Entry(name, raw, usual.get(name, {})) for name, models in providers for raw in models]
@@ -114,9 +112,9 @@ class PriceBook:
             prices: `{"my-model": {"input": "0.10", "output": "0.40"}}` or a list of tables with a `model` key.
 
         Raises:
-            ArgumentTypeError, ConfigError: See `budget.overlay.overlay_rows`.
+            ArgumentTypeError, ConfigError: See `budget.prices.overlay.overlay_rows`.
         """
-        from budget.overlay import overlay_rows
+        from budget.prices.overlay import overlay_rows
 
         rows = overlay_rows(prices)
         return self.overlay_models(rows, "prices=") if rows else self
@@ -127,7 +125,7 @@ class PriceBook:
         Before the first day of such a model the rows of this book stay; a flat row is of 1970 and leaves none.
 
         Args:
-            models: As `overlay_rows` and `budget.overlayfiles` make them, each with its `provider`, if it names one.
+            models: As `overlay_rows` and `overlayfiles` make them, each with its `provider`, if it names one.
             origin: Where they are from, for `Row.origin`; it does not change the hash.
         """
         from hashlib import sha256
@@ -246,7 +244,7 @@ class PriceBook:
 def _shipped() -> PriceBook:
     from importlib.resources import files
 
-    return PriceBook.from_json(files("budget").joinpath("data/prices.json").read_bytes())
+    return PriceBook.from_json(files("budget.prices").joinpath("prices.json").read_bytes())
 
 
 def _rank(entry: _Entry) -> int:
