@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def _content() -> bytes:
-    return files("budget").joinpath("data/prices.json").read_bytes()
+    return files("budget.prices").joinpath("prices.json").read_bytes()
 
 
 def _parsed() -> dict[str, Any]:

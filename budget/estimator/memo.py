@@ -79,11 +79,13 @@ def runs(count: int) -> Iterator[tuple[int, int]]:
 def key_of(run: Sequence[Any]) -> int | None:
     """Return the key of a run of items; None if there is something in it that is not known here."""
     parts: tuple[Sequence[Any], ...] = (run,)
-    with suppress(TypeError, LookupError):  # of items that are no such messages
+    try:
         roles, contents = [item["role"] for item in run], [item["content"] for item in run]
         if sum(map(len, run)) == 2 * len(run):  # a role and a content each, and no more, as most messages are
             parts = roles, contents
             return hash((*roles, *contents))
+    except (TypeError, LookupError):
+        pass  # of items that are no such messages
     with suppress(ValueError):  # a number of thousands of digits
         return _hash(parts)
     return None

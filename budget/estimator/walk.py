@@ -176,6 +176,8 @@ class Walk:
 
     def open_fields(self, fields: Mapping[str, Any], known: Mapping[str, str]) -> None:
         """Give the known reason for every field of these that is there and not empty."""
+        if known.keys().isdisjoint(fields):
+            return
         for name, why in known.items():
             if fields.get(name) not in (None, [], ()):
                 self.reason(name, why)
@@ -209,4 +211,4 @@ def read_count(value: object, place: str, least: int = 0) -> int | None:
 
 def read_traits(body: Mapping[str, Any], *names: str) -> Mapping[str, str]:
     """Return the fields that decide the price, named and with defaults left out as in `Usage.traits`."""
-    return traits_of({name: body.get(name) for name in names})
+    return traits_of({name: body[name] for name in names if name in body})
