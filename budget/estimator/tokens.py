@@ -68,7 +68,7 @@ _CUT = re.compile("[a-z](?= [a-z])", re.ASCII)  # between two words each vocabul
 Census = tuple[int, tuple[int, ...]]
 
 _encodings: dict[str, Encoding] = {}
-_kinds: dict[str, tuple[list[int], int] | None] = {}
+_kinds: dict[str, tuple[str, str] | None] = {}
 _loading = threading.Lock()
 
 
