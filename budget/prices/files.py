@@ -64,7 +64,8 @@ def examined(schema: type[S], content: dict[str, Any]) -> S | list[str]:
     try:
         return schema.model_validate(content)
     except ValidationError as error:
-        return [f"{_place(content, fault['loc'])}: {fault['msg']}" for fault in error.errors()]
+        said = ((_place(content, fault["loc"]), fault["msg"].removeprefix("Value error, ")) for fault in error.errors())
+        return [f"{place}: {text}" for place, text in said]
 
 
 def compile_book(paths: Iterable[str | Path]) -> dict[str, Any]:

@@ -36,14 +36,14 @@ _PPM = 10**6
 
 def _rate(value: object) -> int:
     try:
-        return parse_rate(value, "price")
+        return parse_rate(value, "a price")
     except BudgetError as error:  # pydantic lets a TypeError through
         raise ValueError(str(error)) from error
 
 
 def _unit_price(value: object) -> int:
     try:
-        return parse_unit_price(value, "price")
+        return parse_unit_price(value, "a price")
     except BudgetError as error:
         raise ValueError(str(error)) from error
 
