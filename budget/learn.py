@@ -31,6 +31,7 @@ model and the agent, never a user, and of a conversation this process alone keep
 
 from __future__ import annotations
 
+import logging
 import os
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -65,6 +66,7 @@ _OPEN = 16384  # open calls that are remembered
 _HALF = MILLION // 2
 _MILLION_TOKENS = 1_000_000
 _FAR = 2**40  # tokens that no extrapolation exceeds
+_log = logging.getLogger("budget")
 
 
 class _Sketch:
@@ -136,7 +138,7 @@ class Learner:
         self._sketches: dict[str, _Sketch] = {}
         self._new: dict[str, dict[int, int]] = {}
         self._calls, self._next = 0, monotonic() + FLUSH_SECONDS
-        self._lock, self._sending = Lock(), Lock()
+        self._lock, self._sending, self._told = Lock(), Lock(), False
         self._talks = Talks()
         self._open: dict[str, Forecast] = {}
         _LEARNERS.add(self)
@@ -290,9 +292,14 @@ class Learner:
         with self._sending:
             with self._lock:
                 more, self._new, self._calls = self._new, {}, 0
-            if more:
-                with suppress(BudgetError):
-                    self.load(self._send(more))
+            if not more:
+                return
+            try:
+                self.load(self._send(more))
+            except BudgetError as error:
+                if not self._told:
+                    self._told = True
+                    _log.warning("what was learned of calls cannot be kept in the store: %s", error)
 
 
 @lru_cache(4096)

@@ -26,7 +26,7 @@ from runner import Runner, scenarios
 
 from budget import Budget, BudgetExceeded, ConfigError, StoreUnavailable
 from budget.cli import main
-from budget.commands import Renew
+from budget.commands import Learn, Renew
 from budget.stores.redis import RedisStore
 from budget.stores.redisserver import Server
 
@@ -84,6 +84,8 @@ def use(url: str, account: str = "acct", user: str = "alice") -> None:
         with budget.run("$1", user=user) as run:
             budget.refund(budget.reserve("$0.10"))
             run.refresh()
+        assert budget.engine.do(Learn({f"output\n{user}\n": {3: 2}})).learned[f"output\n{user}\n"] == {3: 2}
+        assert budget.engine.do(Learn()).learned
         assert [str(limit) for limit in budget.limits]
         pools = {str(pool.subject): str(pool.spent) for pool in budget.status() if pool.unit == "usd"}
         assert pools[f"user={user}"] == "0.54"

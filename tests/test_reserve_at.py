@@ -22,6 +22,7 @@ from budget import (
     ConfigError,
     Estimate,
     Reservation,
+    StoreUnavailable,
     Unbounded,
     Usage,
 )
@@ -325,6 +326,23 @@ def test_what_is_learned_while_it_is_handed_over_is_not_lost(budget_factory: Mak
     learner._send = send
     learner.flush()
     assert sum(budget.engine.do(Learn()).learned["over\nm\n"].values()) == ENOUGH + 2
+
+
+def test_what_cannot_be_kept_is_said_once(budget_factory: Make, caplog: pytest.LogCaptureFixture) -> None:
+    budget = budget_factory(prices=PRICES)
+    learner = budget.engine.verbs.learner
+
+    def fails(more: Any) -> Any:
+        raise StoreUnavailable("it is full")
+
+    send, learner._send = learner._send, fails
+    for _ in range(2):
+        teach(budget, 1)
+        learner.flush()
+    learner._send = send
+    assert [record.getMessage() for record in caplog.records] == [
+        "what was learned of calls cannot be kept in the store: it is full"
+    ]
 
 
 def test_what_teaches_nothing(budget_factory: Make) -> None:

@@ -46,7 +46,7 @@ if #ARGV == 1 then
 end
 local fresh = {}
 for i = 2, #ARGV, 2 do
-  if redis.call('HEXISTS', KEYS[2], ARGV[i]) == 0 then
+  if not redis.call('HGET', KEYS[2], ARGV[i]) then
     if redis.call('HLEN', KEYS[2]) >= SKETCHES then age() end
     fresh[i] = redis.call('HLEN', KEYS[2]) >= SKETCHES
     if not fresh[i] then redis.call('HSET', KEYS[2], ARGV[i], '') end
