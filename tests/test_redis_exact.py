@@ -397,3 +397,21 @@ def test_scripts_touch_declared_keys_alone(redis_url: str) -> None:
         "limit_set", "limit_unset", "reserved", "refused", "refunded", "reconciled", "recorded", "expired",
     }  # fmt: skip
     store.close()
+
+
+def test_a_reconcile_that_was_sent_for_an_unknown_call_finds_it(store_url: str) -> None:
+    """Its reserve arrived in between. The caller knows when it was made, and nothing else of it."""
+    store = stores.base.open_store(store_url)
+    draw = Draw("p1", "its name", 0, 100, 10, 0, FOREVER, 0, "its limit")
+    store.call("default", Reserve("1" * 32, "asked", (10, 20, 20, 0, 1), [draw], 0, 60 * S, {"user": "u"}, {}), 10.0)
+    made = store.reservations("default")[0].made
+    command = Reconcile("1" * 32, (4, 5, 5, 0, 1), {}, [draw], {"user": "u"}, made)
+    outcome = store.call("default", command, 10.0)
+    assert outcome.status == "reconciled"
+    assert outcome.reservation is not None
+    assert (outcome.reservation.amounts, outcome.reservation.charged) == ((10, 20, 20, 0, 1), (4, 5, 5, 0, 1))
+    assert dict(outcome.reservation.scope) == {"user": "u"}
+    assert [bucket[3:] for bucket in outcome.buckets if bucket] == [(4, 0)]
+    less = store.call("default", Reconcile("1" * 32, (4, None, None, None, None), {}), 10.0)
+    assert less.status == "conflict"  # what it does not say is what was reserved, and that was not what it cost
+    store.close()

@@ -115,8 +115,7 @@ class Model:
                 return {"status": "unknown"}
             found = [self.at(draw, command.made) for draw in command.draws]
             return self.book("reconciled", command.id, "", command.actual, command.draws, found)
-        usual = known["charged"] if known["state"] in ("reconciled", "refunded") else known["amounts"]
-        actual = tuple(u if a is None else a for a, u in zip(command.actual, usual, strict=True))
+        actual = tuple(u if a is None else a for a, u in zip(command.actual, known["amounts"], strict=True))
         if known["state"] in ("reconciled", "refunded"):
             same = known["state"] == "reconciled" and actual == known["charged"]
             return {"status": "repeated" if same else "conflict", "known": known}
@@ -188,7 +187,7 @@ class Model:
             if draw.unit != SLOTS:
                 self.spend(bucket, actual[draw.unit] or 0)
                 self.stored(draw.pool or "", bucket)
-        made = {"id": id, "digest": digest, "state": "reconciled", "amounts": (0,) * 5, "charged": actual, "shares": [],
+        made = {"id": id, "digest": digest, "state": "reconciled", "amounts": actual, "charged": actual, "shares": [],
                 "lease_end": self.moment, "ended": self.moment}  # fmt: skip
         self.reservations[id] = made
         self.entries.append((how, id, actual[0] or 0))

@@ -14,7 +14,7 @@ if record then
   local r = read_record(record)
   local actual = complete(ARGV[3], r.kept)
   return barred(version, now, record, r, ARGV[5], r.state == 'r' and r.charged == actual)
-    or finish(version, seq, now, due, head, values, r, 'r', actual, ARGV[4], made)
+    or finish(version, seq, now, due, head, values, r, 'r', actual, ARGV[4], ARGV[6] == '' and made)
 end
 if ARGV[6] == '' then return { 'unknown', now, version } end
 
