@@ -27,7 +27,7 @@ class Measure(NamedTuple):
         tool_tokens: Tokens of the compact JSON of `tools`.
         shown_tool_tokens: Tokens of the tools as OpenAI's models are shown them; 0 if that is not known.
         schema_tokens: Tokens of the compact JSON of the output schema; 0 if there is none.
-        kinds: The same tokens, all three, by kind (`tokens.KINDS`). Shorter sums than those leave tokens of no known
+        kinds: The same tokens, all three, by kind (`kinds.toml`). Shorter sums than those leave tokens of no known
             kind; where a tokenizer's figures differ by kind, such tokens count as its `text`.
         wide_bytes: UTF-8 bytes of all characters outside ASCII in what was counted: what a tokenizer of another
             vocabulary makes of them is not known from the tokens of this one.

@@ -12,7 +12,7 @@
 * `[[media]]`: what an image, a PDF page, a second of sound or film costs: `kind`, `models` (patterns), optionally
   `detail` (which of the API's words), `rule` with its figures (see `media`), `source`. The first that fits holds;
   a kind without one has no upper bound;
-* `kinds`: tokens per 100 tokens of the vocabulary, for each of `tokens.KINDS`, instead of the one figure `text`.
+* `kinds`: tokens per 100 tokens of the vocabulary, for each kind of `kinds.toml`, instead of the one figure `text`.
 
 A family without a file is an error, never another family's figures.
 """

@@ -6,7 +6,6 @@ here raises on content.
 
 The rules themselves are data, in `families/<family>.toml`: which models, which `detail`, which figures. The first rule
 that fits holds. There are five: a flat figure, patches, tiles, crops (images), and a figure per page or second.
-
 """
 
 from __future__ import annotations
