@@ -41,23 +41,29 @@ Amounts = tuple[int | None, int | None, int | None, int | None, int | None]
 
 
 class Bucket(NamedTuple):
-    """The counters of one pool over `[start, end)`; counting began at `since`, after start for a new limit."""
+    """The counters of one pool over `[start, end)`; counting began at `since`, after start for a new limit.
+
+    `carry` is what the window before left unspent, where a limit rolls that over: it is added to the limit.
+    """
 
     start: int
     end: int
     since: int
     spent: int
     reserved: int
+    carry: int = 0
 
     def at(self, spent: int, reserved: int) -> Bucket:
         """Return it with other counters; `_replace` takes three times as long, and verbs do this for every pool."""
-        return Bucket(self.start, self.end, self.since, spent, reserved)
+        return Bucket(self.start, self.end, self.since, spent, reserved, self.carry)
 
 
 class Draw(NamedTuple):
     """What one call asks of one pool: `pool` is its id, or None where nothing is shared (a cap).
 
-    `name` is the pool's name, `text` the limit's, for the ledger.
+    `name` is the pool's name, `text` the limit's, for the ledger. A rolling limit has its length in `span`
+    (microseconds; 0 for all others) and no bounds: the store finds the sub-buckets. A `shadow` one never refuses.
+    `rollover` is the most that a window takes over from what the one before left unspent.
     """
 
     pool: str | None
@@ -69,6 +75,9 @@ class Draw(NamedTuple):
     end: int
     since: int
     text: str = ""
+    span: int = 0
+    shadow: bool = False
+    rollover: int = 0
 
 
 class Share(NamedTuple):
@@ -248,8 +257,10 @@ class Outcome:
             recorded, renewed, ended, unknown, swept, status, policy, changed, unchanged or learned.
         now: The store's clock at the decision.
         version: The policy version at the decision.
+        seq: The account's sequence number after it.
         buckets: One per draw or pool, after the verb; None where a pool has none now.
         refused: Indices of the draws that refused.
+        shadowed: Indices of the draws in shadow mode that would have refused.
         reservation: The reservation concerned, as it is now stored.
         rows: The policy: (kind, identity, body).
         count: How many reservations a sweep expired.
@@ -265,6 +276,8 @@ class Outcome:
     rows: Sequence[tuple[str, str, str]] = ()
     count: int = 0
     learned: Mapping[str, Mapping[int, int]] = field(default_factory=dict)
+    shadowed: Sequence[int] = ()
+    seq: int = 0
 
 
 class State(Protocol):

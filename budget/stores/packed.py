@@ -135,7 +135,7 @@ def shares_of(record: bytes) -> tuple[Share, ...]:
 
 def read_bucket(value: bytes) -> Bucket:
     """Read a pool's value."""
-    return Bucket._make(map(int, BUCKET.unpack(value)))
+    return Bucket(*map(int, BUCKET.unpack(value)))
 
 
 class Buckets(Sequence[Bucket]):
@@ -147,7 +147,7 @@ class Buckets(Sequence[Bucket]):
 
     def _all(self) -> list[Bucket]:
         if self._read is None:
-            self._read = [Bucket._make(map(int, five)) for five in BUCKET.iter_unpack(self._packed)]
+            self._read = [Bucket(*map(int, five)) for five in BUCKET.iter_unpack(self._packed)]
         return self._read
 
     def __len__(self) -> int:

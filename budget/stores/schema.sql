@@ -76,3 +76,8 @@ create table learned (                                  -- sketches of what answ
     counts text not null,                               -- bucket -> count, JSON
     primary key (account, name)
 ) strict, without rowid;
+
+-- since version 3
+
+alter table buckets add column                          -- what the window before left unspent, added to the limit
+    carry integer not null default 0 check (carry between 0 and 9007199254740991);

@@ -198,7 +198,7 @@ class SqliteStore:
             try:
                 row = db.execute("select id, seq, head from accounts where name = ?", (account,)).fetchone()
                 id, seq, head = row or (None, 0, bytes(32))
-                query = 'select pool, start, "end", since, spent, reserved from buckets where account = ?'
+                query = 'select pool, start, "end", since, spent, reserved, carry from buckets where account = ?'
                 buckets = {(pool, rest[0]): Bucket(*rest) for pool, *rest in db.execute(query, (id,))}
                 names = dict(db.execute("select pool, name from pools where account = ?", (id,)))
             finally:

@@ -21,7 +21,7 @@ from budget.errors import StoreUnavailable
 
 __all__ = ["SCHEMA_VERSION", "FileLock", "connect", "prepare"]
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 _SINCE = r"-- since version \d+\n"  # what follows is added to a file of an earlier version
 _KEPT = "another thread or process keeps the store's lock"
 _NETWORK = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "glusterfs", "lustre", "fuse.sshfs", "ncpfs"}

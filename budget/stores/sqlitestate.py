@@ -18,10 +18,11 @@ from budget.window import FOREVER
 
 __all__ = ["SqliteState", "read_entry", "read_reservation"]
 
-_NEWEST = """select start, "end", since, spent, reserved from buckets
+_NEWEST = """select start, "end", since, spent, reserved, carry from buckets
     where account = ? and pool = ? order by start desc limit 1"""
-_BUCKET = """select start, "end", since, spent, reserved from buckets where account = ? and pool = ? and start = ?"""
-_PUT_BUCKET = """insert into buckets values (?, ?, ?, ?, ?, ?, ?)
+_BUCKET = """select start, "end", since, spent, reserved, carry from buckets
+    where account = ? and pool = ? and start = ?"""
+_PUT_BUCKET = """insert into buckets values (?, ?, ?, ?, ?, ?, ?, ?)
     on conflict do update set spent = excluded.spent, reserved = excluded.reserved"""
 _PUT_RESERVATION = """insert into reservations values (?, ?, ?, ?, ?, ?)
     on conflict do update set state = excluded.state, due = excluded.due, body = excluded.body"""
