@@ -7,8 +7,11 @@ import sys
 
 from benchmarks import (
     bench_estimates,
+    bench_growth,
     bench_import,
+    bench_peers,
     bench_prices,
+    bench_processes,
     bench_redis,
     bench_reserve_at,
     bench_speed,
@@ -19,7 +22,10 @@ from benchmarks.measure import about
 
 _ALL = {
     "stores": bench_stores.main,
+    "processes": bench_processes.main,
     "redis": bench_redis.main,
+    "growth": bench_growth.main,
+    "peers": bench_peers.main,
     "wrap": bench_wrap.main,
     "prices": bench_prices.main,
     "speed": bench_speed.main,

@@ -8,6 +8,7 @@ several verbs change is written once, as the store does it.
 
 from __future__ import annotations
 
+import sqlite3
 import time
 from collections.abc import Sequence
 from itertools import count
@@ -22,11 +23,11 @@ __all__ = ["memory_floor", "sqlite_floor"]
 
 Rows = tuple[list[Any], tuple[Any, ...], tuple[Any, ...]]
 """What one verb writes: buckets, a reservation, an entry."""
-_BUCKET = """insert into buckets values (?, ?, ?, ?, ?, ?, ?)
-    on conflict do update set spent = excluded.spent, reserved = excluded.reserved"""
-_RESERVATION = """insert into reservations values (?, ?, ?, ?, ?, ?)
-    on conflict do update set state = excluded.state, due = excluded.due, body = excluded.body"""
-_ENTRY = "insert into entries values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_WRITES = {
+    "buckets": "on conflict do update set spent = excluded.spent, reserved = excluded.reserved",
+    "reservations": "on conflict do update set state = excluded.state, due = excluded.due, body = excluded.body",
+    "entries": "",
+}
 _ACCOUNT = "update accounts set seq = ?, clock = ? where id = 1"
 
 
@@ -41,14 +42,14 @@ def memory_floor(draws_of: Sequence[Sequence[Draw]], seconds: float) -> float:
         id = next(ids)
         with lock:
             for draw in draws:
-                start, end, since, spent, reserved = buckets[draw.pool]
-                assert draw.amount <= draw.limit - spent - reserved
-                buckets[draw.pool] = Bucket(start, end, since, spent, reserved + draw.amount)
+                bucket = buckets[draw.pool]
+                assert draw.amount <= draw.limit - bucket.spent - bucket.reserved
+                buckets[draw.pool] = bucket.at(bucket.spent, bucket.reserved + draw.amount)
             reservations[id] = (id, "open", draws)
         with lock:
             for draw in reservations[id][2]:
-                start, end, since, spent, reserved = buckets[draw.pool]
-                buckets[draw.pool] = Bucket(start, end, since, spent + draw.amount, reserved - draw.amount)
+                bucket = buckets[draw.pool]
+                buckets[draw.pool] = bucket.at(bucket.spent + draw.amount, bucket.reserved - draw.amount)
             reservations[id] = (id, "reconciled", draws)
         pairs += 1
     return pairs / (time.perf_counter() - begun)
@@ -59,6 +60,7 @@ def sqlite_floor(source: Path, target: Path, group: int, seconds: float) -> floa
     verbs = _verbs(source)
     db = connect(target)
     db.execute("insert or ignore into accounts values (1, 'bench', 0, 0, zeroblob(32), 0)")
+    writes = [_write(db, table) for table in _WRITES]
     seq, done, seen = count(1 + (db.execute("select max(seq) from entries").fetchone()[0] or 0)), 0, len(verbs)
     begun = time.perf_counter()
     while time.perf_counter() - begun < seconds:
@@ -72,14 +74,18 @@ def sqlite_floor(source: Path, target: Path, group: int, seconds: float) -> floa
             reservations.append((1, f"{(number - 1) // 2:032x}", *reservation[2:]))
             entries.append((1, number, *entry[2:]))
         db.execute("begin immediate")
-        db.executemany(_BUCKET, buckets.values())
-        db.executemany(_RESERVATION, reservations)
-        db.executemany(_ENTRY, entries)
+        for write, rows in zip(writes, (list(buckets.values()), reservations, entries), strict=True):
+            db.executemany(write, rows)
         db.execute(_ACCOUNT, (number, number))
         db.execute("commit")
     rate = done / 2 / (time.perf_counter() - begun)
     db.close()
     return rate
+
+
+def _write(db: sqlite3.Connection, table: str) -> str:
+    columns = len(db.execute(f"pragma table_info({table})").fetchall())
+    return f"insert into {table} values ({', '.join('?' * columns)}) {_WRITES[table]}"
 
 
 def _verbs(source: Path) -> list[Rows]:

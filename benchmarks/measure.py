@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from statistics import median
 
-__all__ = ["about", "rounds", "title"]
+__all__ = ["about", "rounds", "title", "verdict"]
 
 
 def about() -> str:
@@ -37,3 +37,8 @@ def rounds(cases: Mapping[str, Callable[[], float]], count: int = 3) -> dict[str
 def title(text: str) -> None:
     """Print a heading."""
     print(f"\n{text}\n{'-' * len(text)}")
+
+
+def verdict(goal: str, kept: bool) -> None:
+    """Print whether a goal is met."""
+    print(f"goal: {goal}: {'kept' if kept else 'NOT KEPT'}")

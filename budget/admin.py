@@ -1,4 +1,4 @@
-"""What operators do: limits set and unset in the store, with who and why; and what they look at: the pools.
+"""What operators do: limits set, unset and adjusted in the store, with who and why; and what they look at: the pools.
 
 Limits in the store hold for every process from its next call; those of code and `budget.toml` cannot be changed here.
 """
@@ -7,23 +7,30 @@ from __future__ import annotations
 
 import getpass
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
+from decimal import Decimal
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from budget.commands import Bucket, ChangePolicy, Status, Sweep
-from budget.errors import ConfigError
+from budget.backfill import backfill as fill
+from budget.backfill import takes_backfill, window_start
+from budget.commands import Bucket, ChangePolicy, Outcome, Status, Sweep
+from budget.config import duration_us
+from budget.errors import ArgumentTypeError, ConfigError
+from budget.ledger import dumps
 from budget.limits import Limit, check_attributes
-from budget.policy import Match, Policy, limit_body, match, read_name
+from budget.money import MAX, format_usd, parse_usd
+from budget.policy import Match, Policy, limit_body, match, raise_body, read_name
 from budget.pools import Pool, make_pool
-from budget.stores.base import PAGE
+from budget.stores.base import PAGE, read_entries
 from budget.subject import Subject
-from budget.window import bounds
+from budget.window import FOREVER, at_zone, bounds, zone
 
 if TYPE_CHECKING:
     from budget.core import Engine
     from budget.engine import Budget
 
-__all__ = ["Limits", "actor", "pools_of"]
+__all__ = ["Limits", "actor", "adjust", "moment", "pools_of"]
 
 
 class Limits:
@@ -33,53 +40,84 @@ class Limits:
         self._budget = budget
 
     def set(
-        self, limit: str, *, tz: str | None = None, per: str | None = None, starts: object = None,
-        mode: str = "enforce", until: object = None, backfill: bool = False, reason: str | None = None,
+        self, limit: str, *, tz: str | None = None, per: str | None = None, starts: str | int | None = None,
+        mode: str = "enforce", until: datetime | str | None = None, backfill: bool = False,
+        rollover: str | Decimal | None = None, warn: str | Sequence[str] | None = None, reason: str | None = None,
         **attributes: str,
     ) -> Limit:  # fmt: skip
         """Set a limit in the store, or replace the amount and options of the one with the same identity.
 
         Args:
-            limit: `AMOUNT/WINDOW`: "$5/day", "2M tokens/hour", "$0.25/request"; or "8 concurrent".
+            limit: `AMOUNT/WINDOW`: "$5/day", "2M tokens/hour", "$20/7d rolling", "$0.25/request"; or "8 concurrent".
             tz: The zone of a calendar window; a changed one takes effect when the present window ends.
             per: Give each value of this attribute a pool of its own.
-            starts, mode, until, backfill: Not available in this version, but for `mode="enforce"`.
+            starts: Where calendar windows begin (see `Limit`); a change takes effect when the present window ends.
+            mode: "enforce", or "shadow": it never refuses, and the ledger says what it would have refused. The two are
+                limits of their own, with pools of their own.
+            until: When it ends: an aware datetime, or a text: a duration from now ("2h", "7d") or an ISO time, in
+                `tz` if it names no zone. What the store holds now holds again then.
+            backfill: Count what the ledger holds since the present window began; else a new limit counts from now.
+            rollover: The most that a window of money takes over from what the one before left unspent.
+            warn: At how much of it a warning is given: "80%", or several such.
             reason: Why, for the ledger.
             **attributes: Whose calls it applies to.
 
         Raises:
-            ConfigError, ArgumentTypeError: It is not a limit.
+            ConfigError, ArgumentTypeError: It is not a limit, or cannot have such an option.
             StoreUnavailable: The store did not answer.
         """
-        if until is not None or backfill:
-            raise ConfigError(f"{'until' if until is not None else 'backfill'}: not available in this version")
         now = self._budget.engine.verbs.now()
-        made = Limit(limit, tz=tz, per=per, starts=starts, mode=mode, source="store", created_us=now, **attributes)
-        identity, body = limit_body(made)
-        self._change(ChangePolicy("limit", identity, body, {"limit": str(made), **made.options, **actor(reason)}))
+        ends = moment(until, tz, now)
+        made = Limit(
+            limit, tz=tz, per=per, starts=starts, mode=mode, until=ends, rollover=rollover, warn=warn, source="store",
+            created_us=now, **attributes,
+        )  # fmt: skip
+        if backfill and not takes_backfill(made):
+            raise ConfigError(f"backfill: {made.rule} takes nothing from before; only calendar, rolling and lifetime do")
+        before = self._policy().body(dumps(made.identity)) if ends else None
+        identity, body = limit_body(made, before)
+        detail = {"limit": str(made), **_told(made), **({"backfill": True} if backfill else {}), **actor(reason)}
+        outcome = self._change(ChangePolicy("limit", identity, body, detail))
+        if backfill:
+            self._fill(made, outcome)
         return made
 
+    def _fill(self, limit: Limit, change: Outcome) -> None:
+        engine = self._budget.engine
+        entries = read_entries(engine.store, engine.settings.account, window_start(limit, change.now))
+        fill(limit, change.seq, self._policy, engine.do, entries, change.now)
+
     def unset(
-        self, limit: str | None = None, *, per: str | None = None, reason: str | None = None, **attributes: str
-    ) -> list[Limit]:
+        self, limit: str | None = None, *, per: str | None = None, mode: str | None = None, reason: str | None = None,
+        **attributes: str,
+    ) -> list[Limit]:  # fmt: skip
         """Remove a limit of the store, whatever its amount; without `limit`, all of that selector.
+
+        Args:
+            limit: The limit.
+            per, **attributes: Its selector.
+            mode: "enforce" or "shadow"; without it, the enforcing limit is meant, or the shadow one if there is none.
+            reason: Why, for the ledger.
 
         Raises:
             ConfigError: There is none in the store.
             StoreUnavailable: The store did not answer.
         """
         if limit is not None:
-            wanted = Limit(limit, per=per, **attributes)  # type: ignore[arg-type]
-            found = [known for known in self if known.identity == wanted.identity]
+            modes = ("enforce", "shadow") if mode is None else (mode,)
+            wanted = [Limit(limit, per=per, mode=each, **attributes).identity for each in modes]  # type: ignore[arg-type]
+            known = list(self)
+            found = next((some for one in wanted if (some := [x for x in known if x.identity == one])), [])
         else:
             selector = tuple(sorted(check_attributes(attributes).items()))
-            found = [known for known in self if (known.selector, known.per) == (selector, per)]
-        stored = [known for known in found if known.source == "store"]
+            found = [x for x in self if (x.selector, x.per) == (selector, per) and mode in (None, x.mode)]
+        stored = [x for x in found if x.source == "store"]
         if not stored:
             where = f"it is set in {found[0].source}" if found else "there is none"
             raise ConfigError(f"unset: no such limit in the store ({where})")
-        for known in stored:
-            self._change(ChangePolicy("limit", limit_body(known)[0], None, {"limit": str(known), **actor(reason)}))
+        for each in stored:
+            detail = {"limit": str(each), **_told(each), **actor(reason)}
+            self._change(ChangePolicy("limit", dumps(each.identity), None, detail))
         return stored
 
     def list(self, **attributes: str) -> list[Limit]:
@@ -95,15 +133,13 @@ class Limits:
         return iter(self.list())
 
     def _policy(self) -> Policy:
-        engine = self._budget.engine
-        engine.verbs.forget_policy()
-        policy: Policy = engine.drive(engine.verbs.policy())
-        return policy
+        return _load(self._budget.engine)
 
-    def _change(self, command: ChangePolicy) -> None:
+    def _change(self, command: ChangePolicy) -> Outcome:
         engine = self._budget.engine
-        engine.do(command)
+        outcome = engine.do(command)
         engine.verbs.forget_policy()
+        return outcome
 
 
 def actor(reason: str | None) -> dict[str, str]:
@@ -113,6 +149,86 @@ def actor(reason: str | None) -> dict[str, str]:
     except (KeyError, OSError):
         who = "unknown"
     return {"actor": who, **({"reason": reason[:500]} if reason else {})}
+
+
+def adjust(engine: Engine, amount: object, reason: str | None, attributes: Mapping[str, str]) -> list[Pool]:
+    """Raise what fits in the present window of a subject's money pools. See `Budget.adjust`."""
+    nanos = _read_more(amount)
+    subject = Subject(check_attributes(attributes))
+    policy = _load(engine)
+    found = list(_money(policy, subject))
+    if not found:
+        raise ConfigError(f"adjust: there is no limit of money for {subject} alone")
+    outcome = engine.do(Status([pool for _, _, pool in found]))
+    now = outcome.now
+    buckets = [bucket or _fresh(limit, now) for (limit, _, _), bucket in zip(found, outcome.buckets, strict=True)]
+    for (limit, _, pool), bucket in zip(found, buckets, strict=True):
+        if limit.quantity + bucket.carry + policy.more(pool, now) + nanos > MAX:
+            raise ConfigError(f"adjust: {limit} would be above ${format_usd(MAX)}, the largest amount")
+    who = actor(reason)
+    for (limit, _, pool), bucket in zip(found, buckets, strict=True):
+        start, end = (now, now + limit.window.span) if limit.window.span else (bucket.start, bucket.end)
+        until = {} if end == FOREVER else {"until": at_zone(end, limit.tz).isoformat()}
+        detail = {"limit": str(limit), "subject": str(subject), "amount": format_usd(nanos), **_told(limit), **until}
+        body = raise_body(pool, limit, subject, nanos, start, end)
+        engine.do(ChangePolicy("adjust", engine.verbs.new_id(), body, {**detail, **who}))
+    for identity in policy.ended:
+        engine.do(ChangePolicy("adjust", identity, None, {"actor": who["actor"], "reason": "its window is over"}))
+    policy = _load(engine)
+    return [
+        make_pool(limit, of, bucket, now, policy.more(pool, now))
+        for (limit, of, pool), bucket in zip(found, buckets, strict=True)
+    ]
+
+
+def _load(engine: Engine) -> Policy:
+    engine.verbs.forget_policy()
+    policy: Policy = engine.drive(engine.verbs.policy())
+    return policy
+
+
+def _money(policy: Policy, subject: Subject) -> Iterator[tuple[Limit, Subject, str]]:
+    """Return the pools of money of exactly one subject."""
+    attributes = {name: value for name, value in subject.items() if value is not None}
+    for limit in policy.limits:
+        found = match(limit, attributes) if limit.unit == "usd" else None
+        if found is not None and found.pool and dict(found.subject) == attributes and not _replaced(policy, found):
+            yield limit, found.subject, found.pool
+
+
+def _read_more(amount: object) -> int:
+    if not isinstance(amount, str):
+        raise ArgumentTypeError(f"adjust: {type(amount).__name__} is not a text such as '+$10'")
+    if not amount.startswith("+"):
+        raise ConfigError(f"adjust: {amount[:40]!r} is not an amount to add, such as '+$10'; less is set with a limit")
+    nanos = parse_usd(amount[1:], "adjust")
+    if not nanos:
+        raise ConfigError("adjust: nothing to add")
+    return nanos
+
+
+def moment(until: datetime | str | None, tz: str | None, now: int) -> datetime | None:
+    """Read when a limit ends.
+
+    Raises:
+        ConfigError: It is over, or cannot be read.
+    """
+    ends = until
+    if isinstance(until, str):
+        try:
+            ends = datetime.fromisoformat(until)
+        except ValueError:
+            ends = at_zone(now + duration_us(until, "until"))
+        if ends.tzinfo is None:
+            ends = ends.replace(tzinfo=zone(tz or "UTC"))
+    if isinstance(ends, datetime) and ends.tzinfo is not None and ends <= at_zone(now):
+        raise ConfigError(f"until: {ends.isoformat()} is over")
+    return ends  # type: ignore[return-value]  # what else it is, `Limit` refuses
+
+
+def _told(limit: Limit) -> dict[str, Any]:
+    """Return what the ledger says of a limit beside its text."""
+    return {**limit.options, **({"mode": limit.mode} if limit.mode != "enforce" else {})}
 
 
 def applies(limit: Limit, attributes: Mapping[str, str]) -> bool:
@@ -126,12 +242,12 @@ def applies(limit: Limit, attributes: Mapping[str, str]) -> bool:
 
 def pools_of(engine: Engine, attributes: Mapping[str, str]) -> list[Pool]:
     """Return the pools of the limits that apply to such calls; without attributes, every pool there is."""
-    engine.verbs.forget_policy()
-    policy: Policy = engine.drive(engine.verbs.policy())
+    policy = _load(engine)
     if attributes:
         found = list(_asked(policy, attributes))
         outcome = engine.do(Status([pool for _, _, pool in found]))
-        return [_pool(m, bucket, outcome.now) for m, bucket in zip(found, outcome.buckets, strict=True)]
+        pairs = zip(found, outcome.buckets, strict=True)
+        return [_pool(policy, m, bucket or _fresh(m[0], outcome.now), outcome.now) for m, bucket in pairs]
     now = engine.do(Sweep()).now
     names = engine.store.names(engine.settings.account)
     newest: dict[str, Bucket] = {}
@@ -171,17 +287,21 @@ def _all(policy: Policy, names: Mapping[str, str], newest: Mapping[str, Bucket],
         by_limit.setdefault(identity, []).append((pool, subject))
     for limit in policy.limits:
         known = sorted(by_limit.get(limit.identity, []), key=lambda item: str(item[1]))
-        live = [(limit, subject, newest[pool]) for pool, subject in known if pool in newest]
+        live = [(limit, subject, pool) for pool, subject in known if pool in newest]
         if not live and limit.per is None and limit.window.kind not in ("request", "run"):
-            yield _pool((limit, Subject(limit.selector), ""), None, now)
+            alone = match(limit, dict(limit.selector))
+            yield _pool(policy, (limit, alone.subject, alone.pool or ""), _fresh(limit, now), now)
         for item in live:
-            yield make_pool(*item)
+            yield _pool(policy, item, newest[item[2]], now)
 
 
-def _pool(found: tuple[Limit, Subject, str], bucket: Bucket | None, now: int) -> Pool:
-    limit, subject, _ = found
-    if bucket is None:
-        start, end = bounds(limit.window, now, limit.tz)
-        since = max(start if limit.window.calendar else 0, min(limit.created_us, now))
-        bucket = Bucket(start, end, since, 0, 0)
-    return make_pool(limit, subject, bucket)
+def _pool(policy: Policy, found: tuple[Limit, Subject, str], bucket: Bucket, now: int) -> Pool:
+    limit, subject, pool = found
+    return make_pool(limit, subject, bucket, now, policy.more(pool, now))
+
+
+def _fresh(limit: Limit, now: int) -> Bucket:
+    """Return the present bucket of a pool that nothing has drawn on in it."""
+    start, end = bounds(limit.window, now, limit.tz, limit.starts)
+    since = max(start if limit.window.calendar else 0, min(limit.created_us, now))
+    return Bucket(start, end, since, 0, 0)

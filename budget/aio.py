@@ -45,10 +45,10 @@ class AsyncBudget:
 
     async def reserve(
         self, what: object = None, *, tokens: int | None = None, id: str | None = None, lease: float | None = None,
-        parent: str | None = None, **request: Any,
+        parent: str | None = None, wait: float | None = None, **request: Any,
     ) -> Reservation:  # fmt: skip
-        """See `Budget.reserve`. A cancelled reserve is called back."""
-        flow = await off_loop(lambda: self._engine.reserve(what, tokens, id, lease, parent, request))
+        """See `Budget.reserve`. A cancelled reserve is called back; while it waits, nothing is held."""
+        flow = await off_loop(lambda: self._engine.reserve(what, tokens, id, lease, parent, wait, request))
         reservation: Reservation = await self._engine.adrive(flow, call_back=id is None)
         return reservation
 

@@ -6,7 +6,7 @@ epoch, names and ids are strings: a store can write any of it as rows or as pack
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, NamedTuple, Protocol
@@ -24,6 +24,8 @@ __all__ = [
     "Learn",
     "LoadPolicy",
     "Outcome",
+    "Prune",
+    "Rebuild",
     "Reconcile",
     "Record",
     "Refund",
@@ -43,7 +45,8 @@ Amounts = tuple[int | None, int | None, int | None, int | None, int | None]
 class Bucket(NamedTuple):
     """The counters of one pool over `[start, end)`; counting began at `since`, after start for a new limit.
 
-    `carry` is what the window before left unspent, where a limit rolls that over: it is added to the limit.
+    `carry` is what the window before left unspent, where a limit rolls that over: it is added to the limit. `span` is
+    the length of the rolling window that it is a part of, else 0; what an outcome shows of a rolling pool has none.
     """
 
     start: int
@@ -52,10 +55,11 @@ class Bucket(NamedTuple):
     spent: int
     reserved: int
     carry: int = 0
+    span: int = 0
 
     def at(self, spent: int, reserved: int) -> Bucket:
         """Return it with other counters; `_replace` takes three times as long, and verbs do this for every pool."""
-        return Bucket(self.start, self.end, self.since, spent, reserved, self.carry)
+        return Bucket(self.start, self.end, self.since, spent, reserved, self.carry, self.span)
 
 
 class Draw(NamedTuple):
@@ -110,7 +114,8 @@ class Reservation(NamedTuple):
         shares: The buckets it was taken from.
         lease_us, lease_end: How long it may stay open, and until when, in microseconds.
         made, ended: When, in microseconds since the epoch; `ended` is 0 while it is open.
-        charged: What its end added to spent, per unit; None while it is open.
+        charged: What its end added to spent, per unit. While it is open: of a slice what it has given back so far for
+            what was paid out of it, else None.
         scope: The attributes of the call.
         detail: Model, provider, estimate and the like, as JSON types.
         parent: The reservation that it extends, or None.
@@ -188,7 +193,16 @@ class Refund:
 
 @dataclass(slots=True)
 class Record:
-    """Book spend that had no reservation."""
+    """Book spend that had no reservation.
+
+    `kind` is what the ledger calls it. "recorded" is spend of now. "backfilled" (spend from before a limit was set) and
+    "recovered" (spend that a store lost and others know of) move the counters alone: their entry adds nothing to what
+    was spent, because one that did is there already, or was. "returned" spends nothing and only frees.
+
+    `of` names an open reservation, a slice, out of whose money this cost is paid in the same step. In each pool of the
+    slice spent rises by the cost, and reserved falls by `frees` (None: by the cost), as far as the slice still has it.
+    Once the slice has ended, the cost is booked on `draws` like any other.
+    """
 
     id: str
     digest: str
@@ -196,6 +210,44 @@ class Record:
     draws: Sequence[Draw]
     version: int
     scope: Mapping[str, str]
+    detail: Mapping[str, Any]
+    kind: str = "recorded"
+    of: str | None = None
+    frees: Amounts | None = None
+
+
+@dataclass(slots=True)
+class Rebuild:
+    """Set these buckets, by (pool, start), if the account's last entry is still `seq`: what an audit found they are.
+
+    `names` says what the ids stand for of pools that the store does not have (any more). A server does it in portions,
+    each with an entry; "moved" may then mean that some are done.
+    """
+
+    seq: int
+    buckets: Mapping[tuple[str, int], Bucket]
+    names: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Prune:
+    """Let one entry stand for all up to `upto`, if `vouched` is still the last that stands for others.
+
+    Attributes:
+        vouched: The number of the last entry "pruned" or "erased" that the caller knows.
+        upto, digest: The last entry that is summed, and its digest.
+        amounts: What the entries up to it added to spent, per unit.
+        sums: (spent, reserved) of each bucket after it.
+        gone: Windows that are over, and go if nothing has moved them since.
+        detail: Who and why; and what the entry vouches for (`budget.audit`).
+    """
+
+    vouched: int
+    upto: int
+    digest: bytes
+    amounts: Sequence[int]
+    sums: Mapping[tuple[str, int], tuple[int, int]]
+    gone: Collection[tuple[str, int]]
     detail: Mapping[str, Any]
 
 
@@ -245,7 +297,7 @@ class Learn:
     more: Mapping[str, Mapping[int, int]] = field(default_factory=dict)
 
 
-Command = Reserve | Reconcile | Refund | Record | Renew | Sweep | Status | LoadPolicy | ChangePolicy | Learn
+Command = Reserve | Reconcile | Refund | Record | Renew | Sweep | Status | LoadPolicy | ChangePolicy | Learn | Rebuild | Prune
 
 
 @dataclass(slots=True)
@@ -254,7 +306,8 @@ class Outcome:
 
     Attributes:
         status: reserved, repeated, refused, conflict, stale_policy, stale_window, clock, reconciled, refunded,
-            recorded, renewed, ended, unknown, swept, status, policy, changed, unchanged or learned.
+            recorded, backfilled, recovered, returned, renewed, ended, unknown, swept, status, policy, changed, unchanged,
+            learned, rebuilt, moved or rewound (the account has lost entries that its callers have seen).
         now: The store's clock at the decision.
         version: The policy version at the decision.
         seq: The account's sequence number after it.
@@ -289,8 +342,12 @@ class State(Protocol):
     def put_reservation(self, reservation: Reservation) -> None: ...
     def newest(self, pool: str) -> Bucket | None: ...
     def bucket(self, pool: str, start: int) -> Bucket | None: ...
+    def parts(self, pool: str) -> Sequence[Bucket]: ...  # of a rolling pool, all that are stored, oldest first
     def put_bucket(self, pool: str, bucket: Bucket, name: str | None = None) -> None: ...
+    def drop_bucket(self, pool: str, start: int) -> None: ...
     def due(self, now: int, most: int) -> Sequence[str]: ...
+    def forget_window(self, pool: str, start: int) -> None: ...  # and the pool's name, if it was the last
+    def vouched(self) -> int: ...  # the number of the last entry that stands for others, or 0
     def append(self, entry: Entry) -> None: ...
     def policy(self) -> Sequence[tuple[str, str, str]]: ...
     def put_policy(self, kind: str, identity: str, body: str | None) -> bool: ...

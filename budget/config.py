@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from budget.errors import ArgumentTypeError, ConfigError
 from budget.expect import LEVELS
-from budget.limits import Limit
+from budget.limits import MODES, Limit
 from budget.money import parse_usd
 from budget.prices.own import OWN_FILE, Layer, configured_layers, lay_all
 
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     from budget.prices import PriceBook
 
 __all__ = [
-    "FILE", "Settings", "check_account", "default_store", "duration_us", "find_file", "load", "own_prices_file",
+    "FILE", "Settings", "check_account", "default_records", "default_store", "duration_us", "find_file", "load", "own_prices_file",
     "price_book", "price_layers", "read_file",
 ]  # fmt: skip
 
 FILE = "budget.toml"
 _KEYS = {
-    "store", "account", "on_store_error", "on_unpriced", "on_unbounded", "count_with", "reserve_at",
+    "store", "account", "records", "on_store_error", "on_unpriced", "on_unbounded", "count_with", "reserve_at",
     "store_timeout", "limits", "prices", "price_files",
 }  # fmt: skip
 _LISTS = {"limits", "prices", "price_files"}
@@ -38,6 +38,7 @@ _ACCOUNT = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 _DURATION = re.compile(r"(\d{1,9})([smhdw])", re.ASCII)
 _NUMBER = re.compile(r"\d{1,9}(\.\d{1,9})?", re.ASCII)
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+_ALLOW = "allow:i-accept-unbounded-spend"
 _YES = {"1", "true", "yes", "on"}
 _NO = {"", "0", "false", "no", "off"}
 
@@ -49,6 +50,7 @@ class Settings:
     Attributes:
         store: The store's URL.
         account: One world of limits, pools and ledger in it.
+        records: The SQLite file that a server's ledger is drained into, or None.
         limits: The limits of this process, in declaration order.
         book: The price book, own rows included.
         unpriced: Take a model without a price for free (tokens and requests are counted).
@@ -56,12 +58,18 @@ class Settings:
         ask_provider: Have the provider count a call's input where our bound alone would have it refused.
         reserve_at: How much a call sets aside in its pools: one of `expect.LEVELS`.
         timeout: How long a verb may wait for the store, seconds; None is the store's own.
+        on_store_error: What happens to a call whose reserve the store cannot answer: "refuse", "allow" (it goes on
+            without a reservation), or "local_allowance".
+        local_allowance: What that may spend, nano-dollars; else None.
+        shadow: Every limit is a shadow limit: nothing is refused but to the frozen.
         disabled: Every verb admits and records nothing.
+        on_warning: What is called with a warning before a limit refuses, or None.
         outcome: What replaces the table of outcomes, or None.
     """
 
     store: str = field(repr=False)  # it may hold a password
     account: str
+    records: str | None = field(repr=False)
     limits: tuple[Limit, ...]
     book: PriceBook
     unpriced: bool
@@ -69,7 +77,11 @@ class Settings:
     ask_provider: bool
     reserve_at: str
     timeout: float | None
+    on_store_error: str
+    local_allowance: int | None
+    shadow: bool
     disabled: bool
+    on_warning: Callable[..., Any] | None
     outcome: Callable[..., str] | None
 
 
@@ -77,6 +89,7 @@ def load(
     *,
     store: str | None = None,
     account: str | None = None,
+    records: str | None = None,
     limits: Sequence[str | Limit] | None = None,
     prices: object = None,
     on_store_error: str | None = None,
@@ -86,6 +99,7 @@ def load(
     reserve_at: str | None = None,
     store_timeout: float | None = None,
     mode: str = "enforce",
+    on_warning: Callable[..., Any] | None = None,
     outcome: Callable[..., str] | None = None,
 ) -> Settings:
     """Join arguments, environment and file into settings. See `Budget` for the arguments.
@@ -99,16 +113,13 @@ def load(
     def pick(name: str, argument: Any, default: Any) -> Any:
         return next((v for v in (argument, environment[name], file.get(name)) if v is not None), default)
 
-    if mode != "enforce":
-        raise ConfigError(f"mode: {str(mode)[:20]!r} is not available in this version; use 'enforce'")
-    on_error = _choice("on_store_error", pick("on_store_error", on_store_error, "refuse"), ("refuse",), (
-        "local_allowance:", "allow:i-accept-unbounded-spend"))  # fmt: skip
-    assert on_error == "refuse"
+    on_error, local_allowance = _on_store_error(pick("on_store_error", on_store_error, "refuse"))
     unpriced = _choice("on_unpriced", pick("on_unpriced", on_unpriced, "refuse"), ("refuse", "allow"))
     counter = _choice("count_with", pick("count_with", count_with, "tokenizer"), ("tokenizer", "provider"))
     return Settings(
         store=_text("store", pick("store", store, None)) or default_store(),
         account=check_account(pick("account", account, "default")),
+        records=_text("records", pick("records", records, None)),
         limits=(*_own_limits(limits), *_file_limits(file)),
         book=price_book(prices, file),
         unpriced=unpriced == "allow",
@@ -116,7 +127,11 @@ def load(
         ask_provider=counter == "provider",
         reserve_at=_choice("reserve_at", pick("reserve_at", reserve_at, "max"), tuple(LEVELS)),
         timeout=_timeout(pick("store_timeout", store_timeout, None)),
+        on_store_error=on_error,
+        local_allowance=local_allowance,
+        shadow=_choice("mode", mode, MODES) == "shadow",
         disabled=_flag("BUDGET_DISABLED"),
+        on_warning=_callback(on_warning),
         outcome=outcome,
     )
 
@@ -181,11 +196,20 @@ def price_book(prices: object = None, file: Mapping[str, Any] | None = None) -> 
 
 def default_store() -> str:
     """Return the URL of the default store: `$XDG_DATA_HOME/budget/budget.db`. Its folder is made (mode 0700)."""
+    return f"sqlite:///{_data_folder() / 'budget.db'}"
+
+
+def default_records() -> str:
+    """Return the URL of the records store of the command line: `records.db` beside the default store."""
+    return f"sqlite:///{_data_folder() / 'records.db'}"
+
+
+def _data_folder() -> Path:
     base = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
     folder = Path(base) / "budget"
     with suppress(OSError):  # opening the store will say that its folder is missing: a StoreUnavailable
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return f"sqlite:///{folder / 'budget.db'}"
+    return folder
 
 
 def check_account(name: object) -> str:
@@ -239,18 +263,33 @@ def _tables(file: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
     return rows
 
 
-def _choice(name: str, value: object, known: Sequence[str], later: Sequence[str] = ()) -> str:
+def _choice(name: str, value: object, known: Sequence[str]) -> str:
     if not isinstance(value, str):
         raise ArgumentTypeError(f"{name}: {type(value).__name__} is not one of {', '.join(known)}")
     if value in known:
         return value
-    if any(value.startswith(start) for start in later):
-        raise ConfigError(f"{name}: {value[:40]!r} is not available in this version; use {known[0]!r}")
     raise ConfigError(f"{name}: {value[:40]!r} is not one of {', '.join(known)}")
 
 
 def _allowance(value: object) -> int | None:
     return None if value == "refuse" else parse_usd(value, "on_unbounded")
+
+
+def _on_store_error(value: object) -> tuple[str, int | None]:
+    """Read what is done when the store cannot answer, and with how much."""
+    kind, colon, amount = value.partition(":") if isinstance(value, str) else ("", "", "")
+    if kind == "local_allowance" and colon:
+        nanos = parse_usd(amount, "on_store_error")
+        if nanos == 0:
+            raise ConfigError("on_store_error: an allowance of $0 allows nothing; write 'refuse'")
+        return kind, nanos
+    return _choice("on_store_error", value, ("refuse", _ALLOW)).partition(":")[0], None
+
+
+def _callback(value: object) -> Callable[..., Any] | None:
+    if value is not None and not callable(value):
+        raise ArgumentTypeError(f"on_warning: {type(value).__name__} cannot be called")
+    return value
 
 
 def _timeout(value: object) -> float | None:

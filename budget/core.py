@@ -3,30 +3,35 @@
 What a verb does stands in `budget.verbs`, once. Here a caller's arguments become a flow, and the flow is driven: each
 command that it yields goes to the store, and the outcome comes back, blocking or awaiting. A reserve whose answer never
 came (a timeout, a cancelled task, a Ctrl-C) is called back with a refund of its id, which the store carries out after
-it.
+it. What is answered when the store cannot is decided by `budget.outage`.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from decimal import Decimal
-from time import monotonic
+from time import monotonic, time
 from typing import Any
 
 from budget.asks import Ask, count, filled, make_ask, price
+from budget.books import Books
 from budget.commands import Amounts, Command, Outcome, Refund, Renew, Reservation, Reserve
 from budget.config import Settings
-from budget.errors import ArgumentTypeError, ConfigError, UnknownModel
+from budget.drainer import Drainer
+from budget.errors import ArgumentTypeError, ConfigError, StoreUnavailable, UnknownModel
 from budget.estimate import Estimate, estimate_body, makes_embeddings, model_name
 from budget.lease import Renewer
 from budget.limits import check_attributes
 from budget.money import parse_usd
+from budget.outage import Outage
 from budget.run import current
 from budget.stores.base import Store, open_store
+from budget.stores.records import Records
 from budget.usage import Usage
 from budget.verbs import Flow, Verbs
+from budget.waiting import Place, wait_seconds
 
 __all__ = ["GUARDED_LEASE", "Engine", "known_reservation", "lease_us"]
 
@@ -44,9 +49,15 @@ class Engine:
     def __init__(self, settings: Settings):
         self.settings = settings
         self.store: Store = open_store("disabled://" if settings.disabled else settings.store)
-        self.verbs = Verbs(settings, self.drive)
+        self.verbs = Verbs(settings, self.drive, self.store)
+        records = Records(settings.records) if settings.records else None
+        self.books = Books(self.store, settings.account, records)
+        self.drainer = Drainer(self.books)
         self.leases = Renewer(self._renew)
         self.timeout = settings.timeout or self.store.default_timeout
+        self.outage = Outage(settings, self.store, self.verbs.replay, self._try, self.verbs.clock.now)
+        self.store.undelivered = self.outage.undelivered
+        self._opened = False
         if settings.disabled:
             _log.warning("BUDGET_DISABLED is set: every call is admitted, and nothing is recorded")
 
@@ -56,9 +67,25 @@ class Engine:
         try:
             command = next(flow)
             while True:
-                command = flow.send(self._call(command, until, call_back))
+                if isinstance(command, Place):
+                    go = command.sleep()
+                    until = monotonic() + self.timeout
+                    command = flow.send(go)
+                    continue
+                try:
+                    outcome, until = self._call(command, until, call_back)
+                except StoreUnavailable as error:
+                    instead = self.outage.instead(command)
+                    if instead is None:
+                        command = flow.throw(error)
+                        continue
+                    self.outage.flush()
+                    outcome = instead
+                command = flow.send(outcome)
         except StopIteration as end:
             return end.value
+        finally:
+            flow.close()
 
     async def adrive(self, flow: Flow, call_back: bool = False) -> Any:
         """Run a flow to its end without blocking the event loop."""
@@ -66,32 +93,100 @@ class Engine:
         try:
             command = next(flow)
             while True:
+                if isinstance(command, Place):
+                    go = await command.asleep()
+                    until = monotonic() + self.timeout
+                    command = flow.send(go)
+                    continue
                 try:
-                    outcome = await self.store.acall(self.settings.account, command, _left(until))
-                except BaseException as error:
-                    self._lost(command, call_back, error)
-                    raise
+                    outcome, until = await self._acall(command, until, call_back)
+                except StoreUnavailable as error:
+                    instead = self.outage.instead(command)
+                    if instead is None:
+                        command = flow.throw(error)
+                        continue
+                    await _in_thread(self.outage.flush)
+                    outcome = instead
                 command = flow.send(outcome)
         except StopIteration as end:
             return end.value
+        finally:
+            flow.close()
 
     def do(self, command: Command) -> Outcome:
         """Carry out one command, blocking."""
-        return self._call(command, monotonic() + self.timeout, False)
+        return self._call(command, monotonic() + self.timeout, False)[0]
 
     def post(self, command: Command) -> None:
         """Hand a command to the store without waiting."""
-        self.store.post(self.settings.account, command)
+        if self.outage.breaker.open:
+            self.outage.keep(command)
+        else:
+            self.store.post(self.settings.account, command)
 
-    def _call(self, command: Command, until: float, call_back: bool) -> Outcome:
+    def close(self) -> None:
+        """Finish what was handed over and let go of files and threads. What the store cannot take yet is kept."""
+        self.verbs.line.close()
+        self.leases.close()
+        self.verbs.learner.flush()
+        self.outage.settle()
+        self.drainer.close()
+        self.store.close()
+        self.outage.close()
+
+    def _try(self, flow: Flow) -> Outcome:
+        """Run the steps of a probe, or of what waits: whether the breaker is open or not."""
         try:
-            return self.store.call(self.settings.account, command, _left(until))
+            command = next(flow)
+            while True:
+                try:
+                    outcome = self.store.call(self.settings.account, command, self.timeout)
+                except StoreUnavailable as error:
+                    self.outage.failed(error)
+                    raise
+                self.outage.answered()
+                command = flow.send(outcome)
+        except StopIteration as end:
+            done: Outcome = end.value
+            return done
+
+    def _call(self, command: Command, until: float, call_back: bool) -> tuple[Outcome, float]:
+        self.outage.check(command)
+        try:
+            outcome = self.store.call(self.settings.account, command, _left(until))
         except BaseException as error:
             self._lost(command, call_back, error)
             raise
+        return outcome, self._answered(until)
+
+    async def _acall(self, command: Command, until: float, call_back: bool) -> tuple[Outcome, float]:
+        self.outage.check(command)
+        try:
+            outcome = await self.store.acall(self.settings.account, command, _left(until))
+        except BaseException as error:
+            self._lost(command, call_back, error)
+            raise
+        return outcome, self._answered(until)
+
+    def _answered(self, until: float) -> float:
+        """Take note of an answer, and return until when the verb may last.
+
+        Its deadline counts from an open store. An answer that came after it is that of a store that had to be opened
+        first, and so is the first one.
+        """
+        self.outage.answered()
+        now = monotonic()
+        if self._opened and now <= until:
+            return until
+        self._opened = True
+        return now + self.timeout
 
     def _lost(self, command: Command, call_back: bool, error: BaseException) -> None:
-        if call_back and type(command) is Reserve and getattr(error, "sent", True):
+        if isinstance(error, StoreUnavailable):
+            self.outage.failed(error)
+        # A call that goes on without its reservation ends under the same id, whether or not that was set aside.
+        goes_on = isinstance(error, StoreUnavailable) and self.settings.on_store_error == "allow"
+        if call_back and not goes_on and type(command) is Reserve and getattr(error, "sent", True):
             self.post(Refund(command.id, {"outcome": "no answer"}))
 
     def _renew(self, id: str, lease_us: int) -> None:
@@ -165,14 +260,24 @@ class Engine:
         id: str | None,
         lease: object,
         parent: str | None,
+        wait: object,
         request: Mapping[str, Any],
     ) -> Flow:
         """See `Budget.reserve`."""
+        seconds = wait_seconds(wait)
         ask = self.ask_for(what, tokens, request)
         name = self.verbs.new_id() if id is None else _check_id(id, "id")
         if parent is not None:
             _check_id(parent, "parent")
-        return self.verbs.reserve(ask, name, lease_us(lease, _BARE_LEASE), parent)
+        return self.verbs.reserve(ask, name, lease_us(lease, _BARE_LEASE), parent, self.place(seconds, ask))
+
+    def place(self, seconds: float | None, ask: Ask) -> Place | None:
+        """Make a place in the line for a call that may wait; no longer than its runs may."""
+        if seconds is None:
+            return None
+        runs = ask.run.chain() if ask.run is not None else ()
+        over = [run.deadline_at - time() for run in runs if run.deadline_at is not None]
+        return self.verbs.line.place(max(0.0, min([seconds, *over])))
 
     def reconcile(
         self, reservation: Reservation | str, usage: object, usd: object, tokens: object, model: str | None
@@ -211,6 +316,12 @@ class Engine:
             return price(self.settings, Usage.of(usage, provider), model, provider, known, self.verbs.now())
         number = None if tokens is None else count(tokens, "tokens")
         return (parse_usd(usd, "usd", booked=True), number, number, number, None), {}
+
+
+async def _in_thread(work: Callable[[], None]) -> None:
+    import asyncio
+
+    await asyncio.to_thread(work)
 
 
 def _left(until: float) -> float:

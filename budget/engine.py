@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from budget.admin import Limits, actor, pools_of
+from budget.admin import Limits, actor, adjust, pools_of
 from budget.aio import AsyncBudget
 from budget.commands import ChangePolicy, Reservation
 from budget.config import Settings, duration_us, load
@@ -17,9 +17,9 @@ from budget.limits import Limit, check_attributes
 from budget.policy import selector_identity
 from budget.pools import Pool
 from budget.run import Run, make_run, run_from_headers
-from budget.stores.base import read_entries
 from budget.usage import Usage
 from budget.verbs import Decision
+from budget.waiting import wait_seconds
 from budget.window import instant
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from budget.guard import Guard
     from budget.ledger import Entry
     from budget.prices.rates import Cost
+    from budget.thresholds import Warned
 
 __all__ = ["AsyncBudget", "Budget", "default_engine"]
 
@@ -50,6 +51,8 @@ class Budget:
         limits: Limits of this process, as text or `Limit`; those set in the store hold besides.
         prices: Own prices, USD per million tokens: `{"my-model": {"input": "0.10", "output": "0.40"}}`.
         account: One world of limits, pools and ledger in the store.
+        records: With a server: the SQLite file ("sqlite:////var/lib/records.db") that its ledger is drained into, once a
+            second in the background, each entry once, and dropped from the server only then. One file per account.
         on_store_error: "refuse".
         on_unpriced: "refuse", or "allow": such a call counts tokens and requests, no money.
         on_unbounded: "refuse", or an allowance such as "$0.50" for a request without an upper bound.
@@ -62,7 +65,10 @@ class Budget:
             mean (soft: an overrun is booked in full, beyond the limit if need be). What calls cost is learned; while
             too little is known, "max" holds. A cap is always held to the most that a request can cost.
         store_timeout: Seconds that one verb may wait for the store (2 by default).
-        mode: "enforce".
+        mode: "enforce", or "shadow": every limit is a shadow limit of this process. It never refuses, and the ledger
+            says what it would have refused.
+        on_warning: Called with a `Warned` when a reserve takes a pool to one of its limit's `warn` shares, once per
+            pool, window and share in a process; the logger `budget` gets a warning besides. It must be quick.
         outcome: Replaces the table that says how a call without usage ends; see `budget.outcome.outcome`.
 
     Raises:
@@ -76,6 +82,7 @@ class Budget:
         limits: Sequence[str | Limit] | None = None,
         prices: object = None,
         account: str | None = None,
+        records: str | None = None,
         on_store_error: str | None = None,
         on_unpriced: str | None = None,
         on_unbounded: str | None = None,
@@ -83,13 +90,15 @@ class Budget:
         reserve_at: str | None = None,
         store_timeout: float | None = None,
         mode: str = "enforce",
+        on_warning: Callable[[Warned], Any] | None = None,
         outcome: Any = None,
     ):
         global _default
         settings = load(
-            store=store, limits=limits, prices=prices, account=account, on_store_error=on_store_error,
+            store=store, limits=limits, prices=prices, account=account, records=records,
+            on_store_error=on_store_error,
             on_unpriced=on_unpriced, on_unbounded=on_unbounded, count_with=count_with, reserve_at=reserve_at,
-            store_timeout=store_timeout, mode=mode, outcome=outcome,
+            store_timeout=store_timeout, mode=mode, on_warning=on_warning, outcome=outcome,
         )  # fmt: skip
         self._engine = Engine(settings)
         self.aio = AsyncBudget(self)
@@ -176,7 +185,7 @@ class Budget:
 
     def reserve(
         self, what: object = None, *, tokens: int | None = None, id: str | None = None, lease: float | None = None,
-        parent: str | None = None, **request: Any,
+        parent: str | None = None, wait: float | None = None, **request: Any,
     ) -> Reservation:  # fmt: skip
         """Set money aside in every pool that the call draws on, or raise.
 
@@ -187,6 +196,9 @@ class Budget:
             id: 32 hex digits made by the caller; the same id with the same arguments gets the first answer again.
             lease: Seconds it may stay open; then it is charged. 600 by default, not renewed.
             parent: The id of a reservation that this one extends.
+            wait: Seconds (above 0, up to 3600) to wait for room, where every limit that refuses will have some: what a
+                refund, a reconcile, a higher limit or a new window brings. First come, first served, of those who
+                wait in this process. A frozen subject is refused at once.
             **request: Attributes of the call (`user="alice"`), and the request's fields.
 
         Returns:
@@ -198,7 +210,7 @@ class Budget:
             ReservationConflict: The id was used with other arguments.
             StoreUnavailable: The store did not answer.
         """
-        flow = self._engine.reserve(what, tokens, id, lease, parent, request)
+        flow = self._engine.reserve(what, tokens, id, lease, parent, wait, request)
         reservation: Reservation = self._engine.drive(flow, call_back=id is None)
         return reservation
 
@@ -247,16 +259,19 @@ class Budget:
         return done
 
     def reservation(
-        self, what: object = None, *, tokens: int | None = None, lease: float | None = None, **request: Any
-    ) -> Guard:
+        self, what: object = None, *, tokens: int | None = None, lease: float | None = None,
+        wait: float | None = None, **request: Any,
+    ) -> Guard:  # fmt: skip
         """Guard a block that spends: reserve on entry, renew the lease, end exactly once on exit. Also `async with`.
 
         Inside, call `reconcile(usd=...)` or `refund()` on what `with` gives. A block that ends without either is
-        charged the reservation; one that raises is refunded or charged as the table of outcomes says.
+        charged the reservation; one that raises is refunded or charged as the table of outcomes says. `wait`: see
+        `reserve`.
         """
         from budget.guard import Guard
 
-        return Guard(self, self._engine.ask_for(what, tokens, request), lease_us(lease, GUARDED_LEASE))
+        seconds = wait_seconds(wait)
+        return Guard(self, self._engine.ask_for(what, tokens, request), lease_us(lease, GUARDED_LEASE), seconds)
 
     # Runs, policy, records.
 
@@ -328,6 +343,26 @@ class Budget:
         if not self._set_freeze(None, everybody, reason, attributes):
             raise ConfigError("unfreeze: there is no freeze of this subject")
 
+    def adjust(self, amount: str, /, *, reason: str | None = None, **attributes: str) -> list[Pool]:
+        """Raise what fits in the present window of a subject's money pools; it ends with that window.
+
+        What is spent stays as it is. A rolling pool is raised for the length of its window, a lifetime one for good.
+
+        Args:
+            amount: How much more, such as "+$10".
+            reason: Why, for the ledger.
+            **attributes: The subject, whole: `user="alice"` means her own pools; without any, those of everybody
+                together.
+
+        Returns:
+            The pools that were raised, as they are now.
+
+        Raises:
+            ConfigError, ArgumentTypeError: It is no such amount, or the subject has no limit of money.
+            StoreUnavailable: The store did not answer.
+        """
+        return adjust(self._engine, amount, reason, attributes)
+
     def status(self, **attributes: str) -> list[Pool]:
         """Return the pools now: all of them, or those that calls with these attributes draw on."""
         check_attributes(attributes)
@@ -348,15 +383,13 @@ class Budget:
         return self._entries(wanted, since_us)
 
     def _entries(self, wanted: Any, since_us: int) -> Iterator[Entry]:
-        entries = read_entries(self._engine.store, self.settings.account, since_us)
+        entries = self._engine.books.entries(since_us)
         return (entry for entry in entries if wanted <= entry.scope.items())
 
     def close(self) -> None:
         """Finish what was handed over and let go of files and threads; ends `aio` too."""
         global _default
-        self._engine.leases.close()
-        self._engine.verbs.learner.flush()
-        self._engine.store.close()
+        self._engine.close()
         if _default is self:
             _default = None
 

@@ -97,10 +97,12 @@ class StoreUnavailable(BudgetError):
     """Raised when the store cannot answer. The guarded call is not made; nothing says the money is short.
 
     Attributes:
-        sent: False if the command surely did not reach the store; else it may have been carried out.
+        sent: False if the command surely was not carried out; else it may have been.
+        lost: How many acknowledged entries the store has lost, at least; 0 if it has lost none that anybody knows of.
     """
 
     sent = True
+    lost = 0
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,8 @@ class Refusal:
         subject: Whose pool it is: {"user": "alice"}, printed "user=alice".
         unit: usd, tokens, input_tokens, output_tokens, requests or concurrent.
         spent, reserved, requested, available: The pool at the decision, and what was asked of it.
-        resets_at: When the window ends, aware, in the limit's zone; None if it does not end.
+        resets_at: When the window ends, aware, in the limit's zone; of a rolling window, when this request would fit
+            if nothing else happened. None if it does not end.
         verdict: "wait" (it will fit later) or "never" (it cannot fit this limit).
     """
 
@@ -125,6 +128,11 @@ class Refusal:
     available: Decimal | int
     resets_at: datetime | None
     verdict: str
+
+    @property
+    def held(self) -> bool:
+        """Whether it would fit if what is reserved were given back."""
+        return self.verdict == "wait" and 0 < self.reserved and self.requested <= self.available + self.reserved
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON types; amounts of money are decimal strings."""
@@ -181,7 +189,8 @@ class BudgetExceeded(BudgetError):
         return type(self), (self.refusals, self.scope, self.max_tokens)
 
     def __str__(self) -> str:
-        return str(self.refusal)
+        held = " (calls under way hold enough of it: `budget reservations`)" if self.refusal.held else ""
+        return f"{self.refusal}{held}"
 
     @property
     def refusal(self) -> Refusal:
@@ -226,7 +235,7 @@ class BudgetExceeded(BudgetError):
 
     @property
     def resets_at(self) -> datetime | None:
-        """When the window ends, aware, in the limit's zone; None if it does not end."""
+        """When the window ends (rolling: when this request would fit), aware, in the limit's zone, or None."""
         return self.refusal.resets_at
 
     @property

@@ -38,9 +38,9 @@ class Guard:
         stored: The reservation, once the block is entered.
     """
 
-    def __init__(self, budget: Budget, ask: Ask, lease_us: int):
+    def __init__(self, budget: Budget, ask: Ask, lease_us: int, wait: float | None = None):
         self._engine = budget.engine
-        self._ask, self._lease_us = ask, lease_us
+        self._ask, self._lease_us, self._wait = ask, lease_us, wait
         self.stored: Reservation | None = None
 
     @property
@@ -98,7 +98,8 @@ class Guard:
         return id
 
     def _reserve(self, id: str) -> Flow:
-        return self._engine.verbs.reserve(self._ask, id, self._lease_us)
+        place = self._engine.place(self._wait, self._ask)
+        return self._engine.verbs.reserve(self._ask, id, self._lease_us, place=place)
 
     # Ending: each returns False if it had ended before.
 

@@ -1,29 +1,34 @@
 """Limits: rules that say how much, of what, in which window, and whose calls they apply to.
 
 Text form: `[attr=value ...] [per=attr] AMOUNT/WINDOW`, for instance `user=alice $5/day`, `per=user 2M tokens/hour`,
-`$500/day`, `$0.25/request`; or `8 concurrent`, so many calls at once, which has no window. A limit's identity is its
-selector (the attributes and `per`), unit, window and mode; amount and options are what setting it again replaces.
+`$500/day`, `$0.25/request`, `$20/7d rolling`; or `8 concurrent`, so many calls at once, which has no window. A limit's
+identity is its selector (the attributes and `per`), unit, window and mode; amount and options (time zone, start of the
+window, end, roll-over, warnings) are what setting it again replaces.
 """
 
 from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any
 
 from budget.errors import ArgumentTypeError, ConfigError
 from budget.money import MAX, format_usd, parse_usd, to_decimal
-from budget.window import Window, zone
+from budget.window import Window, at_zone, check_starts, instant, zone
 
-__all__ = ["CONCURRENT", "UNITS", "Limit", "check_attributes"]
+__all__ = ["CONCURRENT", "MODES", "UNITS", "Limit", "check_attributes"]
 
 UNITS = ("usd", "tokens", "input_tokens", "output_tokens", "requests", "concurrent")
 """What a pool counts; `usd` in nano-dollars, the others one by one."""
 CONCURRENT = UNITS.index("concurrent")
 """The unit that is only ever reserved: each call takes one slot, whatever it costs, and its end gives it back."""
+MODES = ("enforce", "shadow")
+"""Whether a limit refuses, or only says in the ledger what it would have refused."""
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}", re.ASCII)
 _COUNT = re.compile(
@@ -31,6 +36,8 @@ _COUNT = re.compile(
 )
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
 _SLOTS = re.compile(r"(\d{1,16}) concurrent", re.ASCII)
+_PLAIN = re.compile(r"[ !#-&(-\[\]-~]*")  # nothing that a shell's rules of quoting are about; ten times as fast
+_PERCENT = re.compile(r"([1-9]\d?|100)%", re.ASCII)
 _SCALE = {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "B": 10**9}
 _GOOD_NAMES: set[str] = set()
 _RESERVED_NAMES = frozenset({"per"})
@@ -46,8 +53,12 @@ class Limit:
         unit: usd, tokens, input_tokens, output_tokens, requests or concurrent.
         quantity: The amount as an int: nano-dollars, tokens, requests or calls at once.
         window: When `spent` starts again; lifetime for concurrent, of which nothing is ever spent.
-        mode: "enforce".
+        mode: "enforce", or "shadow": it never refuses.
         tz: The zone of a calendar window.
+        starts: Where such windows begin: "06:00", "sunday", "15", "04-01"; "" for midnight, Monday, the first.
+        rollover: The most that a window takes over from what the one before left unspent, nano-dollars.
+        warn: At how many percent of it a warning is given, ascending.
+        until_us: When it ends, microseconds since the epoch; 0 if it does not.
         source: Where it was set: "code", "file" or "store".
         created_us: When it was set, microseconds since the epoch; 0 if unknown.
     """
@@ -59,6 +70,10 @@ class Limit:
     window: Window
     mode: str
     tz: str
+    starts: str
+    rollover: int
+    warn: tuple[int, ...]
+    until_us: int
     source: str = field(compare=False)
     created_us: int = field(compare=False)
 
@@ -68,8 +83,11 @@ class Limit:
         *,
         per: str | None = None,
         tz: str | None = None,
-        starts: object = None,
+        starts: str | int | None = None,
         mode: str = "enforce",
+        rollover: str | Decimal | None = None,
+        warn: str | Sequence[str] | None = None,
+        until: datetime | None = None,
         source: str = "code",
         created_us: int = 0,
         **attributes: str,
@@ -78,18 +96,22 @@ class Limit:
 
         Args:
             text: `AMOUNT/WINDOW` or "8 concurrent", with or without selectors before it: "$5/day",
-                "per=user 100 requests/minute".
+                "per=user 100 requests/minute", "$20/7d rolling".
             per: Give each value of this attribute a pool of its own.
             tz: An IANA zone for a calendar window; UTC if not given.
-            starts: Not available in this version.
-            mode: "enforce"; "shadow" is not available in this version.
+            starts: Where windows begin: an hour for days (6 or "06:00"), a weekday for weeks ("sunday"), a day for
+                months (15; the last day of a month that is shorter), a month and day for years ("04-01").
+            mode: "enforce", or "shadow": it never refuses, and the ledger says what it would have refused.
+            rollover: The most that a calendar window of money takes over from what the one before left unspent: "$2".
+            warn: At how much of it a warning is given: "80%", or several such.
+            until: When it ends, aware.
             source: Where it was set.
             created_us: When it was set, microseconds since the epoch.
             **attributes: What a call must have: `user="alice"`.
 
         Raises:
             ArgumentTypeError: An argument has a wrong type.
-            ConfigError: An argument has a wrong value, or one that this version does not have yet.
+            ConfigError: An argument has a wrong value.
         """
         if not isinstance(text, str):
             raise ArgumentTypeError(f"limit: {type(text).__name__} is not a text such as '$5/day'")
@@ -103,28 +125,25 @@ class Limit:
             if per in selector:
                 raise ConfigError(f"limit: {per}= and per={per} exclude one another")
         unit, quantity, window = _read_rule(rule)
-        if mode != "enforce":
-            late = " is not available in this version" if mode == "shadow" else " is not a mode; use 'enforce'"
-            raise ConfigError(f"mode: {mode!r}{late}")
-        if starts is not None:
-            raise ConfigError("starts: not available in this version")
-        if tz is not None:
-            if not isinstance(tz, str):  # before `zone`, whose cache takes only what can be hashed
-                raise ArgumentTypeError(f"tz: {type(tz).__name__} is not the name of a zone such as 'Europe/Berlin'")
-            zone(tz)
-            if not window.calendar:
-                what = "a concurrency limit" if unit == "concurrent" else f"a window of one {window}"
-                raise ConfigError(f"tz: {what} has no time zone")
-        values = (tuple(sorted(selector.items())), per, unit, quantity, window, mode, tz or "UTC", source, created_us)
+        values = (
+            tuple(sorted(selector.items())), per, unit, quantity, window, _check_mode(mode),
+            _check_zone(tz, unit, window), "" if starts is None else check_starts(window, starts),
+            0 if rollover is None else _check_rollover(rollover, unit, quantity, window),
+            () if warn is None else _check_warn(warn, window), 0 if until is None else _check_until(until), source, created_us,
+        )  # fmt: skip
         for name, item in zip(self.__slots__, values, strict=True):
             object.__setattr__(self, name, item)
 
     def set_at(self, at_us: int) -> Limit:
         """Return the limit as set at an instant, unless it has one."""
-        if self.created_us:
-            return self
-        options = {"tz": self.tz if self.window.calendar else None, "source": self.source, "created_us": at_us}
-        return _rebuild(str(self), options)
+        return self if self.created_us else self._with(created_us=at_us)
+
+    def raised(self, by: int) -> Limit:
+        """Return it with so much more in its unit, as a pool has it that was adjusted or takes something over."""
+        return self._with(quantity=min(self.quantity + by, MAX)) if by else self
+
+    def _with(self, **changes: Any) -> Limit:
+        return _restore(*(changes.get(name, getattr(self, name)) for name in self.__slots__))
 
     @property
     def amount(self) -> Decimal | int:
@@ -134,7 +153,12 @@ class Limit:
     @property
     def identity(self) -> tuple[Any, ...]:
         """What makes it this limit and no other: selector, per, unit, window, mode."""
-        return self.selector, self.per, self.unit, str(self.window), self.mode
+        return self.selector, self.per, self.unit, self.window.key, self.mode
+
+    @property
+    def until(self) -> datetime | None:
+        """When it ends, in its zone, or None."""
+        return at_zone(self.until_us, self.tz) if self.until_us else None
 
     @property
     def rule(self) -> str:
@@ -153,24 +177,26 @@ class Limit:
         return " ".join([*parts, *([f"per={self.per}"] if self.per else [])])
 
     @property
-    def options(self) -> dict[str, str]:
-        """What the text does not say."""
-        return {"tz": self.tz} if self.tz != "UTC" else {}
+    def options(self) -> dict[str, Any]:
+        """What neither the text nor the mode says: tz, starts, until, rollover, warn, where they are not the usual."""
+        found = {
+            "tz": self.tz if self.tz != "UTC" else "",
+            "starts": self.starts,
+            "until": self.until.isoformat() if self.until else "",
+            "rollover": f"${format_usd(self.rollover)}" if self.rollover else "",
+            "warn": [f"{percent}%" for percent in self.warn],
+        }
+        return {name: value for name, value in found.items() if value}
 
     def __str__(self) -> str:
         return f"{self.selector_text} {self.rule}".lstrip()
 
     def __repr__(self) -> str:
-        tz = f", tz={self.tz!r}" if self.tz != "UTC" else ""
-        return f"Limit({str(self)!r}{tz})"
+        options = {**({"mode": self.mode} if self.mode != "enforce" else {}), **self.options}
+        return f"Limit({', '.join([repr(str(self)), *(f'{name}={value!r}' for name, value in options.items())])})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        options = {
-            "tz": self.tz if self.window.calendar else None,
-            "source": self.source,
-            "created_us": self.created_us,
-        }
-        return _rebuild, (str(self), options)
+        return _restore, tuple(getattr(self, name) for name in self.__slots__)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form of `budget limits`."""
@@ -186,8 +212,59 @@ class Limit:
         }
 
 
-def _rebuild(text: str, options: dict[str, Any]) -> Limit:
-    return Limit(text, **options)
+def _restore(*values: Any) -> Limit:
+    made = object.__new__(Limit)
+    for name, item in zip(Limit.__slots__, values, strict=True):
+        object.__setattr__(made, name, item)
+    return made
+
+
+def _check_mode(mode: object) -> str:
+    if mode not in MODES:
+        raise ConfigError(f"mode: {str(mode)[:20]!r} is not a mode; use 'enforce' or 'shadow'")
+    return str(mode)
+
+
+def _check_zone(tz: object, unit: str, window: Window) -> str:
+    if tz is None:
+        return "UTC"
+    if not isinstance(tz, str):  # before `zone`, whose cache takes only what can be hashed
+        raise ArgumentTypeError(f"tz: {type(tz).__name__} is not the name of a zone such as 'Europe/Berlin'")
+    zone(tz)
+    if not window.calendar:
+        what = "a concurrency limit" if unit == "concurrent" else f"a window of one {window}"
+        raise ConfigError(f"tz: {'a rolling window' if window.span else what} has no time zone")
+    return tz
+
+
+def _check_rollover(rollover: object, unit: str, quantity: int, window: Window) -> int:
+    if unit != "usd" or not window.calendar:
+        raise ConfigError("rollover: only money rolls over, and only from one calendar window to the next")
+    most = parse_usd(rollover, "rollover")
+    if most > quantity:
+        raise ConfigError(f"rollover: ${format_usd(most)} is above the limit's ${format_usd(quantity)}")
+    return most
+
+
+def _check_warn(warn: str | Sequence[str], window: Window) -> tuple[int, ...]:
+    if window.kind == "request":
+        raise ConfigError("warn: a cap is about one request; there is no pool that fills")
+    shares = [warn] if isinstance(warn, str) else warn
+    if not isinstance(shares, Sequence) or not all(isinstance(share, str) for share in shares):
+        raise ArgumentTypeError("warn: a share such as '80%' is needed, or a list of such")
+    found = {share: _PERCENT.fullmatch(share) for share in shares}
+    wrong = next((share for share, match in found.items() if match is None), None)
+    if wrong is not None:
+        raise ConfigError(f"warn: {wrong[:20]!r} is not a share of the limit in whole percent, such as '80%'")
+    return tuple(sorted({int(match[1]) for match in found.values() if match is not None}))
+
+
+def _check_until(until: object) -> int:
+    if not isinstance(until, datetime):
+        raise ArgumentTypeError(f"until: {type(until).__name__} is not a datetime")
+    if until.tzinfo is None:
+        raise ConfigError("until: a datetime without a time zone is ambiguous; pass an aware one")
+    return instant(until)
 
 
 def check_attributes(attributes: Mapping[str, object]) -> dict[str, str]:
@@ -226,7 +303,7 @@ def _check_name(name: object) -> None:
 
 def _split(text: str) -> tuple[dict[str, str], str | None, str]:
     try:
-        words = shlex.split(text)
+        words = text.split() if _PLAIN.fullmatch(text) else shlex.split(text)
     except ValueError:
         raise ConfigError(f"limit: {text[:80]!r} has an unbalanced quote") from None
     selector: dict[str, str] = {}
@@ -246,6 +323,7 @@ def _once(value: str, before: str | None, name: str) -> str:
     return value
 
 
+@lru_cache(maxsize=1024)  # many subjects have the same few rules
 def _read_rule(rule: str) -> tuple[str, int, Window]:
     slots = _SLOTS.fullmatch(rule)
     if slots is not None:

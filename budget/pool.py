@@ -17,19 +17,19 @@ Two counters per bucket of a pool, `spent` and `reserved`, and this algebra:
 
 A pool of the unit "concurrent" counts slots: a reserve takes one, every end gives it back, nothing is ever spent.
 
-A pool is a list of buckets by start. A calendar pool lives in its newest bucket; older ones stay for late reconciles,
-which belong to the window of their reserve. Limits and window bounds come with the command, and the policy version
-with them: a caller whose policy is old, or whose window is over, is told so (`stale_policy`, `stale_window`), nothing
-is written, and it asks again.
+A pool is a list of buckets by start; `buckets.py` says which one an instant belongs to, and `ends.py` has the verbs that
+end a reservation. Limits and window bounds come with the command, and the policy version with them: a caller whose
+policy is old, or whose window is over, is told so (`stale_policy`, `stale_window`), nothing is written, and it asks
+again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from budget.buckets import bar, freed_at, present, put, seen, view
 from budget.commands import (
-    Amounts,
     Bucket,
     ChangePolicy,
     Command,
@@ -37,6 +37,8 @@ from budget.commands import (
     Learn,
     LoadPolicy,
     Outcome,
+    Prune,
+    Rebuild,
     Reconcile,
     Record,
     Refund,
@@ -48,13 +50,14 @@ from budget.commands import (
     Status,
     Sweep,
 )
+from budget.ends import NOTHING, booked, end, log, reconcile, record, refund, rest
 from budget.expect import learn
-from budget.ledger import Posting, make_entry
+from budget.ledger import Posting
 from budget.limits import CONCURRENT
-from budget.money import MAX
+from budget.prune import prune
 from budget.window import FOREVER, SECOND
 
-__all__ = ["POLICY_KINDS", "SWEEP", "admits", "apply", "booked", "keep_until", "refused_by", "verdict"]
+__all__ = ["POLICY_KINDS", "SWEEP", "admits", "apply", "booked", "keep_until", "refused_by", "shadowed_by", "verdict"]
 
 SWEEP = 64  # due reservations that one command expires before its own work
 _CLOCK_BACK = 5 * SECOND  # how far the clock may go back before nothing is admitted on it
@@ -65,18 +68,26 @@ def apply(state: State, command: Command, now: int) -> Outcome:
     """Carry out one command at one instant (`now`, microseconds); never before what was last written."""
     account = state.account
     behind = account.clock - now
-    now = max(now, account.clock)
+    outcome = _carry_out(state, command, max(now, account.clock), behind)
+    outcome.seq = account.seq
+    return outcome
+
+
+def _carry_out(state: State, command: Command, now: int, behind: int) -> Outcome:
+    version = state.account.version
     if type(command) is LoadPolicy:
-        return Outcome("policy", now, account.version, rows=state.policy())
+        return Outcome("policy", now, version, rows=state.policy())
     if type(command) is Learn:
-        return Outcome("learned", now, account.version, learned=learn(state, command.more))
+        return Outcome("learned", now, version, learned=learn(state, command.more))
     if behind > _CLOCK_BACK and type(command) is Reserve:
-        return Outcome("clock", now, account.version)
+        return Outcome("clock", now, version)
     if type(command) is Status and not command.sweep:
         return _status(state, command, now)
+    if type(command) is Rebuild:  # nothing else may move the counters that it was made from
+        return _rebuild(state, command, now)
     expired = _sweep(state, now)
     if type(command) is Sweep:
-        return Outcome("swept", now, account.version, count=expired)
+        return Outcome("swept", now, version, count=expired)
     return _VERBS[type(command)](state, command, now)
 
 
@@ -88,7 +99,14 @@ def admits(amount: int, limit: int, bucket: Bucket) -> bool:
 def refused_by(draws: Sequence[Draw], buckets: Sequence[Bucket]) -> list[int]:
     """Return which draws their buckets do not take."""
     pairs = enumerate(zip(draws, buckets, strict=True))
-    return [i for i, (draw, bucket) in pairs if not admits(draw.amount, draw.limit, bucket)]
+    return [i for i, (draw, bucket) in pairs if not admits(draw.amount, bar(draw, bucket), bucket)]
+
+
+def shadowed_by(draws: Sequence[Draw], buckets: Sequence[Bucket]) -> list[int]:
+    """Return which draws that only count would otherwise refuse."""
+    shadows = [i for i, draw in enumerate(draws) if draw.shadow]
+    refusing = [draws[i]._replace(shadow=False) for i in shadows]
+    return [shadows[i] for i in refused_by(refusing, [buckets[i] for i in shadows])]
 
 
 def verdict(amount: int, limit: int, bucket: Bucket) -> str:
@@ -109,24 +127,27 @@ def _reserve(state: State, command: Reserve, now: int) -> Outcome:
         return Outcome("repeated" if known.digest == command.digest else "conflict", now, version, reservation=known)
     if command.version != version:
         return Outcome("stale_policy", now, version)
-    buckets = [_present(state, draw, now) for draw in command.draws]
-    if None in buckets:
+    found: list[Bucket] = [bucket for draw in command.draws if (bucket := present(state, draw, now)) is not None]
+    if len(found) < len(command.draws):
         return Outcome("stale_window", now, version)
-    found: list[Bucket] = buckets  # type: ignore[assignment]
-    refused = refused_by(command.draws, found)
+    shown = [seen(state, draw.pool, bucket, now) for draw, bucket in zip(command.draws, found, strict=True)]
+    refused = refused_by(command.draws, shown)
     if command.frozen is not None or refused:
-        reasons = [{"limit": command.draws[i].text, "pool": command.draws[i].pool} for i in refused]
-        detail = {**command.detail, "refused": reasons, **({"frozen": command.frozen} if command.frozen else {})}
-        _log(state, now, "refused", command.id, _ZERO, command.scope, detail, ())
-        return Outcome("refused", now, version, found, refused)
+        detail = {**command.detail, "refused": _named(command.draws, refused)}
+        detail |= {"frozen": command.frozen} if command.frozen else {}
+        log(state, now, "refused", command.id, NOTHING, command.scope, detail, ())
+        for i in refused:
+            if command.draws[i].span:
+                shown[i] = shown[i]._replace(end=freed_at(state, command.draws[i], found[i], now))
+        return Outcome("refused", now, version, shown, refused)
+    shadowed = shadowed_by(command.draws, shown)
     # Nothing can fail from here.
-    shares, postings, after = [], [], []
-    for draw, bucket in zip(command.draws, found, strict=True):
+    shares, postings = [], []
+    for i, (draw, bucket) in enumerate(zip(command.draws, found, strict=True)):
         if draw.pool is None:
-            after.append(bucket)
             continue
-        after.append(bucket.at(bucket.spent, bucket.reserved + draw.amount))
-        state.put_bucket(draw.pool, after[-1], draw.name)
+        put(state, draw.pool, bucket.at(bucket.spent, bucket.reserved + draw.amount), now, draw.name)
+        shown[i] = shown[i].at(shown[i].spent, shown[i].reserved + draw.amount)
         shares.append(Share(draw.pool, draw.unit, bucket.start, draw.amount))
         postings.append(Posting(draw.pool, bucket.start, 0, draw.amount))
     reservation = Reservation(
@@ -134,94 +155,13 @@ def _reserve(state: State, command: Reserve, now: int) -> Outcome:
         now, scope=command.scope, detail=command.detail, parent=command.parent,
     )  # fmt: skip
     state.put_reservation(reservation)
-    _log(state, now, "reserved", command.id, _ZERO, command.scope, command.detail, postings)
-    return Outcome("reserved", now, version, after, reservation=reservation)
+    told = {"shadow": _named(command.draws, shadowed)} if shadowed else {}
+    log(state, now, "reserved", command.id, NOTHING, command.scope, {**command.detail, **told}, postings)
+    return Outcome("reserved", now, version, shown, reservation=reservation, shadowed=shadowed)
 
 
-def _reconcile(state: State, command: Reconcile, now: int) -> Outcome:
-    version = state.account.version
-    known = state.reservation(command.id)
-    if known is None and command.draws is None:
-        return Outcome("unknown", now, version)
-    if known is None:
-        draws = booked(command.draws or ())
-        buckets = [_bucket_at(state, draw, command.made) for draw in draws]
-        detail = {**command.detail, "unknown": True}
-        return _book(state, "reconciled", command.id, "", command.actual, draws, buckets, command.scope, detail, now)
-    actual = _complete(command.actual, known.amounts)
-    if known.state in ("reconciled", "refunded"):
-        same = known.state == "reconciled" and known.charged == actual
-        return Outcome("repeated" if same else "conflict", now, version, reservation=known)
-    return _end(state, known, "reconciled", actual, command.detail, now)
-
-
-def _refund(state: State, command: Refund, now: int) -> Outcome:
-    version = state.account.version
-    known = state.reservation(command.id)
-    if known is None:
-        # A tombstone: a reserve that was delayed past its caller's patience must not be admitted after this.
-        tombstone = Reservation(command.id, "", "refunded", _ZERO, (), 0, now, now, now, _ZERO)
-        state.put_reservation(tombstone)
-        return Outcome("refunded", now, version, reservation=tombstone)
-    if known.state in ("reconciled", "refunded"):
-        return Outcome("repeated" if known.state == "refunded" else "conflict", now, version, reservation=known)
-    return _end(state, known, "refunded", _ZERO, command.detail, now)
-
-
-def _end(state: State, known: Reservation, how: str, actual: Amounts, detail: Mapping[str, Any], now: int) -> Outcome:
-    """Move an open reservation to its end, or correct an expired one by the difference."""
-    late = known.state == "expired"
-    before = known.charged or _ZERO
-    postings, buckets = [], []
-    for share in known.shares:
-        bucket = state.bucket(share.pool, share.start)
-        assert bucket is not None, "a reservation's buckets outlive it"
-        added = _spends(share.unit, actual) - _spends(share.unit, before)
-        freed = 0 if late else share.amount
-        bucket = bucket.at(_add(bucket.spent, added), bucket.reserved - freed)
-        state.put_bucket(share.pool, bucket)
-        buckets.append(bucket)
-        postings.append(Posting(share.pool, share.start, added, -freed))
-    ended = known.ended_as(how, now, actual)
-    state.put_reservation(ended)
-    change = tuple((a or 0) - (b or 0) for a, b in zip(actual, before, strict=True))
-    detail = {**known.detail, **detail, **({"late": True} if late else {})}
-    _log(state, now, how, known.id, change, known.scope, detail, postings)
-    return Outcome(how, now, state.account.version, buckets, reservation=ended)
-
-
-def _record(state: State, command: Record, now: int) -> Outcome:
-    version = state.account.version
-    known = state.reservation(command.id)
-    if known is not None:
-        return Outcome("repeated" if known.digest == command.digest else "conflict", now, version, reservation=known)
-    if command.version != version:
-        return Outcome("stale_policy", now, version)
-    draws = booked(command.draws)
-    buckets = [bucket for draw in draws if (bucket := _present(state, draw, now)) is not None]
-    if len(buckets) < len(draws):
-        return Outcome("stale_window", now, version)
-    return _book(state, "recorded", command.id, command.digest, command.actual, draws, buckets, command.scope,
-                 command.detail, now)  # fmt: skip
-
-
-def _book(
-    state: State, kind: str, id: str, digest: str, actual: Amounts, draws: Sequence[Draw], buckets: Sequence[Bucket],
-    scope: Mapping[str, str], detail: Mapping[str, Any], now: int,
-) -> Outcome:  # fmt: skip
-    """Add a cost to spent that no stored reservation stands for, and remember its id."""
-    shares, postings, after = [], [], []
-    for draw, bucket in zip(draws, buckets, strict=True):
-        assert draw.pool is not None
-        added = actual[draw.unit] or 0
-        after.append(bucket.at(_add(bucket.spent, added), bucket.reserved))
-        state.put_bucket(draw.pool, after[-1], draw.name)
-        shares.append(Share(draw.pool, draw.unit, bucket.start, 0))
-        postings.append(Posting(draw.pool, bucket.start, added, 0))
-    booked = Reservation(id, digest, "reconciled", actual, tuple(shares), 0, now, now, now, actual, scope, detail)
-    state.put_reservation(booked)
-    _log(state, now, kind, id, actual, scope, detail, postings)
-    return Outcome(kind, now, state.account.version, after, reservation=booked)
+def _named(draws: Sequence[Draw], which: Sequence[int]) -> list[dict[str, str | None]]:
+    return [{"limit": draws[i].text, "pool": draws[i].pool} for i in which]
 
 
 def _renew(state: State, command: Renew, now: int) -> Outcome:
@@ -239,18 +179,25 @@ def _sweep(state: State, now: int) -> int:
     for id in ids:
         known = state.reservation(id)
         assert known is not None
-        _end(state, known, "expired", known.amounts, {"estimated": True}, now)
+        end(state, known, "expired", rest(known), {"estimated": True}, now)
     return len(ids)
 
 
 def _status(state: State, command: Status, now: int) -> Outcome:
     found = [state.newest(pool) for pool in command.pools]
-    present = [bucket if bucket is not None and bucket.start <= now < bucket.end else None for bucket in found]
+    pairs = zip(command.pools, found, strict=True)
+    present = [None if bucket is None else _shown(state, pool, bucket, now) for pool, bucket in pairs]
     if not command.sweep:
         free = _slots_due(state, now)
         pairs = zip(command.pools, present, strict=True)
         present = [b and b.at(b.spent, b.reserved - free.get(pool, 0)) for pool, b in pairs]
     return Outcome("status", now, state.account.version, present)
+
+
+def _shown(state: State, pool: str, newest: Bucket, now: int) -> Bucket | None:
+    if newest.span:
+        return view(state.parts(pool), now)
+    return newest if newest.start <= now < newest.end else None
 
 
 def _slots_due(state: State, now: int) -> dict[str, int]:
@@ -270,81 +217,41 @@ def _change(state: State, command: ChangePolicy, now: int) -> Outcome:
     if not state.put_policy(command.kind, command.identity, command.body):
         return Outcome("unchanged", now, account.version)
     account.version += 1
-    _log(state, now, POLICY_KINDS[command.kind, command.body is not None], None, _ZERO, {}, command.detail, ())
+    log(state, now, POLICY_KINDS[command.kind, command.body is not None], None, NOTHING, {}, command.detail, ())
     return Outcome("changed", now, account.version)
 
 
-def _present(state: State, draw: Draw, now: int) -> Bucket | None:
-    """Return the pool's bucket now, or None if the caller's window is not the present one.
-
-    A stored bucket holds until its own end, whatever bounds the command carries: a host with other zone data, or a
-    limit whose zone was changed, cannot start a window before the stored one is over.
-    """
-    newest = state.newest(draw.pool) if draw.pool is not None else None
-    if newest is not None and now < newest.end:
-        return newest
-    if not draw.start <= now < draw.end:
-        return None
-    if newest is None:
-        return Bucket(draw.start, draw.end, max(draw.start, min(draw.since, now)), 0, 0)
-    start = max(draw.start, newest.end)
-    return Bucket(start, draw.end, start, 0, 0)
-
-
-def _bucket_at(state: State, draw: Draw, at: int) -> Bucket:
-    """Return the bucket that held an instant, also one that is over; a reservation belongs where it was made."""
-    assert draw.pool is not None
-    newest = state.newest(draw.pool)
-    if newest is not None and newest.start <= at < newest.end:
-        return newest
-    return state.bucket(draw.pool, draw.start) or Bucket(draw.start, draw.end, draw.start, 0, 0)
-
-
-def _add(counter: int, amount: int) -> int:
-    # A counter that would pass MAX stays there, refuses every amount above zero, and `audit` reports it.
-    return MAX if counter == MAX else min(counter + amount, MAX)
-
-
-def _spends(unit: int, amounts: Amounts) -> int:
-    """Return what a cost adds to spent in a pool of this unit."""
-    return 0 if unit == CONCURRENT else amounts[unit] or 0
-
-
-def booked(draws: Sequence[Draw]) -> list[Draw]:
-    """Return the draws of a cost that nothing was reserved for: it took no slot, so it has none to give back."""
-    return [draw for draw in draws if draw.pool is not None and draw.unit != CONCURRENT]
-
-
-def _complete(amounts: Amounts, default: Amounts) -> Amounts:
-    return tuple(d if a is None else a for a, d in zip(amounts, default, strict=True))  # type: ignore[return-value]
-
-
-def _log(
-    state: State, now: int, kind: str, reservation: str | None, amounts: Sequence[int | None],
-    scope: Mapping[str, str], detail: Mapping[str, Any], postings: Sequence[Posting],
-) -> None:  # fmt: skip
+def _rebuild(state: State, command: Rebuild, now: int) -> Outcome:
     account = state.account
-    exact: Any = tuple(amount or 0 for amount in amounts)
-    entry = make_entry(account.head, account.seq + 1, now, kind, reservation, exact, scope, detail, tuple(postings))
-    account.seq, account.head = entry.seq, entry.digest
-    if kind != "refused":  # which moves nothing
-        account.clock = now
-    state.append(entry)
+    if account.seq != command.seq:
+        return Outcome("moved", now, account.version)
+    postings = []
+    for (pool, start), bucket in sorted(command.buckets.items()):
+        was = state.bucket(pool, start)
+        spent, reserved = (0, 0) if was is None else (was.spent, was.reserved)
+        state.put_bucket(pool, bucket, command.names.get(pool))
+        postings.append(Posting(pool, start, bucket.spent - spent, bucket.reserved - reserved))
+    log(state, now, "rebuilt", None, NOTHING, {}, {}, postings)
+    return Outcome("rebuilt", now, account.version)
 
 
-_ZERO: Amounts = (0, 0, 0, 0, 0)
 POLICY_KINDS = {
     ("limit", True): "limit_set",
     ("limit", False): "limit_unset",
     ("freeze", True): "frozen",
     ("freeze", False): "unfrozen",
+    ("adjust", True): "adjusted",
+    ("adjust", False): "adjust_ended",
+    ("fence", True): "fenced",
+    ("fence", False): "unfenced",
 }
 _VERBS: dict[type, Callable[[State, Any, int], Outcome]] = {
     Reserve: _reserve,
-    Reconcile: _reconcile,
-    Refund: _refund,
-    Record: _record,
+    Reconcile: reconcile,
+    Refund: refund,
+    Record: record,
     Renew: _renew,
     Status: _status,
     ChangePolicy: _change,
+    Prune: prune,
 }

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 
 from budget.asks import Ask
+from budget.buckets import allowed, bar
 from budget.commands import Amounts, Bucket, Draw
 from budget.errors import BudgetExceeded, CapExceeded, Frozen, Refusal, RunStopped
 from budget.estimate import Estimate, with_output
@@ -18,7 +19,7 @@ from budget.prices import PriceBook
 from budget.subject import Subject
 from budget.window import FOREVER, at_zone
 
-__all__ = ["exceeded", "frozen_error"]
+__all__ = ["exceeded", "frozen_error", "refusals"]
 
 
 def frozen_error(ask: Ask, subject: Mapping[str, str]) -> Frozen:
@@ -32,7 +33,7 @@ def exceeded(
     ask: Ask,
     matches: Sequence[Match],
     draws: Sequence[Draw],
-    buckets: Sequence[Bucket],
+    buckets: Sequence[Bucket | None],
     refused: Sequence[int],
     guards: Sequence[Limit],
     book: PriceBook,
@@ -40,7 +41,7 @@ def exceeded(
     fits: Callable[[str], bool] | None,
 ) -> BudgetExceeded:
     """Make the error of a refused reserve. `guards` are the `max_calls` of the runs the call is in."""
-    refusals = [_refusal(matches[i], draws[i], buckets[i]) for i in refused]
+    found = refusals(matches, draws, buckets, refused)
     limits = [matches[i].limit for i in refused]
     kind: type[BudgetExceeded] = BudgetExceeded
     if any(limit in guards for limit in limits):
@@ -50,17 +51,24 @@ def exceeded(
     estimate = ask.estimate
     soft = ask.amounts if ask.most else None
     if estimate is None or not estimate.closed:
-        return kind(refusals, ask.scope, None, fits)
+        return kind(found, ask.scope, None, fits)
 
     def most() -> int | None:
         return _output_that_fits(book, estimate, soft, matches, draws, buckets, at_us)
 
-    return kind(refusals, ask.scope, most, fits)
+    return kind(found, ask.scope, most, fits)
+
+
+def refusals(
+    matches: Sequence[Match], draws: Sequence[Draw], buckets: Sequence[Bucket | None], which: Sequence[int]
+) -> list[Refusal]:
+    """Return what those draws of a call that refuse (or would) say of it."""
+    return [_refusal(matches[i], draws[i], _known(buckets[i])) for i in which]
 
 
 def _output_that_fits(
     book: PriceBook, estimate: Estimate, soft: Amounts | None, matches: Sequence[Match], draws: Sequence[Draw],
-    buckets: Sequence[Bucket], at_us: int,
+    buckets: Sequence[Bucket | None], at_us: int,
 ) -> int | None:  # fmt: skip
     """Return the largest output bound that every pool would take, by bisection; None if there is none.
 
@@ -72,17 +80,22 @@ def _output_that_fits(
         most = with_output(book, estimate, middle, at_us).amounts
         asked = [(drawn(draw.unit, most) or 0, drawn(draw.unit, soft or most) or 0) for draw in draws]
         fits = all(
-            admits(cap if match.limit.window.kind == "request" else min(cap, amount), draw.limit, bucket)
-            for match, draw, bucket, (cap, amount) in zip(matches, draws, buckets, asked, strict=True)
+            admits(cap if match.limit.window.kind == "request" else min(cap, amount), bar(draw, bucket), bucket)
+            for match, draw, bucket, (cap, amount) in zip(matches, draws, map(_known, buckets), asked, strict=True)
         )
         low, high = (middle, high) if fits else (low, middle - 1)
     return low or None
 
 
+def _known(bucket: Bucket | None) -> Bucket:
+    assert bucket is not None, "a refusal shows every pool"
+    return bucket
+
+
 def _refusal(match: Match, draw: Draw, bucket: Bucket) -> Refusal:
-    unit = UNITS[draw.unit]
-    figures = (bucket.spent, bucket.reserved, draw.amount, draw.limit - bucket.spent - bucket.reserved)
+    unit, most = UNITS[draw.unit], allowed(draw, bucket)
+    figures = (bucket.spent, bucket.reserved, draw.amount, most - bucket.spent - bucket.reserved)
     spent, reserved, requested, available = (shown(unit, n) for n in figures)
-    ends = at_zone(bucket.end, match.limit.tz) if match.limit.window.calendar and bucket.end != FOREVER else None
-    says = verdict(draw.amount, draw.limit, bucket)
+    ends = at_zone(bucket.end, match.limit.tz) if bucket.end < FOREVER else None
+    says = verdict(draw.amount, most, bucket)
     return Refusal(match.limit, match.subject, unit, spent, reserved, requested, available, ends, says)

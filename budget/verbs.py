@@ -14,7 +14,7 @@ import os
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakValueDictionary
 
 from budget.asks import Ask, digest, filled
@@ -22,6 +22,7 @@ from budget.commands import (
     Amounts,
     Bucket,
     Command,
+    Draw,
     Learn,
     LoadPolicy,
     Outcome,
@@ -40,15 +41,21 @@ from budget.learn import Forecast, Learner
 from budget.ledger import dumps
 from budget.money import format_usd
 from budget.policy import Match, Policy
-from budget.pool import refused_by
+from budget.pool import refused_by, shadowed_by
 from budget.prices.stale import Watch
-from budget.refusals import exceeded, frozen_error
+from budget.refusals import exceeded, frozen_error, refusals
 from budget.run import Run
+from budget.stores.base import Store
+from budget.storetime import StoreTime
+from budget.thresholds import Thresholds
+from budget.waiting import Line, Place
 
 __all__ = ["Decision", "Flow", "Verbs"]
 
-Flow = Generator[Command, Outcome, Any]
-"""The steps of one verb."""
+Flow = Generator[Command | Place, Any, Any]
+"""The steps of one verb: commands, which are answered with outcomes, and places in the line, with whether to go on."""
+MOST_LIMITS = 32
+"""Limits that may apply to one call."""
 _TRIES = 64  # answers of stale policy or window in a row before the store is given up on
 
 
@@ -60,11 +67,13 @@ class Decision:
         admitted: Whether it would be.
         refusal: The deciding refusal, or None.
         refusals: Every limit that would refuse.
+        shadows: Every limit in shadow mode that would refuse if it were not.
     """
 
     admitted: bool
     refusal: Refusal | None = None
     refusals: tuple[Refusal, ...] = ()
+    shadows: tuple[Refusal, ...] = ()
 
     def __bool__(self) -> bool:
         return self.admitted
@@ -74,20 +83,38 @@ class Decision:
         return {"admitted": self.admitted, "refusal": self.refusal.to_dict() if self.refusal else None}
 
 
+class _Attempt(NamedTuple):
+    """What a reserve asked the store, and the answer."""
+
+    matches: Sequence[Match]
+    draws: Sequence[Draw]
+    outcome: Outcome
+
+
 class Verbs:
     """The verbs of one engine: its settings, the policy last loaded, and the steps between commands.
 
     Args:
         settings: What the engine is made of.
         drive: Runs a flow to its end, blocking; for questions that an error or a run asks later.
+        store: Where the commands go; those who wait for room watch it.
+
+    Attributes:
+        clock: The store's time.
+        line: Who waits for room.
     """
 
-    def __init__(self, settings: Settings, drive: Callable[[Flow], Any]):
+    def __init__(self, settings: Settings, drive: Callable[[Flow], Any], store: Store):
         now = self.now()
         self.settings = settings
         self.drive = drive
+        self.clock = StoreTime()
+        self.line = Line(store, settings.account, self.clock)
+        self._thresholds = Thresholds(settings.on_warning)
         self._own = [limit.set_at(now) for limit in settings.limits]
+        self._goes_on = settings.on_store_error != "refuse"
         self._policy: Policy | None = None
+        self._before: Policy | None = None
         self._run_of: WeakValueDictionary[str, Run] = WeakValueDictionary()
         self._prices = Watch(settings.book)
         if not settings.disabled:
@@ -105,44 +132,82 @@ class Verbs:
         return f"{time.time_ns() // 1_000_000:012x}{os.urandom(10).hex()}"
 
     def policy(self) -> Flow:
-        """Return the policy last loaded, or load it."""
-        policy = self._policy
+        """Return the policy last loaded, as it is now, or load it."""
+        policy, now = self._policy, self.clock.now()
         if policy is None:
             outcome = yield LoadPolicy()
-            policy = self._policy = Policy(outcome.version, outcome.rows, self._own)
+            self.clock.saw(outcome.now, now)
+            policy = self._policy = self._before = Policy(
+                outcome.version, outcome.rows, self._own, now=outcome.now, shadow=self.settings.shadow,
+                before=self._before,
+            )  # fmt: skip
+        elif now >= policy.changes_at:
+            policy = self._policy = self._before = policy.at(now)
         return policy
 
     def forget_policy(self) -> None:
         """Have the next verb load the policy."""
         self._policy = None
 
-    def reserve(self, ask: Ask, id: str, lease_us: int, parent: str | None = None) -> Flow:
-        """Set aside what was asked for in every pool, or raise; return the stored `Reservation`."""
-        asked, now = digest(ask, lease_us, parent), 0
+    def reserve(
+        self, ask: Ask, id: str, lease_us: int, parent: str | None = None, place: Place | None = None
+    ) -> Flow:
+        """Set aside what was asked for in every pool, or raise; return the stored `Reservation`.
+
+        Every attempt of a call that waits (it has a `place`) has the same id: one that arrives late is still its own.
+        """
+        words = (id, digest(ask, lease_us, parent), lease_us, parent)
         self._watch(ask)
         forecast = yield from self._expect(ask)
+        try:
+            while True:
+                attempt = yield from self._attempt(ask, words, place)
+                if attempt.outcome.status != "refused":
+                    break
+                if place is None or not place.stays(attempt.draws, attempt.outcome) or not (yield place):
+                    matches, draws, outcome = attempt
+                    raise exceeded(ask, matches, draws, outcome.buckets, outcome.refused, *self._advice(ask))
+        finally:
+            if place is not None:
+                place.leave()
+        self.learner.opened(id, forecast)
+        return self._admitted(ask.run, attempt)
+
+    def _attempt(self, ask: Ask, words: tuple[str, str, int, str | None], place: Place | None) -> Flow:
+        """Ask the store once, with the policy and the windows that hold now; return the `_Attempt`."""
+        id, asked, lease_us, parent = words
         for _ in range(_TRIES):
-            policy = yield from self.policy()
+            policy = yield from (self._policy_of_costs() if self._goes_on else self.policy())
             frozen = self._guard(policy, ask)
-            matches = self._matches(policy, ask)
-            draws = policy.draws(matches, ask.amounts, now or self.now(), ask.most)
+            matches = _not_too_many(self._matches(policy, ask))
+            now = self.clock.now()
+            draws = policy.draws(matches, ask.amounts, now, ask.most)
+            if place is not None and frozen is None and place.queues(draws):
+                if not (yield place):
+                    raise StoreUnavailable("the budget was closed while the call waited for its turn")
+                continue
             outcome = yield Reserve(
                 id, asked, ask.amounts, draws, policy.version, lease_us, ask.scope, ask.detail,
                 None if frozen is None else dumps(frozen), parent,
             )  # fmt: skip
-            if outcome.status == "refused":
-                if frozen is not None:
-                    raise frozen_error(ask, frozen)
-                buckets: list[Bucket] = outcome.buckets  # type: ignore[assignment]
-                raise exceeded(ask, matches, draws, buckets, outcome.refused, *self._advice(ask))
+            self.clock.saw(outcome.now, now)
+            if outcome.status == "refused" and frozen is not None:
+                raise frozen_error(ask, frozen)
             if outcome.status not in ("stale_policy", "stale_window"):
-                self.learner.opened(id, forecast)
-                pairs = zip(draws, outcome.buckets, strict=False) if ask.run is not None else ()
-                return self._stored(ask.run, outcome, [bucket for draw, bucket in pairs if draw.pool is not None])
-            now = outcome.now
+                return _Attempt(matches, draws, outcome)
             if outcome.status == "stale_policy":
                 self.forget_policy()
         raise StoreUnavailable("the policy or the window changed at every try")
+
+    def _admitted(self, run: Run | None, attempt: _Attempt) -> Reservation:
+        """Take note of a reserve that was not refused."""
+        matches, draws, outcome = attempt
+        if outcome.status == "reserved":
+            self.line.told(zip([draw.pool for draw in draws], outcome.buckets, strict=False), outcome.seq)
+            if self._policy is not None and self._policy.warns:
+                self._thresholds.look(matches, draws, outcome.buckets)
+        pairs = zip(draws, outcome.buckets, strict=False) if run is not None else ()
+        return self._stored(run, outcome, [bucket for draw, bucket in pairs if draw.pool is not None])
 
     def check(self, ask: Ask) -> Flow:
         """Return a `Decision` on what was asked for, without writing or counting."""
@@ -152,7 +217,7 @@ class Verbs:
         for _ in range(_TRIES):
             policy = yield from self.policy()
             frozen = self._guard(policy, ask)
-            matches = self._matches(policy, ask)
+            matches = _not_too_many(self._matches(policy, ask))
             outcome = yield Status([match.pool or "" for match in matches], sweep=False)
             if outcome.version == policy.version:
                 break
@@ -163,27 +228,61 @@ class Verbs:
         draws = policy.draws(matches, ask.amounts, outcome.now, ask.most)
         pairs = zip(draws, outcome.buckets, strict=True)
         buckets = [bucket or Bucket(draw.start, draw.end, draw.start, 0, 0) for draw, bucket in pairs]
+        shadows = tuple(refusals(matches, draws, buckets, shadowed_by(draws, buckets)))
         refused = refused_by(draws, buckets)
         if not refused:
-            return Decision(True)
+            return Decision(True, shadows=shadows)
         error = exceeded(ask, matches, draws, buckets, refused, *self._advice(ask))
-        return Decision(False, error.refusal, error.refusals)
+        return Decision(False, error.refusal, error.refusals, shadows)
 
     def reconcile(self, reservation: Reservation | str, actual: Amounts, detail: Mapping[str, Any]) -> Flow:
         """Replace a reservation by the true cost."""
         id, known = _named(reservation)
-        outcome = yield Reconcile(id, actual, detail, known=known)
-        if outcome.status == "unknown":
-            made, scope = (known.made, dict(known.scope)) if known else (outcome.now, {})
-            ask = Ask(filled(actual, known.amounts if known else None), scope, None, {})
-            policy = yield from self.policy()
-            draws = policy.draws(self._matches(policy, ask), ask.amounts, made)
-            more = {**(known.detail if known else {}), **detail}
-            outcome = yield Reconcile(id, ask.amounts, more, draws, scope, made)
+        outcome = yield from self._reconciled(Reconcile(id, actual, detail, known=known))
         ended = self._ended(id, outcome)
         if outcome.status == "reconciled" and actual[0] is not None:
             self.learner.learn(ended, actual[0], detail)
         return ended
+
+    def _reconciled(self, command: Reconcile) -> Flow:
+        """Carry out a reconcile; a cost whose reservation the store does not know is booked all the same."""
+        outcome = yield command
+        if outcome.status != "unknown":
+            return outcome
+        id, known = command.id, command.known
+        made, scope = (known.made, dict(known.scope)) if known else (outcome.now, {})
+        ask = Ask(filled(command.actual, known.amounts if known else None), scope, self._run_of.get(id), {})
+        policy = yield from self._policy_of_costs()
+        draws = policy.draws(self._matches(policy, ask), ask.amounts, made)
+        detail = {**(known.detail if known else {}), **command.detail}
+        outcome = yield Reconcile(id, ask.amounts, detail, draws, scope, made, known)
+        return outcome
+
+    def _policy_of_costs(self) -> Flow:
+        """Return the policy, or what this process knows of it: a cost is booked by the whole of it when it arrives."""
+        try:
+            return (yield from self.policy())
+        except StoreUnavailable:
+            return Policy(-1, (), self._own, now=self.now(), shadow=self.settings.shadow)
+
+    def replay(self, command: Reconcile | Refund | Record, at: int) -> Flow:
+        """Carry out a command that has waited for the store since an instant; return the outcome.
+
+        A record belongs into the windows of that instant, as a reconcile does, and under the limits of then.
+        """
+        if isinstance(command, Reconcile):
+            return (yield from self._reconciled(replace(command, draws=None)))
+        outcome = yield command
+        if not isinstance(command, Record) or outcome.status not in ("stale_policy", "stale_window"):
+            return outcome
+        draws, detail = command.draws, command.detail
+        if command.version < 0:  # made when nobody knew the policy
+            ask = Ask(command.actual, dict(command.scope), None, {})
+            policy = yield from self.policy()
+            draws = policy.draws(self._matches(policy, ask), command.actual, at)
+        if command.of is not None:
+            return (yield replace(command, draws=draws, version=outcome.version))
+        return (yield Reconcile(command.id, command.actual, detail, draws, command.scope, at))
 
     def refund(self, reservation: Reservation | str, detail: Mapping[str, Any]) -> Flow:
         """Make a reservation available again."""
@@ -194,15 +293,16 @@ class Verbs:
 
     def record(self, ask: Ask, id: str) -> Flow:
         """Book spend that had no reservation."""
-        asked, now = digest(ask, 0, None), 0
+        asked = digest(ask, 0, None)
         self._watch(ask)
         for _ in range(_TRIES):
-            policy = yield from self.policy()
-            draws = policy.draws(self._matches(policy, ask), ask.amounts, now or self.now())
+            policy = yield from self._policy_of_costs()
+            now = self.clock.now()
+            draws = policy.draws(self._matches(policy, ask), ask.amounts, now)
             outcome = yield Record(id, asked, ask.amounts, draws, policy.version, ask.scope, ask.detail)
+            self.clock.saw(outcome.now, now)
             if outcome.status not in ("stale_policy", "stale_window"):
                 return self._stored(ask.run, outcome, outcome.buckets)
-            now = outcome.now
             if outcome.status == "stale_policy":
                 self.forget_policy()
         raise StoreUnavailable("the policy or the window changed at every try")
@@ -222,7 +322,11 @@ class Verbs:
         if ask.estimate is None:
             return None
         if not self.learner.loaded:
-            self.learner.load((yield from self.learned({})))
+            try:
+                self.learner.load((yield from self.learned({})))
+            except StoreUnavailable:
+                if not self._goes_on:
+                    raise
         bound = ask.most or ask.amounts
         found: Forecast | None = self.learner.forecast(ask.estimate, bound, ask.scope, self.now())
         if found is not None:
@@ -274,10 +378,17 @@ class Verbs:
             state = outcome.reservation.state
             raise ReservationConflict(f"reservation {id} is already {state}, with other figures")
         self.note(id, outcome)
+        shares = outcome.reservation.shares
+        self.line.told(zip([share.pool for share in shares], outcome.buckets, strict=False), outcome.seq)
         return outcome.reservation
 
     def _guard(self, policy: Policy, ask: Ask) -> dict[str, str] | None:
         """Return the frozen subject, if there is one; else check the guards of the call's runs."""
+        if policy.fenced is not None:
+            raise StoreUnavailable(
+                "the store has lost what it had acknowledged, and nothing is admitted on what is left: "
+                "`budget ledger rebuild` restores it"
+            )
         frozen = policy.frozen([ask.scope, *self._run_scopes(ask)])
         if frozen is None and ask.run is not None and not self.settings.disabled:
             ask.run.check_guards()
@@ -294,6 +405,8 @@ class Verbs:
         return ()
 
     def _run_scopes(self, ask: Ask) -> list[dict[str, str]]:
+        if ask.run is None:
+            return []
         call: dict[str, str] = {name: ask.scope[name] for name in ("model", "provider") if name in ask.scope}
         return [{**run.scope, **call} for run in self._runs(ask)]
 
@@ -316,6 +429,13 @@ class Verbs:
             return bool(self.drive(self.check(asked)))
 
         return guards, self.settings.book, self.now(), fits
+
+
+def _not_too_many(matches: list[Match]) -> list[Match]:
+    if len(matches) > MOST_LIMITS:
+        names = ", ".join(repr(each.text) for each in matches)
+        raise ConfigError(f"limits: {len(matches)} apply to this call, {MOST_LIMITS} may: {names}")
+    return matches
 
 
 def _named(reservation: Reservation | str) -> tuple[str, Reservation | None]:

@@ -18,8 +18,8 @@ import redis
 from hypothesis import settings
 from redisserver import RedisServer, need_server
 
+from budget.audit import Audit, audit, rolling_pools
 from budget.engine import Budget
-from budget.ledger import Audit, audit
 from budget.stores.base import Store, open_store, read_entries
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -45,6 +45,7 @@ def fence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder.mkdir()
     monkeypatch.chdir(folder)
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "xdg"))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.setenv("PYTHONPATH", str(ROOT))  # children import the package from the source tree
     monkeypatch.setattr("budget.engine._default", None)
 
@@ -53,7 +54,7 @@ def fence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def redis_server() -> RedisServer:
     """The server that tests share: each empties it before."""
     folder = tempfile.TemporaryDirectory(prefix="budget-redis-")
-    server = RedisServer(Path(folder.name))
+    server = RedisServer(Path(folder.name), save="86400 1")  # one that keeps nothing is warned of
     atexit.register(lambda: (server.stop(), folder.cleanup()))
     return server
 
@@ -120,7 +121,7 @@ def books(store: Store, account: str = "default") -> Audit:
     entries = list(read_entries(store, account))
     found = store.snapshot(account)
     counters = {key: (bucket.spent, bucket.reserved) for key, bucket in found.buckets.items()}
-    return audit(entries, counters, found.head, found.seq)
+    return audit(entries, counters, found.head, found.seq, rolling_pools(found.names))
 
 
 def alone(work: Callable[..., None], *args: Any) -> None:

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from budget.ledger import GENESIS, Audit, Entry, Posting, audit, dumps, make_entry
+from budget.audit import Audit, audit
+from budget.ledger import GENESIS, Entry, Posting, dumps, make_entry
 from budget.money import MAX
 from budget.usage import Usage
 
@@ -97,7 +98,7 @@ def test_every_amount_counts(unit: int) -> None:
 
 
 def test_no_field_is_forgotten_here() -> None:
-    assert {f.name for f in fields(Entry)} == FORGED.keys() | {"texts", "scope", "detail", "postings", "content"}
+    assert {f.name for f in fields(Entry)} == FORGED.keys() | {"texts", "scope", "detail", "postings", "content", "sealed"}
 
 
 @given(st.integers(0, 19))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -15,7 +16,7 @@ from budget.limits import UNITS, Limit, check_attributes
 from budget.money import MAX, format_usd
 from budget.window import Window
 
-WINDOWS = ["request", "run", "minute", "hour", "day", "week", "month", "year", "lifetime"]
+WINDOWS = ["request", "run", "minute", "hour", "day", "week", "month", "year", "lifetime", "7d rolling"]
 NAMES = st.from_regex(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}", fullmatch=True).filter(lambda name: name != "per")
 VALUES = st.text(st.characters(exclude_categories=("Cc", "Cs")), min_size=1, max_size=64)
 TRICKY = ["{x}", "}{", "a:b", "*", "?", "a b", " a ", "'", '"', "\\", "a=b", "=", "per=x", "(none)", "$5/day", "#",
@@ -55,7 +56,7 @@ def test_amounts(text: str, unit: str, quantity: int, amount: object) -> None:
 
 @pytest.mark.parametrize("window", WINDOWS)
 def test_windows(window: str) -> None:
-    assert Limit(f"$5/{window}").window == Window(window)
+    assert Limit(f"$5/{window}").window == Window.parse(window)
     assert str(Limit(f"$5.00/{window}")) == f"$5/{window}"
 
 
@@ -87,8 +88,16 @@ def limits(draw: st.DrawFn) -> Limit:
     unit, quantity, window = draw(st.sampled_from(UNITS)), draw(st.integers(0, MAX)), draw(st.sampled_from(WINDOWS))
     what = f"${format_usd(quantity)}" if unit == "usd" else f"{quantity} {unit.replace('_', ' ')}"
     within = "" if unit == "concurrent" else f"/{window}"
-    tz = draw(st.sampled_from([None, "Europe/Berlin"])) if within and Window(window).calendar else None
-    made = Limit(f"{what}{within}", per=per, tz=tz)
+    calendar = bool(within) and Window.parse(window).calendar
+    tz = draw(st.sampled_from([None, "Europe/Berlin"])) if calendar else None
+    starts = draw(st.sampled_from([None, "06:00"])) if within == "/day" else None
+    rollover = draw(st.none() | st.integers(0, quantity)) if calendar and unit == "usd" else None
+    warn = draw(st.none() | st.lists(st.sampled_from(["1%", "80%", "100%"]))) if window != "request" else None
+    until = draw(st.none() | st.datetimes(datetime(2000, 1, 1), datetime(2200, 1, 1), timezones=st.just(UTC)))  # noqa: DTZ001
+    made = Limit(
+        f"{what}{within}", per=per, tz=tz, starts=starts, mode=draw(st.sampled_from(["enforce", "shadow"])),
+        rollover=None if rollover is None else format_usd(rollover), warn=warn, until=until,
+    )  # fmt: skip
     # By attribute, because a name may be one of Limit's own arguments.
     object.__setattr__(made, "selector", tuple(sorted(selector.items())))
     return made
@@ -96,8 +105,10 @@ def limits(draw: st.DrawFn) -> Limit:
 
 @given(limits())
 def test_text_round_trip(limit: Limit) -> None:
-    again = Limit(str(limit), tz=limit.options.get("tz"))
+    options = {**limit.options, "mode": limit.mode, "until": limit.until}
+    again = Limit(str(limit), **options)
     assert again == limit
+    assert again.options == limit.options
     assert hash(again) == hash(limit)
     assert str(again) == str(limit)
     assert again.identity == limit.identity
@@ -107,7 +118,9 @@ def test_text_round_trip(limit: Limit) -> None:
 @given(limits(), limits())
 def test_identity(one: Limit, two: Limit) -> None:
     """Selector, unit, window and mode; amount and options are what setting it again replaces."""
-    same = (one.selector, one.per, one.unit, one.window) == (two.selector, two.per, two.unit, two.window)
+    same = (one.selector, one.per, one.unit, one.window, one.mode) == (
+        two.selector, two.per, two.unit, two.window, two.mode,
+    )  # fmt: skip
     assert (one.identity == two.identity) == same
 
 
@@ -159,7 +172,7 @@ def test_set_at() -> None:
      "user=alice", "8 concurrent/day", "8 concurrent/lifetime", "8 concurrent/", "1.5 concurrent", "2k concurrent",
      "-1 concurrent", "$8 concurrent", "８ concurrent", "concurrent", "8concurrent", "8 Concurrent", "1e1 concurrent",
      "9007199254740992 concurrent", "100000000000000000000 concurrent", "8 concurrent requests",
-     "$20/7d rolling", "1 requests/60s rolling", "1user=x $5/day",
+     "$20/0d rolling", "$20/7d", "$20/rolling", "$20/367d rolling", "8 concurrent/7d rolling", "1user=x $5/day",
      "user=a\x00b $5/day", "user='a\nb' $5/day", "$5\n/day\x00", "x" * 5000],
 )  # fmt: skip
 def test_refused_texts(text: str) -> None:
@@ -172,7 +185,10 @@ def test_refused_texts(text: str) -> None:
     "options",
     [{"tz": "Mars/Olympus"}, {"tz": ""}, {"tz": "../../etc/passwd"}, {"tz": "/etc/passwd"}, {"tz": "Europe"},
      {"tz": "x" * 999},
-     {"tz": "a\x00b"}, {"mode": "shadow"}, {"mode": "chaos"}, {"starts": 6}, {"user": ""}, {"user": "a\nb"},
+     {"tz": "a\x00b"}, {"mode": "Shadow"}, {"mode": "chaos"}, {"mode": ""}, {"starts": 24}, {"starts": "sunday"},
+     {"rollover": "$5.01"}, {"rollover": "$-1"}, {"rollover": "some"}, {"warn": "80"}, {"warn": "0%"}, {"warn": "101%"},
+     {"warn": "8.5%"}, {"warn": ["80%", "x"]}, {"warn": ""}, {"until": datetime(2026, 1, 1)},  # noqa: DTZ001
+     {"user": ""}, {"user": "a\nb"},
      {"user": "\x7f"},
      {"user": "\x9b"}, {"user": "x" * 257}, {"user": "é" * 129}, {"user": "\ud800"}, {"per": "a b"}, {"per": ""},
      {"per": "per"},
@@ -184,8 +200,10 @@ def test_refused_options(options: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"tz": 5}, {"tz": []}, {"user": 5}, {"user": None}, {"user": b"x"}, {"per": 5}, {"per": []}]
-)
+    "options",
+    [{"tz": 5}, {"tz": []}, {"user": 5}, {"user": None}, {"user": b"x"}, {"per": 5}, {"per": []}, {"starts": 6.0},
+     {"rollover": 2}, {"rollover": 2.0}, {"warn": 80}, {"warn": [80]}, {"until": "2h"}, {"until": 7}],
+)  # fmt: skip
 def test_options_of_a_wrong_type(options: dict[str, Any]) -> None:
     with pytest.raises(ArgumentTypeError):
         Limit("$5/day", **options)
@@ -201,6 +219,73 @@ def test_a_limit_is_a_text(text: object) -> None:
 def test_only_a_calendar_has_a_zone(window: str) -> None:
     with pytest.raises(ConfigError, match="tz"):
         Limit(f"$5/{window}", tz="Europe/Berlin")
+
+
+@pytest.mark.parametrize(
+    ("text", "options"),
+    [
+        ("$5/7d rolling", {"tz": "Europe/Berlin"}), ("$5/7d rolling", {"starts": 6}), ("$5/hour", {"starts": 1}),
+        ("$5/lifetime", {"starts": 1}), ("8 concurrent", {"starts": 1}), ("5 tokens/day", {"rollover": "$1"}),
+        ("$5/lifetime", {"rollover": "$1"}), ("$5/7d rolling", {"rollover": "$1"}), ("$5/run", {"rollover": "$1"}),
+        ("$5/request", {"warn": "80%"}),
+    ],
+)  # fmt: skip
+def test_options_that_a_window_or_unit_cannot_have(text: str, options: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(options))):
+        Limit(text, **options)
+
+
+def test_the_examples_of_the_contract() -> None:
+    assert str(Limit("$20/7d rolling", per="session")) == "per=session $20/7d rolling"
+    shadow = Limit("$3/day", per="user", mode="shadow")
+    assert (shadow.mode, shadow.identity == Limit("$3/day", per="user").identity) == ("shadow", False)
+    assert Limit("per=user $5/day") == Limit("$5/day", per="user")
+    assert Limit("500k input tokens/60s rolling").window.span == 60 * 10**6
+
+
+def test_options_are_shown() -> None:
+    limit = Limit(
+        "$5/day", user="alice", tz="Europe/Berlin", starts=6, mode="shadow", rollover="$2", warn=["80%", "50%", "80%"],
+        until=datetime(2026, 12, 1, tzinfo=UTC),
+    )  # fmt: skip
+    assert limit.options == {
+        "tz": "Europe/Berlin", "starts": "06:00", "until": "2026-12-01T01:00:00+01:00", "rollover": "$2",
+        "warn": ["50%", "80%"],
+    }  # fmt: skip
+    assert limit.to_dict()["mode"] == "shadow"
+    assert repr(limit) == (
+        "Limit('user=alice $5/day', mode='shadow', tz='Europe/Berlin', starts='06:00', "
+        "until='2026-12-01T01:00:00+01:00', rollover='$2', warn=['50%', '80%'])"
+    )
+    assert (limit.rollover, limit.warn, limit.until) == (
+        2 * 10**9, (50, 80), datetime(2026, 12, 1, tzinfo=UTC),
+    )  # fmt: skip
+    assert Limit("$5/day", starts=0, tz="UTC", warn=[], rollover="$0").options == {}
+    assert Limit("$5/day", warn="80%").warn == (80,)
+
+
+def test_ways_to_write_a_rolling_window_are_one_limit() -> None:
+    one, two = Limit("$5/24h rolling"), Limit("$9/1d rolling")
+    assert one.identity == two.identity
+    assert (str(one), str(two)) == ("$5/24h rolling", "$9/1d rolling")
+    assert one.identity != Limit("$5/25h rolling").identity
+
+
+def test_a_limit_that_was_raised() -> None:
+    limit = Limit("$5/day", user="alice", starts=6, created_us=7)
+    raised = limit.raised(10 * 10**9)
+    assert (str(raised), raised.amount, raised.starts, raised.created_us) == (
+        "user=alice $15/day", Decimal(15), "06:00", 7,
+    )  # fmt: skip
+    assert limit.amount == 5
+    assert limit.raised(MAX).quantity == MAX
+
+
+@given(limits())
+def test_a_limit_ends(limit: Limit) -> None:
+    assert (limit.until is None) == (limit.until_us == 0)
+    if limit.until is not None:
+        assert limit.until - datetime(1970, 1, 1, tzinfo=UTC) == timedelta(microseconds=limit.until_us)
 
 
 def test_a_limit_does_not_change() -> None:

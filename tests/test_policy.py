@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 
 import pytest
@@ -10,8 +11,10 @@ from hypothesis import strategies as st
 
 from budget.errors import ConfigError
 from budget.limits import Limit
-from budget.policy import Match, Policy, limit_body, match, pool_id, read_name, selector_identity
-from budget.window import FOREVER
+from budget.ledger import dumps
+from budget.money import MAX
+from budget.policy import Match, Policy, limit_body, match, pool_id, raise_body, read_name, selector_identity
+from budget.window import FOREVER, SECOND, Window, at_zone
 
 AMOUNTS = (10, 20, 15, 5, 1)
 DAY = 86400 * 10**6
@@ -185,10 +188,12 @@ def test_what_a_pool_is_of() -> None:
         "user=alice $5/day",
         "per=team $5/day", "team=x $5/day", "team=x per=user $5/day", "user=alice per=team $5/day",
         "user=alice team=x $5/day",
-        "$5/run", "per=user $5/run", "$5/lifetime")]  # fmt: skip
+        "$5/run", "per=user $5/run", "$5/lifetime", "$5/1d rolling", "$5/2d rolling")]  # fmt: skip
+    limits.append(Limit("$5/day", mode="shadow"))
     ids = [match(limit, scope).pool for limit in limits]
     assert len(set(ids)) == len(limits)
-    assert match(Limit("$6/day", tz="Europe/Berlin"), {}).pool == match(Limit("$5/day"), {}).pool
+    assert match(Limit("$6/day", tz="Europe/Berlin", starts=6), {}).pool == match(Limit("$5/day"), {}).pool
+    assert match(Limit("$5/24h rolling"), {}).pool == match(Limit("$5/1d rolling"), {}).pool
     for limit in limits:
         found = match(limit, scope)
         assert read_name(found.name) == (limit.identity, dict(found.subject))
@@ -293,6 +298,128 @@ def test_tokens_that_nobody_said() -> None:
         found.draws(found.matches({}, [], []), (10, None, None, None, 1), 5)
 
 
+def test_windows_that_begin_elsewhere_have_bounds_of_their_own() -> None:
+    found = policy(Limit("$5/day", user="a", starts=6), Limit("$5/day", team="x"))
+    one, two = found.draws(found.matches({"user": "a", "team": "x"}), AMOUNTS, 200 * DAY + 5)
+    assert (one.start, two.start) == (199 * DAY + 6 * 3600 * SECOND, 200 * DAY)
+
+
+def test_a_rolling_limit_draws_on_its_span() -> None:
+    found = policy(Limit("$20/7d rolling", per="session", created_us=77))
+    (draw,) = found.draws(found.matches({"session": "s"}), AMOUNTS, 200 * DAY)
+    assert (draw.span, draw.start, draw.end, draw.since, draw.limit) == (7 * DAY, 0, FOREVER, 77, 20 * 10**9)
+    assert Window.parse(json.loads(draw.name)[1]).span == draw.span  # whoever reads the pool's name knows as much
+
+
+def test_shadow_and_rollover_go_with_the_draw() -> None:
+    limits = [Limit("$5/day", mode="shadow"), Limit("$5/day", rollover="$2"), Limit("$1/request", mode="shadow")]
+    found = policy(*limits)
+    draws = found.draws(found.matches({}), AMOUNTS, 5)
+    assert [(draw.shadow, draw.rollover, draw.pool is None) for draw in draws] == [
+        (True, 0, False), (False, 2 * 10**9, False), (True, 0, True),
+    ]  # fmt: skip
+    everything = Policy(7, (), limits, shadow=True)
+    run = (Limit("$2/run", run="r"), {"run": "r"})
+    matches = everything.matches({"run": "r"}, [{"run": "r"}], [run])
+    draws = everything.draws(matches, AMOUNTS, 5)
+    assert [draw.shadow for draw in draws] == [True] * 4
+    assert [draw.pool for draw in draws[:3]] == [draw.pool for draw in found.draws(found.matches({}), AMOUNTS, 5)]
+
+
+def test_a_shadow_limit_replaces_only_shadow_ones() -> None:
+    found = policy(Limit("$5/day", per="user"), Limit("$9/day", per="user", mode="shadow"),
+                   Limit("$1/day", user="alice", mode="shadow"))  # fmt: skip
+    assert applied(found, user="alice") == ["per=user $5/day", "user=alice $1/day"]
+
+
+# What was set for a time.
+
+
+def test_a_limit_of_the_code_ends() -> None:
+    found = policy(Limit("$9/day"), Limit("$5/day", user="alice", until=at_zone(100)))
+    assert (applied(found, user="alice"), found.changes_at) == (["$9/day", "user=alice $5/day"], 100)
+    assert found.at(99) is found
+    assert (applied(found.at(100), user="alice"), found.at(100).changes_at) == (["$9/day"], FOREVER)
+
+
+def stored(*rows: tuple[str, str]) -> Policy:
+    return Policy(7, [("limit", *row) for row in rows], ())
+
+
+def test_what_held_before_holds_again() -> None:
+    base = limit_body(Limit("$5/day", created_us=1))
+    friday = limit_body(Limit("$50/day", until=at_zone(500), created_us=2), base[1])
+    wednesday = limit_body(Limit("$70/day", until=at_zone(300), created_us=3), friday[1])
+    found = stored(wednesday)
+    assert found.changes_at == 300
+    assert [str(found.at(now).limits[0]) for now in (0, 299, 300, 499, 500, 10**9)] == [
+        "$70/day", "$70/day", "$50/day", "$50/day", "$5/day", "$5/day",
+    ]  # fmt: skip
+    assert [found.at(now).changes_at for now in (299, 300, 500)] == [300, 500, FOREVER]
+    assert found.at(500).version == found.version
+    # What would be over by then is not kept.
+    later = limit_body(Limit("$90/day", until=at_zone(900), created_us=4), wednesday[1])
+    assert json.loads(later[1])["then"] == json.loads(base[1])
+    assert [str(stored(later).at(now).limits[0]) for now in (300, 500, 899, 900)] == ["$90/day"] * 3 + ["$5/day"]
+    # A limit for good keeps nothing.
+    assert "then" not in json.loads(limit_body(Limit("$1/day", created_us=5), friday[1])[1])
+
+
+def test_the_code_s_limit_holds_after_the_store_s() -> None:
+    row = limit_body(Limit("$50/day", until=at_zone(500), created_us=2))
+    found = Policy(7, [("limit", *row)], [Limit("$5/day")])
+    assert [str(found.at(now).limits) for now in (499, 500)] == [
+        "(Limit('$50/day', until='1970-01-01T00:00:00.000500+00:00'),)", "(Limit('$5/day'),)",
+    ]  # fmt: skip
+    assert Policy(7, [("limit", *row)], (), now=500).limits == ()
+
+
+@given(st.lists(st.tuples(st.integers(1, 9), st.integers(1, 30)), max_size=6), st.integers(0, 40))
+def test_temporary_limits_by_brute_force(changes: list[tuple[int, int]], now: int) -> None:
+    """Each is set while the ones before may still hold; at any instant the last one set that has not ended does."""
+    body = limit_body(Limit("$100/day", created_us=1))
+    for amount, until in changes:
+        body = limit_body(Limit(f"${amount}/day", until=at_zone(until), created_us=1), body[1])
+    live = [f"${amount}/day" for amount, until in changes if until > now]
+    expected = live[-1] if live else "$100/day"
+    (held,) = Policy(1, [("limit", *body)], (), now=now).limits
+    assert str(held) == expected
+    assert str(stored(body).at(now).limits[0]) == expected
+
+
+# Adjustments.
+
+
+def adjusted(limit: Limit, *raises: tuple[int, int, int], **scope: str) -> tuple[Policy, list[Match]]:
+    pool = match(limit, scope).pool or ""
+    rows = [("adjust", str(n), raise_body(pool, limit, match(limit, scope).subject, *each))
+            for n, each in enumerate(raises)]  # fmt: skip
+    found = Policy(7, rows, [limit, Limit("$1/year")])
+    return found, found.matches(scope)
+
+
+def test_adjustments_add_up_while_they_hold() -> None:
+    found, matches = adjusted(Limit("$5/day", per="user"), (10, 0, DAY), (3, 5, DAY), user="alice")
+    for now, more in ((0, 10), (4, 10), (5, 13), (DAY - 1, 13), (DAY, 0)):
+        assert [draw.limit for draw in found.draws(matches, AMOUNTS, now)] == [5 * 10**9 + more, 10**9]
+        assert found.more(matches[0].pool or "", now) == more
+    bob = found.draws(found.matches({"user": "bob"}), AMOUNTS, 5)
+    assert [draw.limit for draw in bob] == [5 * 10**9, 10**9]
+
+
+def test_an_adjusted_limit_stays_exact() -> None:
+    found, matches = adjusted(Limit("$9007199/day"), (10**15, 0, DAY))
+    assert found.draws(matches, AMOUNTS, 5)[0].limit == MAX
+
+
+def test_adjustments_end() -> None:
+    limit = Limit("$5/day")
+    found, _ = adjusted(limit, (10, 0, DAY), (3, 0, 2 * DAY))
+    assert (found.ended, found.at(DAY)) == ([], found)
+    later = Policy(7, found._rows, [limit], now=DAY)
+    assert (later.ended, later.draws(later.matches({}), AMOUNTS, DAY)[0].limit) == (["0"], 5 * 10**9 + 3)
+
+
 # Freezes.
 
 
@@ -307,9 +434,38 @@ def test_freezes() -> None:
 
 
 def test_rows_are_read_as_they_were_written() -> None:
-    limit = Limit("$5/day", user="{x} 'y\"", per="agent", tz="Asia/Kathmandu", source="store", created_us=123)
+    limit = Limit(
+        "$5/day", user="{x} 'y\"", per="agent", tz="Asia/Kathmandu", starts=6, mode="shadow", rollover="$2", warn="80%",
+        until=at_zone(10**15), source="store", created_us=123,
+    )  # fmt: skip
     (again,) = policy(stored=[limit]).limits
     assert (again, again.created_us, again.source) == (limit, 123, "store")
+
+
+def test_a_row_of_a_newer_version_is_refused_not_guessed() -> None:
+    identity, body = limit_body(Limit("$5/day", user="alice"))
+    newer = dumps({**json.loads(body), "burst": "$2"})
+    with pytest.raises(ConfigError, match=r"alice.*'burst'.*upgrade"):
+        Policy(7, [("limit", identity, newer)], ())
+    assert Policy(7, [("chart", "x", "y")], ()).limits == ()  # a kind of row that limits do not depend on
+
+
+def test_a_fence_is_passed_on() -> None:
+    assert policy().fenced is None
+    assert Policy(7, [("fence", "x", '{"seq":7}')], ()).fenced == '{"seq":7}'
+
+
+def test_the_next_policy_reads_only_what_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [("limit", *limit_body(Limit("$5/day", user=f"u{n}", created_us=n + 1))) for n in range(100)]
+    first = Policy(1, rows, ())
+    read = []
+    monkeypatch.setattr("budget.policy.read_limit", lambda body: read.append(body) or first._read[rows[0][2]])
+    changed = limit_body(Limit("$6/day", user="u7", created_us=200))
+    second = Policy(2, [*rows[:7], ("limit", *changed), *rows[8:]], (), before=first)
+    assert read == [changed[1]]
+    assert second.limits[:7] == first.limits[:7]
+    fewer = Policy(3, [*rows[:7], *rows[8:50]], (), before=second)
+    assert (fewer.limits, read) == (first.limits[:7] + first.limits[8:50], [changed[1]])
 
 
 def test_many_limits_are_found_at_once() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from budget.audit import audit
 from budget.commands import (
     Amounts,
     Command,
@@ -23,7 +24,6 @@ from budget.commands import (
     Status,
     Sweep,
 )
-from budget.ledger import audit
 from budget.money import MAX
 from budget.pool import admits, apply, keep_until, verdict
 from budget.stores.memory import _MemoryState

@@ -203,7 +203,7 @@ def test_connections_are_killed_all_the_time(server: RedisServer) -> None:
 def read_a_closed_socket(url: str) -> None:
     store = RedisStore(url)
     store.call("default", LoadPolicy(), 10.0)
-    wire: Any = store._wire
+    wire: Any = store._driver._threads[0]
     line = wire._line
     number, look = line._socket.fileno(), line._input
 

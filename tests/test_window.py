@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo, available_timezones
 
@@ -10,11 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from budget.errors import ArgumentTypeError, ConfigError
-from budget.window import FOREVER, SECOND, Window, at_zone, bounds, instant, zone
+from budget.window import FOREVER, SECOND, Window, at_zone, bounds, check_starts, instant, zone
 
 HOUR = 3600 * SECOND
 CALENDAR = ["minute", "hour", "day", "week", "month", "year"]
 ZONES = sorted(available_timezones() - {"localtime", "Factory"})
+STARTS = {
+    "day": ["", "06:00", "02:30", "23:59"], "week": ["", "sunday", "thursday"], "month": ["", "15", "31"],
+    "year": ["", "04-01", "02-29", "12-31"],
+}  # fmt: skip
+PROOF = os.environ.get("BUDGET_PROOF") == "1"
 START, END = (instant(datetime(year, 1, 1, tzinfo=UTC)) for year in (1970, 2100))
 LONGEST = {"minute": 60, "hour": 3600, "day": 49 * 3600, "week": 8 * 86400, "month": 32 * 86400, "year": 367 * 86400}
 
@@ -23,9 +30,9 @@ def at(text: str, tz: str = "UTC") -> int:
     return instant(datetime.fromisoformat(text).replace(tzinfo=ZoneInfo(tz)))
 
 
-def window(kind: str, text: str, tz: str) -> tuple[str, str]:
+def window(kind: str, text: str, tz: str, starts: str = "") -> tuple[str, str]:
     """The window that holds a local time, as local times with their offsets."""
-    start, end = bounds(Window(kind), at(text, tz), tz)
+    start, end = bounds(Window(kind), at(text, tz), tz, starts)
     return at_zone(start, tz).isoformat(), at_zone(end, tz).isoformat()
 
 
@@ -33,14 +40,15 @@ def window(kind: str, text: str, tz: str) -> tuple[str, str]:
 @given(st.sampled_from(CALENDAR), st.sampled_from(ZONES), st.integers(START, END), st.data())
 def test_windows_partition_time(kind: str, tz: str, now: int, data: st.DataObject) -> None:
     """Half-open, of a sane length, the same for each of its instants, and the neighbours touch."""
-    start, end = bounds(Window(kind), now, tz)
+    starts = data.draw(st.sampled_from(STARTS.get(kind, [""])))
+    start, end = bounds(Window(kind), now, tz, starts)
     assert start <= now < end
     assert 0 < end - start <= LONGEST[kind] * SECOND
     inside = data.draw(st.integers(start, end - 1))
     for instant_ in (start, inside, end - 1):
-        assert bounds(Window(kind), instant_, tz) == (start, end)
-    assert bounds(Window(kind), end, tz)[0] == end
-    assert bounds(Window(kind), start - 1, tz)[1] == start
+        assert bounds(Window(kind), instant_, tz, starts) == (start, end)
+    assert bounds(Window(kind), end, tz, starts)[0] == end
+    assert bounds(Window(kind), start - 1, tz, starts)[1] == start
 
 
 def changes(tz: str, year: int) -> list[int]:
@@ -132,6 +140,75 @@ def tz_skipped(start: datetime, tz: str) -> bool:
     return day.replace(tzinfo=ZoneInfo(tz)).astimezone(UTC).astimezone(ZoneInfo(tz)).date() != day.date()
 
 
+ODD = [
+    "UTC", "Europe/Berlin", "America/New_York", "America/Sao_Paulo", "Pacific/Apia", "Australia/Lord_Howe",
+    "Asia/Kathmandu", "America/St_Johns", "Africa/Casablanca", "Asia/Pyongyang", "Antarctica/Troll", "Asia/Gaza",
+    "Africa/Cairo", "America/Havana", "Pacific/Kiritimati", "Asia/Tehran", "America/Asuncion", "Asia/Beirut",
+    "America/Godthab", "Africa/Khartoum",
+]  # fmt: skip
+WALKED = ZONES if PROOF else ODD
+FROM, TO = (1970, 2038) if PROOF else (2010, 2026)
+
+
+def walk(kind: str, tz: str, starts: str, begin: int, end: int) -> Iterator[tuple[int, int]]:
+    """The windows from one instant to another; each begins where the one before ended, and holds its last instant."""
+    now = bounds(Window(kind), begin, tz, starts)[0]
+    while now < end:
+        start, ends = bounds(Window(kind), now, tz, starts)
+        assert start == now < ends, (kind, tz, starts, now)
+        assert ends - now <= LONGEST[kind] * SECOND
+        assert bounds(Window(kind), ends - 1, tz, starts) == (now, ends), (kind, tz, starts, now)
+        yield start, ends
+        now = ends
+
+
+@pytest.mark.parametrize("tz", WALKED)
+def test_every_window_of_many_years(tz: str) -> None:
+    """No gap and no overlap, and each begins on its day at its time, or where clocks skip that."""
+    begin, end = instant(datetime(FROM, 1, 1, tzinfo=UTC)), instant(datetime(TO, 1, 1, tzinfo=UTC))
+    for kind, all_starts in STARTS.items():
+        one = ODD.index(tz) % 4 if kind == "day" and not PROOF else None  # days are most of the windows
+        for starts in all_starts if one is None else all_starts[one : one + 1]:
+            for start, _ in walk(kind, tz, starts, begin, end):
+                check_start(kind, tz, starts, start)
+
+
+def check_start(kind: str, tz: str, starts: str, start: int) -> None:
+    local = at_zone(start, tz).replace(tzinfo=None)
+    hour, minute = map(int, starts.split(":")) if kind == "day" and starts else (0, 0)
+    at_its_time = (local.hour, local.minute, local.second) == (hour, minute, 0)
+    if not at_its_time:  # clocks went forward over it: the window begins as long after the change as it should have
+        before = at_zone(start - 25 * HOUR, tz).utcoffset()
+        local = datetime.fromtimestamp(start / SECOND, tz=UTC).replace(tzinfo=None) + (before or timedelta())
+        assert skipped(local, tz), (tz, starts, local)
+        assert (local.hour, local.minute) == (hour, minute), (tz, starts, local)
+    elif kind != "day" and skipped(local - timedelta(days=1), tz):
+        return  # the date on which it should begin does not exist, so it is the next one
+    last = (local + timedelta(days=1)).month != local.month
+    if kind == "week":
+        assert local.strftime("%A").lower() == (starts or "monday")
+    elif kind == "month":
+        assert local.day == int(starts or 1) or (last and local.day < int(starts))
+    elif kind == "year":
+        month, day = map(int, (starts or "01-01").split("-"))
+        assert local.month == month
+        assert local.day == day or (last and local.day < day)
+
+
+def skipped(local: datetime, tz: str) -> bool:
+    """Whether a zone's clocks never show a time."""
+    there = local.replace(tzinfo=ZoneInfo(tz)).astimezone(UTC).astimezone(ZoneInfo(tz))
+    return there.replace(tzinfo=None) != local
+
+
+@pytest.mark.parametrize("tz", WALKED)
+def test_every_minute_and_hour_around_changes_of_many_years(tz: str) -> None:
+    for year in range(FROM, TO, 1 if PROOF else 5):
+        for change in changes(tz, year):
+            for kind, around in (("hour", 3 * HOUR), ("minute", HOUR // 20)):
+                assert len(list(walk(kind, tz, "", change - around, change + around))) >= 6
+
+
 @settings(max_examples=40)
 @given(st.sampled_from(ZONES), st.integers(START, END - 400 * 24 * HOUR))
 def test_a_year_is_its_months_and_a_week_its_days(tz: str, now: int) -> None:
@@ -177,6 +254,98 @@ def test_known_windows(kind: str, text: str, tz: str, expected: tuple[str, str])
 
 
 @pytest.mark.parametrize(
+    ("kind", "starts", "text", "tz", "expected"),
+    [
+        ("day", "06:00", "2026-06-01T05:59", "Europe/Berlin",
+         ("2026-05-31T06:00:00+02:00", "2026-06-01T06:00:00+02:00")),
+        ("day", "06:00", "2026-06-01T06:00", "Europe/Berlin",
+         ("2026-06-01T06:00:00+02:00", "2026-06-02T06:00:00+02:00")),
+        ("day", "06:00", "2026-03-29T05:00", "Europe/Berlin",
+         ("2026-03-28T06:00:00+01:00", "2026-03-29T06:00:00+02:00")),
+        # 02:30 does not exist on 29 March, and comes twice on 25 October.
+        ("day", "02:30", "2026-03-29T12:00", "Europe/Berlin",
+         ("2026-03-29T03:30:00+02:00", "2026-03-30T02:30:00+02:00")),
+        ("day", "02:30", "2026-10-25T12:00", "Europe/Berlin",
+         ("2026-10-25T02:30:00+02:00", "2026-10-26T02:30:00+01:00")),
+        ("day", "00:30", "2018-11-04T12:00", "America/Sao_Paulo",
+         ("2018-11-04T01:30:00-02:00", "2018-11-05T00:30:00-02:00")),
+        # The 30th does not exist: the day from 06:00 of the 29th ends at 06:00 of the 31st, 24 hours later.
+        ("day", "06:00", "2011-12-29T12:00", "Pacific/Apia",
+         ("2011-12-29T06:00:00-10:00", "2011-12-31T06:00:00+14:00")),
+        ("day", "06:00", "2011-12-31T05:00", "Pacific/Apia",
+         ("2011-12-29T06:00:00-10:00", "2011-12-31T06:00:00+14:00")),
+        ("week", "friday", "2011-12-31T05:00", "Pacific/Apia",
+         ("2011-12-31T00:00:00+14:00", "2012-01-06T00:00:00+14:00")),
+        ("month", "30", "2011-12-31T05:00", "Pacific/Apia",
+         ("2011-12-31T00:00:00+14:00", "2012-01-30T00:00:00+14:00")),
+        ("week", "sunday", "2026-11-21T23:59", "UTC", ("2026-11-15T00:00:00+00:00", "2026-11-22T00:00:00+00:00")),
+        ("week", "sunday", "2026-11-22T00:00", "UTC", ("2026-11-22T00:00:00+00:00", "2026-11-29T00:00:00+00:00")),
+        ("month", "15", "2026-03-14T12:00", "UTC", ("2026-02-15T00:00:00+00:00", "2026-03-15T00:00:00+00:00")),
+        # A month without the day begins on its last one.
+        ("month", "31", "2026-02-28T12:00", "UTC", ("2026-02-28T00:00:00+00:00", "2026-03-31T00:00:00+00:00")),
+        ("month", "31", "2026-04-29T12:00", "UTC", ("2026-03-31T00:00:00+00:00", "2026-04-30T00:00:00+00:00")),
+        ("month", "30", "2028-02-29T12:00", "UTC", ("2028-02-29T00:00:00+00:00", "2028-03-30T00:00:00+00:00")),
+        ("year", "04-01", "2026-03-31T12:00", "UTC", ("2025-04-01T00:00:00+00:00", "2026-04-01T00:00:00+00:00")),
+        ("year", "02-29", "2027-06-01T12:00", "UTC", ("2027-02-28T00:00:00+00:00", "2028-02-29T00:00:00+00:00")),
+        ("year", "02-29", "2028-02-28T23:59", "UTC", ("2027-02-28T00:00:00+00:00", "2028-02-29T00:00:00+00:00")),
+        ("year", "12-31", "2026-12-30T12:00", "UTC", ("2025-12-31T00:00:00+00:00", "2026-12-31T00:00:00+00:00")),
+    ],
+)  # fmt: skip
+def test_known_windows_that_begin_elsewhere(
+    kind: str, starts: str, text: str, tz: str, expected: tuple[str, str]
+) -> None:
+    assert window(kind, text, tz, starts) == expected
+
+
+@pytest.mark.parametrize(
+    ("kind", "starts", "text"),
+    [("day", 6, "06:00"), ("day", "6", "06:00"), ("day", "06:00", "06:00"), ("day", "6:30", "06:30"), ("day", 0, ""),
+     ("day", "00:00", ""), ("day", 23, "23:00"), ("week", "Sunday", "sunday"), ("week", "monday", ""),
+     ("month", 15, "15"), ("month", "31", "31"), ("month", 1, ""), ("year", "04-01", "04-01"),
+     ("year", "02-29", "02-29"), ("year", "01-01", "")],
+)  # fmt: skip
+def test_where_windows_may_begin(kind: str, starts: str | int, text: str) -> None:
+    assert check_starts(Window(kind), starts) == text
+
+
+@pytest.mark.parametrize(
+    ("kind", "starts"),
+    [("day", 24), ("day", -1), ("day", "24:00"), ("day", "06:60"), ("day", "sunday"), ("day", ""), ("day", "6h"),
+     ("week", 6), ("week", "sun"), ("week", ""), ("month", 0), ("month", 32), ("month", "04-01"), ("year", 4),
+     ("year", "4-1"), ("year", "13-01"), ("year", "02-30"), ("year", "04-31"), ("year", "00-01"), ("year", "04-00"),
+     ("hour", 5), ("minute", 1), ("lifetime", 1), ("run", 1), ("request", "sunday"), ("7d rolling", 6),
+     ("day", "٦")],
+)  # fmt: skip
+def test_where_windows_cannot_begin(kind: str, starts: str | int) -> None:
+    with pytest.raises(ConfigError, match="starts"):
+        check_starts(Window.parse(kind), starts)
+
+
+@pytest.mark.parametrize("starts", [None, 6.0, True, b"06:00", ["sunday"]])
+def test_where_windows_begin_is_a_text_or_an_int(starts: object) -> None:
+    with pytest.raises(ArgumentTypeError, match="starts"):
+        check_starts(Window("day"), starts)
+
+
+@pytest.mark.parametrize(
+    ("text", "span", "key"),
+    [("1s rolling", 1, "1s rolling"), ("60s rolling", 60, "60s rolling"), ("1m rolling", 60, "60s rolling"),
+     ("24h rolling", 86400, "86400s rolling"), ("7d rolling", 7 * 86400, "604800s rolling"),
+     ("366d rolling", 366 * 86400, "31622400s rolling"), ("31622400s rolling", 366 * 86400, "31622400s rolling")],
+)  # fmt: skip
+def test_rolling_windows(text: str, span: int, key: str) -> None:
+    window = Window.parse(text)
+    assert (str(window), window.span, window.key, window.calendar) == (text, span * SECOND, key, False)
+    assert window == Window.parse(key)
+    assert bounds(window, 12345) == (12345, FOREVER)
+
+
+def test_one_rolling_window_written_in_two_ways() -> None:
+    assert Window.parse("24h rolling") == Window.parse("1d rolling") == Window.parse("01d rolling")
+    assert str(Window.parse("01d rolling")) == "1d rolling"
+
+
+@pytest.mark.parametrize(
     ("text", "tz", "hours"),
     [("2026-03-29T12:00", "Europe/Berlin", 23), ("2026-10-25T12:00", "Europe/Berlin", 25), ("2026-06-01T12:00",
      "Europe/Berlin", 24),
@@ -215,8 +384,10 @@ def test_windows_without_a_calendar(kind: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "Day", "days", "fortnight", "1d", "day ", "7d rolling", "60s rolling", "0d rolling", "rolling", "٣d rolling"],
-)
+    ["", "Day", "days", "fortnight", "1d", "day ", "0d rolling", "0s rolling", "rolling", "d rolling", "٣d rolling",
+     "367d rolling", "31622401s rolling", "99999999d rolling", "999999999d rolling", "7d  rolling", "7 d rolling",
+     "7w rolling", "7d Rolling", "1.5d rolling", "-7d rolling", "7d rolling "],
+)  # fmt: skip
 def test_what_is_no_window(text: str) -> None:
     with pytest.raises(ConfigError, match="window"):
         Window.parse(text)

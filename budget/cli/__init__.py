@@ -32,6 +32,7 @@ _COMMANDS = {
     "init": ("setup", "Write a commented budget.toml."),
     "set": ("policy", "Set limits in the store."),
     "unset": ("policy", "Remove limits from the store."),
+    "adjust": ("policy", "Raise what a subject may spend in the present window."),
     "limits": ("policy", "List the limits that hold."),
     "status": ("look", "Show what is spent, reserved and available."),
     "check": ("look", "Ask whether a call would be admitted now."),
@@ -40,17 +41,14 @@ _COMMANDS = {
     "unfreeze": ("policy", "End a freeze."),
     "report": ("records", "Report what calls cost, by user, model, day ..."),
     "reservations": ("records", "List open reservations, or charge those that are due."),
-    "ledger": ("records", "Read the ledger, or prove that the books balance."),
+    "ledger": ("ledger", "Read the ledger, prove it, put the counters right."),
+    "drain": ("ledger", "Read a server's ledger into the records store."),
     "replay": ("replay", "Replay a trace: what would these limits refuse?"),
     "prices": ("prices", "See, check and set what models cost."),
     "doctor": ("doctor", "Check the store, the prices and the installed SDKs."),
     "demo": ("demo", "Watch agents try to overrun their limits."),
 }
-_LATER = {
-    "budget adjust", "budget top", "budget watch", "budget run", "budget ledger export",
-    "budget ledger rebuild", "budget reservations refund", "budget set --mode", "budget set --until",
-    "budget set --backfill", "budget set --starts",
-}  # fmt: skip
+_LATER = {"budget top", "budget watch", "budget run", "budget reservations refund"}
 """What the contract names and this version does not have."""
 
 

@@ -12,7 +12,6 @@ import click
 
 from budget.cli.common import Common, common
 from budget.cli.output import Column, print_json, some, table
-from budget.cli.records import verify_books
 from budget.errors import BudgetError
 from budget.window import SECOND
 
@@ -114,7 +113,7 @@ def _books(budget: Budget) -> Finding:
     entries = budget.engine.store.last(budget.settings.account)
     if entries > _QUICK:
         return Finding("ledger", "note", f"{entries} entries; prove them with: budget ledger verify")
-    found = verify_books(budget)
+    found = budget.engine.books.verify()
     if found.faults:
         return Finding("ledger", "FAULT", "; ".join(found.faults))
     if found.saturated:

@@ -152,9 +152,10 @@ def _concerns(frozen: Mapping[str, str], attributes: Mapping[str, str]) -> bool:
 def _cells(pool: Pool) -> list[Cell]:
     figures = [amount(value) for value in (pool.spent, pool.reserved, pool.available)]
     resets = when(pool.resets_at)
+    rule = pool.limit.rule if pool.limit.mode == "enforce" else f"{pool.limit.rule} ({pool.limit.mode})"
     if not is_terminal():
-        return [str(pool.subject), pool.limit.rule, *figures, resets]
-    return [str(pool.subject), pool.limit.rule, *figures, _bar(pool), resets[5:] or "-"]
+        return [str(pool.subject), rule, *figures, resets]
+    return [str(pool.subject), rule, *figures, _bar(pool), resets[5:] or "-"]
 
 
 def _bar(pool: Pool) -> Cell:

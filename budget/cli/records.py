@@ -1,20 +1,17 @@
-"""What reads the records: report, reservations, ledger."""
+"""What reads the records: report, reservations."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
 from decimal import Decimal
-from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from budget.cli.common import Commands, Common, attributes_of, common
 from budget.cli.output import Column, amount, note, print_json, say, scope_text, table, when
-from budget.ledger import Audit, Entry, audit
 from budget.money import format_usd
-from budget.stores.base import PAGE, read_entries
 from budget.window import SECOND, at_zone
 
 if TYPE_CHECKING:
@@ -22,7 +19,7 @@ if TYPE_CHECKING:
     from budget.engine import Budget
     from budget.report import EstimateRow
 
-__all__ = ["sweep_all", "verify_books"]
+__all__ = ["sweep_all"]
 
 
 @click.command("report")
@@ -135,73 +132,6 @@ def sweep(common: Common) -> None:
     print_json({"expired": count}) if common.json else say(f"expired: {count}")
 
 
-@click.group("ledger", cls=Commands, default="tail")
-def ledger() -> None:
-    """Read the ledger, or prove that the books balance.
-
-    \b
-    Example:
-      budget ledger tail -n 5
-      budget ledger verify
-    """
-
-
-@ledger.command("tail")
-@click.argument("words", nargs=-1, metavar="[attr=value ...]")
-@click.option("-n", "count", type=click.IntRange(1), default=20, show_default=True, help="How many entries.")
-@common
-def tail(common: Common, words: tuple[str, ...], count: int) -> None:
-    """Show the last entries, the oldest first, or the last of calls with some attributes.
-
-    \b
-    Example:
-      budget ledger tail -n 5 user=alice
-    """
-    wanted = attributes_of(words)
-    with common.open() as budget:
-        found = _last(budget, wanted, count)
-    if common.json:
-        print_json([entry.to_dict() for entry in found])
-        return
-    columns = [
-        Column("entry", True), Column("at", drop=1), Column("kind"), Column("cost", True), Column("scope", shrink=True),
-        Column("about", shrink=True), Column("reservation", shrink=True, drop=2),
-    ]  # fmt: skip
-    table(columns, [(str(e.seq), e.at.strftime("%Y-%m-%d %H:%M:%S"), e.kind, amount(e.usd), scope_text(e.scope) or "-",
-                     _about(e), e.reservation or "-") for e in found])  # fmt: skip
-
-
-@ledger.command("verify")
-@common
-def verify(common: Common) -> int:
-    """Prove that no entry is missing or changed and that the entries sum to what the pools say; exit code 1 if not.
-
-    \b
-    Example:
-      budget ledger verify --json
-    """
-    with common.open() as budget:
-        found = verify_books(budget)
-    if common.json:
-        print_json({"ok": found.ok, "entries": found.entries, "faults": found.faults, "saturated": found.saturated})
-        return 0 if found.ok else 1
-    say(f"{'ok' if found.ok else 'FAULT'}: {found.entries} entries")
-    for fault in found.faults:
-        say(f"fault: {fault}")
-    for pool in found.saturated:
-        say(f"saturated: {pool}")
-    return 0 if found.ok else 1
-
-
-def verify_books(budget: Budget) -> Audit:
-    """Audit the account: its entries up to one instant against its counters at that instant."""
-    account, store = budget.settings.account, budget.engine.store
-    found = store.snapshot(account)
-    entries = takewhile(lambda entry: entry.seq <= found.seq, read_entries(store, account))
-    counters = {key: (bucket.spent, bucket.reserved) for key, bucket in found.buckets.items()}
-    return audit(entries, counters, found.head, found.seq)
-
-
 def sweep_all(budget: Budget) -> int:
     """Expire everything that is due, in as many commands as it takes; return how many."""
     from budget.commands import Sweep
@@ -210,19 +140,6 @@ def sweep_all(budget: Budget) -> int:
     while count := budget.engine.do(Sweep()).count:
         total += count
     return total
-
-
-def _last(budget: Budget, wanted: dict[str, str], count: int) -> list[Entry]:
-    """Read pages from the end of the ledger until there are enough entries."""
-    account, store = budget.settings.account, budget.engine.store
-    end = store.last(account)
-    found: list[Entry] = []
-    while end > 0 and len(found) < count:
-        start = max(0, end - PAGE)
-        page = [entry for entry in store.entries(account, start) if entry.seq <= end]
-        found[:0] = [entry for entry in page if wanted.items() <= entry.scope.items()]
-        end = start
-    return found[-count:]
 
 
 def _reservation(known: Reservation) -> dict[str, Any]:
@@ -239,15 +156,6 @@ def _reservation(known: Reservation) -> dict[str, Any]:
         "scope": dict(known.scope),
         "parent": known.parent,
     }
-
-
-def _about(entry: Entry) -> str:
-    """Say what an entry is about: the model of a call, or what was changed by whom and why."""
-    detail = entry.detail
-    if "actor" not in detail:
-        return entry.model or "-"
-    what = detail.get("limit") or scope_text(detail.get("subject", {})) or "everybody"
-    return f"{what} by {detail['actor']}" + (f": {detail['reason']}" if "reason" in detail else "")
 
 
 def _age(us: int) -> str:

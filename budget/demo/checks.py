@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 from decimal import ROUND_CEILING, Decimal
 from typing import TYPE_CHECKING, Any
 
+from budget.audit import Audit, audit
 from budget.demo.agents import MODEL, Call, Crew, PoolNow
 from budget.demo.provider import Seen
-from budget.ledger import Audit, Entry, audit
+from budget.ledger import Entry
 from budget.policy import read_name
 
 if TYPE_CHECKING:

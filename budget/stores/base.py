@@ -13,14 +13,16 @@ Rules that every store keeps:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol, runtime_checkable
 
+from budget.audit import Chained, Checkpoint
 from budget.commands import Bucket, Command, Outcome, Reservation
 from budget.errors import ConfigError
-from budget.ledger import Entry
+from budget.ledger import Entry, Posting
 
-__all__ = ["PAGE", "Snapshot", "Store", "open_store", "read_entries"]
+__all__ = ["PAGE", "Cursor", "Drained", "Moved", "Snapshot", "Store", "Watch", "open_store", "read_entries"]
 
 PAGE = 1000
 """Entries that one read brings at most."""
@@ -35,11 +37,57 @@ class Snapshot(NamedTuple):
     head: bytes
 
 
+class Moved(NamedTuple):
+    """What an entry of the ledger moved. `postings` is None for a change of the policy, after which any pool may have
+    another limit."""
+
+    seq: int
+    postings: Sequence[Posting] | None
+
+
+class Watch(Protocol):
+    """Tells who waits for room what is written to an account, by whatever process."""
+
+    def wait(self, timeout: float) -> Sequence[Moved]:
+        """Return what was written since the last time, once there is something; nothing after `timeout` seconds.
+
+        Raises:
+            StoreUnavailable: It cannot be known now. The next call tries again.
+        """
+        ...
+
+    def stop(self) -> None:
+        """End a wait, from any thread, and let go of what it holds."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """How far a server's ledger was read.
+
+    Attributes:
+        mark: Of the records store that reads it: there is one for an account, or each would have a part.
+        epoch: Of the server's account: another one is another ledger.
+        since: The last entry here before those of this epoch.
+        seq, digest: The last entry that was read, as the server numbers it, and its digest there.
+        refusal: The id of the last refusal that was read.
+    """
+
+    mark: str
+    epoch: str
+    since: int = 0
+    seq: int = 0
+    digest: bytes = bytes(20)
+    refusal: str = "0-0"
+
+
 class Store(Protocol):
     """What the engine asks of a store. `timeout` is in seconds."""
 
     url: str
     default_timeout: float
+    undelivered: Callable[[str, Command], None] | None
+    """Takes, of an account, a command that could not be carried out and that nobody waits for; else it is only said."""
 
     def call(self, account: str, command: Command, timeout: float, now: int | None = None) -> Outcome:
         """Carry out a command and wait for its outcome.
@@ -59,6 +107,22 @@ class Store(Protocol):
 
     def entries(self, account: str, after: int, since_us: int = 0) -> Sequence[Entry]:
         """Read up to `PAGE` entries with a sequence number above `after`, made at or after `since_us`."""
+        ...
+
+    def watch(self, account: str, after: int) -> Watch:
+        """Watch what is written to the ledger after an entry. It opens nothing before its first `wait`."""
+        ...
+
+    def lines(self, account: str, after: int) -> Iterator[Chained]:
+        """Iterate the entries above `after` as an audit needs them."""
+        ...
+
+    def checkpoint(self, account: str) -> Checkpoint | None:
+        """Read the last checkpoint: what stands for the entries that are not kept any more."""
+        ...
+
+    def forget_entries(self, account: str, upto: int) -> None:
+        """Drop the entries up to the one that a checkpoint stands for, in portions that hold nobody up."""
         ...
 
     def reservations(self, account: str) -> Sequence[Reservation]:
@@ -86,6 +150,35 @@ class Store(Protocol):
         ...
 
 
+@runtime_checkable
+class Drained(Protocol):
+    """What a store has besides, whose ledger is drained into a records store: a server's."""
+
+    def epoch(self, account: str) -> str:
+        """Read the account's epoch, "" if there is no account: a ledger that begins anew has another."""
+        ...
+
+    def drain_page(self, account: str, cursor: Cursor) -> tuple[list[Entry], Cursor]:
+        """Read what follows a place in the ledger, each entry proved, and the place after that.
+
+        Raises:
+            StoreUnavailable: The ledger is not the one that was read before, or an entry was changed.
+        """
+        ...
+
+    def pool_names(self, account: str, pools: Sequence[str]) -> dict[str, str]:
+        """Read what some ids of pools stand for."""
+        ...
+
+    def trim(self, account: str, cursor: Cursor) -> None:
+        """Drop what was read up to a place, and is kept elsewhere.
+
+        Raises:
+            StoreUnavailable: Another records store reads this account.
+        """
+        ...
+
+
 def read_entries(store: Store, account: str, since_us: int = 0) -> Iterator[Entry]:
     """Read the ledger page by page, oldest first. A refusal may stand beside the sequence, with the number before."""
     after = 0
@@ -101,8 +194,9 @@ def open_store(url: str) -> Store:
 
     Args:
         url: "memory://" (private to this object), "sqlite:///relative.db", "sqlite:////absolute/path.db", or a server
-            as redis-py names it: "redis://cache:6379/0", "rediss://user:password@cache", "unix:///run/valkey.sock";
-            "valkey://" and "valkeys://" mean the same.
+            as redis-py names it: "redis://cache:6379/0", "rediss://user:password@cache", "unix:///run/valkey.sock", or
+            "redis+sentinel://one,two,three/mymaster/0", "redis+cluster://one:7000,two:7001"; "valkey" and "valkeys"
+            mean the same as "redis" and "rediss".
 
     Raises:
         ConfigError: The URL names no store that exists here.
@@ -119,7 +213,7 @@ def open_store(url: str) -> Store:
         from budget.stores.sqlite import SqliteStore
 
         return SqliteStore(url.removeprefix("sqlite:///"))
-    scheme = url.partition("://")[0][:20] if "://" in url else ""
+    scheme = url.partition("://")[0].partition("+")[0][:20] if "://" in url else ""
     if scheme in ("redis", "rediss", "valkey", "valkeys", "unix"):
         from budget.stores.redis import RedisStore
 

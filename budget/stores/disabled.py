@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from budget.commands import Command, Outcome, Reconcile, Record, Refund, Reservation, Reserve, Status
 from budget.ledger import Entry
 from budget.stores.base import Snapshot
+from budget.stores.watches import LedgerWatch
 
 __all__ = ["DisabledStore"]
 
@@ -19,6 +20,7 @@ class DisabledStore:
 
     url = "disabled://"
     default_timeout = 2.0
+    undelivered: Callable[[str, Command], None] | None = None  # nothing fails here
 
     def call(self, account: str, command: Command, timeout: float, now: int | None = None) -> Outcome:
         """Answer as if there were no limit."""
@@ -47,6 +49,16 @@ class DisabledStore:
         """Return no entries."""
         return []
 
+    def lines(self, account: str, after: int) -> Iterator[Entry]:
+        """Return no entries."""
+        return iter(())
+
+    def checkpoint(self, account: str) -> None:
+        """There is none."""
+
+    def forget_entries(self, account: str, upto: int) -> None:
+        """Do nothing."""
+
     def reservations(self, account: str) -> Sequence[Reservation]:
         """Return no reservations."""
         return []
@@ -62,6 +74,10 @@ class DisabledStore:
     def last(self, account: str) -> int:
         """Return 0: there are no entries."""
         return 0
+
+    def watch(self, account: str, after: int) -> LedgerWatch:
+        """Watch nothing: nobody is ever refused."""
+        return LedgerWatch(lambda seq: (), after)
 
     def remove(self, account: str) -> None:
         """Do nothing."""

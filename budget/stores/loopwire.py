@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any
 
-from budget.stores.multiplex import MORE, STALLED, Lost, reader
+from budget.stores.multiplex import IN_FLIGHT, MORE, STALLED, Lost, Unsent, reader
 
 __all__ = ["LoopWire"]
 
@@ -24,10 +24,15 @@ class LoopWire(asyncio.Protocol):
     def __init__(self, connect: Callable[[float], Awaitable[Any]]):
         self._connect = connect
         self.loop = asyncio.get_running_loop()
+        self.met: set[str] = set()
+        """The accounts whose history was compared over the present connection: see `redisfence.py`."""
+        self.meeting = asyncio.Lock()
+        """Held by who compares."""
         self._opening = asyncio.Lock()
         self._connection: Any = None
         self._transport: asyncio.Transport | None = None
         self._pending: deque[tuple[asyncio.Future[Any], float]] = deque()  # who waits, until when
+        self._queue: deque[tuple[bytes, asyncio.Future[Any], float]] = deque()  # whose turn has not come
         self._timer: asyncio.TimerHandle | None = None
         self._output: list[bytes] = []
         self._heard = 0.0
@@ -39,8 +44,9 @@ class LoopWire(asyncio.Protocol):
         return self._end is not None
 
     @property
-    def connected(self) -> bool:
-        return self._transport is not None
+    def line(self) -> object:
+        """The present connection, or None."""
+        return self._transport
 
     async def open(self, timeout: float) -> None:
         """Connect, unless it is connected.
@@ -65,16 +71,19 @@ class LoopWire(asyncio.Protocol):
         """Send one request with all others of this tick; the future is its reply.
 
         It ends with `Lost` if the connection is gone, or `TimeoutError` at most a few hundredths of a second late (by
-        the loop's clock).
+        the loop's clock); `Unsent` if its turn did not come by then.
         """
         future = self.loop.create_future()
         if self._transport is None:
             future.set_exception(Lost("the connection to the server was lost"))
             return future
-        if not self._output:
-            self.loop.call_soon(self._flush)
-        self._output.append(data)
-        self._pending.append((future, until))
+        if self._queue or len(self._pending) >= IN_FLIGHT:
+            self._queue.append((data, future, until))
+        else:
+            if not self._output:
+                self.loop.call_soon(self._flush)
+            self._output.append(data)
+            self._pending.append((future, until))
         if self._timer is None:
             self._heard = self.loop.time()
             self._timer = self.loop.call_later(_TICK, self._look)
@@ -89,11 +98,21 @@ class LoopWire(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        self.met.clear()
         self._output.clear()
-        while self._pending:
-            future, _ = self._pending.popleft()
+        pending, queue = self._pending, self._queue
+        self._pending, self._queue = deque(), deque()
+        for future, _ in pending:
             if not future.done():
                 future.set_exception(Lost("the connection to the server was lost", sent=True))
+        for _, future, _ in queue:
+            if not future.done():
+                future.set_exception(Lost("the connection to the server was lost"))
+
+    def leave(self, line: object) -> None:
+        """Close this connection, if it is the present one."""
+        if line is self._transport:
+            self.close()
 
     # What the loop calls.
 
@@ -108,6 +127,8 @@ class LoopWire(asyncio.Protocol):
                     future.set_result(reply)
         except (Lost, IndexError):  # not the protocol, or more replies than requests
             self.close()
+        if self._queue:
+            self._admit()
 
     def connection_lost(self, error: Exception | None) -> None:
         """Tell all who wait."""
@@ -118,9 +139,22 @@ class LoopWire(asyncio.Protocol):
             self._transport.write(b"".join(self._output))
         self._output.clear()
 
+    def _admit(self) -> None:
+        """Send those whose turn has come; who has stopped waiting has none."""
+        while self._queue and len(self._pending) < IN_FLIGHT:
+            data, future, until = self._queue.popleft()
+            if not future.done():
+                self._output.append(data)
+                self._pending.append((future, until))
+        self._flush()
+
     def _look(self) -> None:
         """End the waits that have lasted long enough: one timer for all costs less than one each."""
         now = self.loop.time()
+        for _, future, until in self._queue:
+            if until <= now and not future.done():
+                future.set_exception(Unsent())
+        self._queue = deque([each for each in self._queue if not each[1].done()])
         late = [future for future, until in self._pending if until <= now and not future.done()]
         for future in late:
             future.set_exception(TimeoutError())

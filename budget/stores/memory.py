@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from heapq import heappop, heappush
+from itertools import islice
 from threading import Lock
+from weakref import WeakSet
 
+from budget.audit import Checkpoint, read_checkpoint
 from budget.commands import Account, Bucket, Command, Outcome, Reservation
 from budget.ledger import Entry
 from budget.pool import apply, keep_until
 from budget.stores.base import PAGE, Snapshot
+from budget.stores.watches import LedgerWatch
 
 __all__ = ["MemoryStore"]
 
@@ -59,6 +63,22 @@ class _MemoryState:
             self.last[pool] = bucket
         if name is not None and pool not in self.names:
             self.names[pool] = name
+
+    def parts(self, pool: str) -> Sequence[Bucket]:
+        return sorted(self.pools.get(pool, {}).values())
+
+    def drop_bucket(self, pool: str, start: int) -> None:
+        del self.pools[pool][start]
+
+    def forget_window(self, pool: str, start: int) -> None:
+        buckets = self.pools.get(pool, {})
+        buckets.pop(start, None)
+        if not buckets:
+            for known in (self.pools, self.last, self.names):
+                known.pop(pool, None)  # type: ignore[attr-defined]
+
+    def vouched(self) -> int:
+        return next((entry.seq for entry in reversed(self.ledger) if entry.kind in ("pruned", "erased")), 0)
 
     def due(self, now: int, most: int) -> Sequence[str]:
         found: list[str] = []
@@ -114,11 +134,13 @@ class MemoryStore:
 
     url = "memory://"
     default_timeout = 2.0
+    undelivered: Callable[[str, Command], None] | None = None  # nothing fails here
 
     def __init__(self) -> None:
         self._states: dict[str, _MemoryState] = {}
         self._lock = Lock()
         self._posted: deque[tuple[str, Command]] = deque()
+        self._watches: WeakSet[LedgerWatch] = WeakSet()
 
     def call(self, account: str, command: Command, timeout: float, now: int | None = None) -> Outcome:
         """Carry out a command."""
@@ -143,13 +165,35 @@ class MemoryStore:
     def entries(self, account: str, after: int, since_us: int = 0) -> Sequence[Entry]:
         """Read a page of the ledger."""
         ledger = self._read(account).ledger
-        page: list[Entry] = []
-        for entry in ledger[after:]:
-            if entry.at_us >= since_us:
-                page.append(entry)
-            if len(page) == PAGE:
-                break
-        return page
+        start = max(0, after - (ledger[0].seq - 1 if ledger else 0))
+        if not since_us:
+            return ledger[start : start + PAGE]
+        later = (entry for entry in islice(ledger, start, None) if entry.at_us >= since_us)
+        return list(islice(later, PAGE))
+
+    def watch(self, account: str, after: int) -> LedgerWatch:
+        """Watch what this process writes: nobody else does."""
+        made = LedgerWatch(lambda seq: self.entries(account, seq), after)
+        with self._lock:
+            self._watches.add(made)
+        return made
+
+    def lines(self, account: str, after: int) -> Iterator[Entry]:
+        """Iterate the entries."""
+        while page := self.entries(account, after):
+            yield from page
+            after = page[-1].seq
+
+    def checkpoint(self, account: str) -> Checkpoint | None:
+        """Read the last checkpoint."""
+        found = next((entry for entry in reversed(self._read(account).ledger) if entry.kind == "pruned"), None)
+        return None if found is None else read_checkpoint(found.seq, found.detail)
+
+    def forget_entries(self, account: str, upto: int) -> None:
+        """Drop entries that a checkpoint stands for."""
+        with self._lock:
+            state = self._read(account)
+            state.ledger = [entry for entry in state.ledger if entry.seq > upto]
 
     def reservations(self, account: str) -> Sequence[Reservation]:
         """Read the open reservations, oldest first."""
@@ -191,6 +235,9 @@ class MemoryStore:
             state = self._states[account] = _MemoryState()
         outcome = apply(state, command, time.time_ns() // 1000 if now is None else now)
         state.forget(outcome.now)
+        if self._watches:
+            for watch in self._watches:
+                watch.nudge()
         return outcome
 
     def _drain(self) -> None:

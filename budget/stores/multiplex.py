@@ -6,7 +6,8 @@ calls, and a server answers in that order, so that a queue of who waits is all t
 * **Tasks of an event loop** (`loopwire.py`): what one tick of the loop asks leaves in one write.
 * **Threads** (`threadwire.py`): they share one socket, and whoever waits reads for all.
 
-A caller who stops waiting, cancelled or late, leaves its place in the queue: the answer is read and dropped. When a
+A caller who stops waiting, cancelled or late, leaves its place in the queue: the answer is read and dropped. So many
+are on their way at most (`IN_FLIGHT`) that a server which has stopped cannot fill the memory of its clients. When a
 connection is lost, all who wait are told (`Lost`), and what they asked may or may not have been carried out. It is safe
 to ask again, because every command carries an id that the scripts know it by. Nothing here retries by itself.
 """
@@ -17,12 +18,14 @@ from typing import Any
 
 import hiredis
 
-__all__ = ["MORE", "STALLED", "Lost", "ServerError", "reader"]
+__all__ = ["IN_FLIGHT", "MORE", "STALLED", "Lost", "ServerError", "Unsent", "reader"]
 
 MORE = object()
 """What a reader gives while a reply is not complete."""
 STALLED = 5.0
 """Seconds without a sign of life, while someone waits, after which a connection is given up."""
+IN_FLIGHT = 1024
+"""Requests on their way over one connection at most; more wait for their turn, in order and inside their deadlines."""
 
 
 class Lost(Exception):
@@ -31,6 +34,10 @@ class Lost(Exception):
     def __init__(self, text: str, sent: bool = False):
         super().__init__(text)
         self.sent = sent
+
+
+class Unsent(TimeoutError):
+    """The turn of a request did not come in time: the server never saw it."""
 
 
 class ServerError(Exception):

@@ -11,20 +11,21 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from struct import Struct
-from typing import Any
+from typing import Any, NamedTuple
 
 from budget.commands import Amounts, Bucket, Reservation, Share
-from budget.ledger import dumps
+from budget.ledger import GENESIS, dumps
 
 __all__ = [
-    "BUCKET", "CHARGED", "KINDS", "NOTHING_KEPT", "NUMBERS", "RECORD", "Buckets", "keep", "pack_amounts",
-    "pack_counts", "read_amounts", "read_bucket", "read_counts", "read_kept", "read_record", "read_shares", "seal",
-    "shares_of",
+    "BUCKET", "CHARGED", "KINDS", "NOTHING_KEPT", "NUMBERS", "RECORD", "Buckets", "Marker", "keep", "pack_amounts",
+    "pack_counts", "read_amounts", "read_bucket", "read_buckets", "read_counts", "read_kept", "read_marker",
+    "read_place", "read_record", "read_shares", "seal", "shares_of",
 ]  # fmt: skip
 
 KINDS = {
     b"v": "reserved", b"r": "reconciled", b"f": "refunded", b"x": "expired", b"b": "recorded", b"l": "limit_set",
-    b"m": "limit_unset", b"z": "frozen", b"u": "unfrozen",
+    b"m": "limit_unset", b"z": "frozen", b"u": "unfrozen", b"a": "adjusted", b"d": "adjust_ended", b"c": "fenced",
+    b"g": "unfenced", b"k": "backfilled", b"w": "recovered", b"t": "returned", b"q": "rebuilt",
 }  # fmt: skip
 """What the scripts call an entry."""
 
@@ -37,7 +38,7 @@ class _Numbers(dict[int, Struct]):
 
 NUMBERS = _Numbers()
 """So many numbers in a row."""
-BUCKET = NUMBERS[5]
+BUCKET = NUMBERS[6]
 RECORD = Struct("<cddddH40s")
 """The head of a reservation: state, lease, its end, made, ended, bytes of the starts that follow, what was charged."""
 _FIVE = Struct("<5q")
@@ -46,6 +47,10 @@ CHARGED = _FIVE.size
 """Bytes of five figures."""
 _WIDTHS = Struct("<3H")  # pools, bytes of their ids, bytes of the digest
 _KEPT = 16 + _FIVE.size  # where the pools of a request begin
+_MARKER = Struct("<3d40s")  # of a marker: version, sequence, epoch, digest; before them guards, times and format
+_PLACE = Struct("<3d")
+_BEFORE_VERSION = 40
+_FIRST_MARKER = Struct("<2d16x40s")  # of the first format: version, sequence, digest
 _STATES = {b"o": "open", b"r": "reconciled", b"f": "refunded", b"x": "expired"}
 
 
@@ -123,7 +128,7 @@ def read_record(id: str, record: bytes) -> Reservation:
     amounts, digest, scope, detail, parent = read_kept(kept)
     return Reservation(
         id, digest, _STATES[state], amounts, read_shares(starts, kept), lease, lease_end, made, ended,
-        None if state == b"o" else read_amounts(charged), scope, detail, parent,
+        None if state == b"o" and not any(charged) else read_amounts(charged), scope, detail, parent,
     )  # fmt: skip
 
 
@@ -133,21 +138,61 @@ def shares_of(record: bytes) -> tuple[Share, ...]:
     return read_shares(record[RECORD.size : kept], record[kept:])
 
 
-def read_bucket(value: bytes) -> Bucket:
-    """Read a pool's value."""
-    return Bucket(*map(int, BUCKET.unpack(value)))
+def read_bucket(value: bytes) -> Bucket | None:
+    """Read a bucket as an answer shows it; None where a pool has none now."""
+    start, end, *rest = map(int, NUMBERS[len(value) // 8].unpack(value))
+    return Bucket(start, end, *rest) if end else None
 
 
-class Buckets(Sequence[Bucket]):
+def read_buckets(value: bytes) -> list[Bucket]:
+    """Read a pool's value: its newest bucket, and of a rolling pool the older parts, too."""
+    numbers = list(map(int, NUMBERS[len(value) // 8].unpack(value)))
+    found = [Bucket(*numbers[:7])]
+    size = found[0].end - found[0].start
+    for start, spent, reserved in zip(numbers[7::3], numbers[8::3], numbers[9::3], strict=True):
+        found.append(found[0]._replace(start=start, end=start + size, spent=spent, reserved=reserved))
+    return found
+
+
+class Marker(NamedTuple):
+    """An account's marker: policy version, number and digest of the last entry, and the epoch (0: it has none yet)."""
+
+    version: int = 0
+    seq: int = 0
+    head: bytes = GENESIS
+    epoch: int = 0
+
+
+def read_place(value: bytes) -> tuple[int, int, int]:
+    """Read policy version, sequence number and epoch of a marker alone, which every answer carries."""
+    if len(value) <= _FIRST_MARKER.size:
+        return read_marker(value)[:2] + (0,)
+    version, seq, epoch = _PLACE.unpack_from(value, _BEFORE_VERSION)
+    return int(version), int(seq), int(epoch)
+
+
+def read_marker(value: bytes | None) -> Marker:
+    """Read a marker, also one of the format before epochs."""
+    if not value:
+        return Marker()
+    if len(value) == _FIRST_MARKER.size:
+        version, seq, head = _FIRST_MARKER.unpack(value)
+        epoch = 0
+    else:
+        version, seq, epoch, head = _MARKER.unpack_from(value, _BEFORE_VERSION)
+    return Marker(int(version), int(seq), bytes.fromhex(head.decode()) if seq else GENESIS, int(epoch))
+
+
+class Buckets(Sequence["Bucket | None"]):
     """The buckets of a reply, read when somebody looks at them, which few callers do."""
 
     def __init__(self, packed: bytes):
         self._packed = packed
-        self._read: list[Bucket] | None = None
+        self._read: list[Bucket | None] | None = None
 
-    def _all(self) -> list[Bucket]:
+    def _all(self) -> list[Bucket | None]:
         if self._read is None:
-            self._read = [Bucket(*map(int, five)) for five in BUCKET.iter_unpack(self._packed)]
+            self._read = [Bucket(*map(int, six)) if six[1] else None for six in BUCKET.iter_unpack(self._packed)]
         return self._read
 
     def __len__(self) -> int:

@@ -8,22 +8,36 @@ id of each begins with the number of the entry that comes next, and it is read a
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from struct import Struct
 from typing import Any
 
 from budget.commands import Amounts, Reservation
-from budget.ledger import GENESIS, Entry, Posting
+from budget.ledger import Entry, Posting
 from budget.limits import CONCURRENT
 from budget.stores.base import PAGE, Snapshot
-from budget.stores.packed import KINDS, read_amounts, read_bucket, read_kept, read_record, read_shares, seal
-from budget.stores.requests import Keys
+from budget.stores.packed import (
+    KINDS,
+    NUMBERS,
+    Marker,
+    read_amounts,
+    read_buckets,
+    read_kept,
+    read_marker,
+    read_record,
+    read_shares,
+    seal,
+)
+from budget.stores.requests import Keys, Seen
 
-__all__ = ["entries", "last", "names", "remove", "reservations", "snapshot"]
+__all__ = ["digest_at", "entries", "epoch", "last", "marker", "names", "remove", "reservations", "snapshot", "stream_entries", "stream_refusals"]
 
 Ask = Callable[..., Any]
-_HEAD = Struct("<cdBBBHI")  # kind, time, widths of id, figures, figures replaced, starts of windows, detail
-_MARKER = Struct("<4d40s")
+_HEADS = {"E": Struct("<cdBHBHI"), "e": Struct("<cdBBBHI")}
+"""Kind, time, widths of id, figures, figures replaced, starts of windows, detail; by the name of an entry's field.
+
+The second is of the format before shadow draws.
+"""
 _ANY = 2**63 - 1
 _NO_TEXTS = ("", "", "")
 _NOTHING: Amounts = (0, 0, 0, 0, 0)
@@ -43,19 +57,53 @@ def entries(ask: Ask, keys: Keys, after: int, since_us: int) -> Sequence[Entry]:
     return [entry for entry in found if entry.at_us >= since_us]
 
 
+def stream_entries(page: Sequence[tuple[bytes, Sequence[bytes]]]) -> list[Entry]:
+    """Read entries of the chain as they stand in the stream."""
+    return [_entry(_seq(id), fields) for id, fields in page]
+
+
+def stream_refusals(page: Sequence[tuple[bytes, Sequence[bytes]]]) -> list[Entry]:
+    """Read refusals as they stand in their stream."""
+    return [_refusal(_seq(id) - 1, fields) for id, fields in page]
+
+
+def epoch(ask: Ask, keys: Keys) -> str:
+    """Read the account's epoch, made with it; "" if there is no account."""
+    return str(marker(ask, keys).epoch or "")
+
+
+def marker(ask: Ask, keys: Keys) -> Marker:
+    """Read an account's marker."""
+    return read_marker(ask("GET", keys.marker))
+
+
+def digest_at(ask: Ask, keys: Keys, seq: int) -> bytes | None:
+    """Read the digest of an entry; None if it is not there (any more)."""
+    found = ask("XRANGE", keys.ledger, f"{seq}-0", f"{seq}-0")
+    return bytes.fromhex(_fields(found[0][1])["h"].decode()) if found else None
+
+
 def _seq(id: bytes) -> int:
     return int(id.partition(b"-")[0])
 
 
 def _last_before(ask: Ask, keys: Keys, since_us: int) -> int:
     """Return the number of the last entry before an instant; their times never go back."""
-    low, high = 0, _marker(ask("GET", keys.marker))[1]
+    first = ask("XRANGE", keys.ledger, "-", "+", "COUNT", 1)  # what was drained is not there any more
+    low = _seq(first[0][0]) - 1 if first else 0
+    high = max(low, marker(ask, keys).seq)
     while low < high:
         middle = (low + high + 1) // 2
         ((_, pairs),) = ask("XRANGE", keys.ledger, f"{middle}-0", f"{middle}-0")
-        at_us = _HEAD.unpack_from(_fields(pairs)["e"])[1]
+        at_us = _time(_fields(pairs))
         low, high = (middle, high) if at_us < since_us else (low, middle - 1)
     return low
+
+
+def _time(row: Mapping[str, bytes]) -> float:
+    """When an entry was made: its head begins the same in both formats."""
+    found: float = _HEADS["E"].unpack_from(row.get("E") or row["e"])[1]
+    return found
 
 
 def _fields(pairs: Sequence[bytes]) -> dict[str, bytes]:
@@ -65,24 +113,22 @@ def _fields(pairs: Sequence[bytes]) -> dict[str, bytes]:
 def _entry(seq: int, pairs: Sequence[bytes]) -> Entry:
     """Read an entry as `append` in the prelude of the scripts wrote it."""
     row = _fields(pairs)
-    packed = row["e"]
-    code, at_us, *widths = _HEAD.unpack_from(packed)
-    parts, start = [], _HEAD.size
+    name = "E" if "E" in row else "e"
+    packed, head_format = row[name], _HEADS[name]
+    code, at_us, *widths = head_format.unpack_from(packed)
+    parts, start = [], head_format.size
     for width in widths:
         parts.append(packed[start : start + width])
         start += width
-    (id, after, before, starts, detail), kept = parts, packed[start:]
+    (id, after, before, places, detail), kept = parts, packed[start:]
     kind, late, more = KINDS[code], bool(before), json.loads(detail[16:] or "{}")
-    figures = read_amounts(after) if after else _NOTHING
+    figures = _NOTHING if kind == "reserved" or not after else read_amounts(after)
     replaced = read_amounts(before) if late else _NOTHING
     change: Any = tuple((a or 0) - (b or 0) for a, b in zip(figures, replaced, strict=True))
     scope, asked = read_kept(kept)[2:4] if kept else ({}, {})
-    taken = read_shares(starts, kept) if kept else ()
-    sign = 1 if kind == "reserved" else 0 if late else -1
-    postings = tuple(
-        Posting(pool, start, 0 if unit == CONCURRENT else change[unit], sign * amount)
-        for pool, unit, start, amount in taken
-    )
+    postings = _postings(kind, places, kept, change, late) if kept else ()
+    if kind == "reserved" and after:
+        more["shadow"] = _shadows(after, postings)
     head = packed[: len(packed) - len(detail) - len(kept)]
     content = b"%d\n" % seq + head + _digest(kept) + _digest(detail)
     made = (
@@ -90,11 +136,39 @@ def _entry(seq: int, pairs: Sequence[bytes]) -> Entry:
         int(at_us),
         kind,
         id.decode() or None,
-        change,
+        _NOTHING if kind in ("backfilled", "recovered") else change,
         scope,
         {**asked, **more, **({"late": True} if late else {})},
     )
     return Entry(*made, postings, _NO_TEXTS, bytes.fromhex(row["h"].decode()), content)
+
+
+def _postings(kind: str, places: bytes, kept: bytes, change: Sequence[int], late: bool) -> tuple[Posting, ...]:
+    """Return what an entry changed. Beside the starts of the windows may stand what was given back there.
+
+    An entry of a rebuild has what it changed in `places` alone.
+    """
+    shares = read_shares(b"", kept)
+    rows = iter(map(int, NUMBERS[len(places) // 8].unpack(places)))
+    starts = [next(rows) for _ in shares]
+    columns = list(rows)
+    if kind == "rebuilt":
+        spent, reserved = columns[: len(shares)], columns[len(shares) :]
+    else:
+        spent = [0 if share.unit == CONCURRENT else change[share.unit] for share in shares]
+        sign = 1 if kind == "reserved" else 0 if late else -1
+        reserved = [-freed for freed in columns] if columns else [sign * share.amount for share in shares]
+    pools = [share.pool for share in shares]
+    return tuple(map(Posting, pools, starts, spent, reserved))
+
+
+def _shadows(told: bytes, postings: Sequence[Posting]) -> list[dict[str, str | None]]:
+    """Read which shadow draws would have refused: number and text of each, in a line."""
+    found = []
+    while told:
+        number, (text, _, told) = told[0], told[1:].partition(b"\n")
+        found.append({"limit": text.decode(), "pool": postings[number - 1].pool if number <= len(postings) else None})
+    return found
 
 
 def _digest(sealed: bytes) -> bytes:
@@ -130,7 +204,7 @@ def names(ask: Ask, keys: Keys) -> dict[str, str]:
 
 def last(ask: Ask, keys: Keys) -> int:
     """Read the number of the last entry."""
-    return _marker(ask("GET", keys.marker))[1]
+    return marker(ask, keys).seq
 
 
 def snapshot(ask: Ask, run: Callable[..., Any], keys: Keys) -> Snapshot:
@@ -138,19 +212,19 @@ def snapshot(ask: Ask, run: Callable[..., Any], keys: Keys) -> Snapshot:
     while True:
         known = names(ask, keys)
         pools = [keys.pool + pool for pool in known]
-        marker, count, closed, *newest = run("snapshot", [keys.marker, keys.closed, keys.names, *pools], [])
+        told, count, closed, *newest = run("snapshot", [keys.marker, keys.closed, keys.names, *pools], [])
         if count == len(known):
             break
-    buckets = {(pool, bucket.start): bucket for pool, bucket in zip(known, map(read_bucket, newest), strict=True)}
-    for place, value in zip(closed[::2], closed[1::2], strict=True):
-        bucket = read_bucket(value)
-        buckets[place.rpartition(b":")[0].decode(), bucket.start] = bucket
-    _, seq, head = _marker(marker)
-    return Snapshot(buckets, known, seq, head)
+    values = list(zip(known, newest, strict=True))
+    values += [(p.rpartition(b":")[0].decode(), value) for p, value in zip(closed[::2], closed[1::2], strict=True)]
+    buckets = {(pool, bucket.start): bucket for pool, value in values for bucket in read_buckets(value)}
+    found = read_marker(told)
+    return Snapshot(buckets, known, found.seq, found.head)
 
 
 def remove(ask: Ask, keys: Keys) -> None:
     """Remove an account."""
+    keys.seen = Seen()
     cursor = b"0"
     while True:
         cursor, found = ask("SCAN", cursor, "MATCH", f"{keys.prefix}*", "COUNT", PAGE)
@@ -158,14 +232,6 @@ def remove(ask: Ask, keys: Keys) -> None:
             ask("UNLINK", *found)
         if cursor == b"0":
             return
-
-
-def _marker(value: bytes | None) -> tuple[int, int, bytes]:
-    """Return policy version, sequence number and digest of an account."""
-    if value is None:
-        return 0, 0, GENESIS
-    version, seq, _, _, head = _MARKER.unpack(value)
-    return int(version), int(seq), bytes.fromhex(head.decode()) if seq else GENESIS
 
 
 def _scan(ask: Ask, key: str) -> Iterator[tuple[bytes, bytes]]:

@@ -1,18 +1,21 @@
 """A Redis or Valkey server: from a URL to a connection, and whether money can be entrusted to it.
 
-URL forms are those of redis-py (`redis://`, `rediss://`, `unix://`, with user, password, database and options), and
-`valkey://`, `valkeys://` for the same. A server is looked at when a connection to it is made: one that may evict keys
-would set counters to zero, a replica does not take writes, and before version 7 scripts have no flags.
+URL forms are those of redis-py (`redis://`, `rediss://`, `unix://`, with user, password, database and options), with
+`+sentinel` or `+cluster` behind the scheme and several hosts where a server must be found (`redisplaces.py`), and
+`valkey`, `valkeys` for the same. A server is looked at when a connection to it is made: one that may evict keys would
+set counters to zero, a replica does not take writes, and before version 7 scripts have no flags. With `?profile=strict`
+it must also have every write on its disk before it answers.
 
-The password stays in the connection: it is in no error and no `repr`.
+What is asked while connecting stands in generators that yield requests and receive answers, once for blocking and
+awaiting callers. The password stays in the connection: it is in no error and no `repr`.
 """
 
 from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Generator
 from typing import Any
-from urllib.parse import urlsplit
 
 import redis
 import redis.asyncio
@@ -20,6 +23,7 @@ from redis.backoff import NoBackoff
 
 from budget.errors import ConfigError
 from budget.stores.multiplex import Lost
+from budget.stores.redisplaces import Address, Here, Sentinels, read_location
 
 __all__ = ["OPEN_TIMEOUT", "Server", "facts"]
 
@@ -27,12 +31,18 @@ OPEN_TIMEOUT = 5.0
 """Seconds in which a connection is opened."""
 _OLDEST = (7, 0)
 _CLOCKS_APART = 5.0
-_ALIASES = {"valkey": "redis", "valkeys": "rediss"}
+_PROFILES = ("fast", "strict")
+_FORMS = (
+    "not the URL of a server, such as redis://user:password@cache:6379/0, redis+sentinel://one,two,three/mymaster "
+    "or redis+cluster://one,two,three"
+)
 _log = logging.getLogger("budget")
+
+_Look = Generator[tuple[str, ...], Any, None]
 
 
 class Server:
-    """Where a server is, and how to connect to it.
+    """Where servers are, and how to connect to the one that holds an account.
 
     Args:
         url: Such as "redis://user:password@cache:6379/0".
@@ -42,75 +52,145 @@ class Server:
     """
 
     def __init__(self, url: str):
-        scheme, _, rest = url.partition("://")
         try:
+            location = read_location(url)
             read: Any = redis.connection.parse_url  # it has no types
-            self._options: dict[str, Any] = read(f"{_ALIASES.get(scheme, scheme)}://{rest}")
-            parts = urlsplit(url)
-            port = f":{parts.port}" if parts.port else ""
+            options: dict[str, Any] = read(location.url)
+        except ConfigError:
+            raise
         except ValueError:
-            raise ConfigError("store: not the URL of a server, such as redis://user:password@cache:6379/0") from None
-        kind = self._options.pop("connection_class", None)
+            raise ConfigError(f"store: {_FORMS}") from None
+        self.url, self.places = location.shown, location.places
+        kind = options.pop("connection_class", None)
         self._sync = kind or redis.Connection
         self._async = getattr(redis.asyncio.connection, self._sync.__name__)
-        if self._sync is redis.UnixDomainSocketConnection and "path" not in self._options:
+        if self._sync is redis.UnixDomainSocketConnection and "path" not in options:
             raise ConfigError("store: unix:// needs the path of a socket, such as unix:///run/valkey.sock")
-        unknown = {"decode_responses", "protocol", "parser_class", "encoding"} & self._options.keys()
+        unknown = {"decode_responses", "protocol", "parser_class", "encoding"} & options.keys()
         if unknown:
             raise ConfigError(f"store: the option {min(unknown)} cannot be set in the URL")
-        self.url = f"{scheme}://{parts.hostname or ''}{port}{parts.path}"
+        self.profile = options.pop("profile", "fast")
+        if self.profile not in _PROFILES:
+            raise ConfigError("store: the option profile is fast or strict")
+        own = {name: options.pop(f"sentinel_{name}", None) for name in ("username", "password")}
+        self._options = options
+        self._asking = dict(options)  # of connections that only ask for the place
+        if isinstance(self.places, Sentinels):
+            rest = {name: value for name, value in options.items() if name not in ("db", "username", "password")}
+            self._asking = {**rest, **{name: value for name, value in own.items() if value is not None}}
+        elif any(own.values()):
+            raise ConfigError("store: sentinel_username and sentinel_password need a URL with +sentinel")
         self._said: set[str] = set()
 
-    def connect(self, timeout: float) -> Any:
-        """Return a connection that is logged in and looked at.
+    def connect(self, timeout: float, group: int = 0) -> Any:
+        """Return a connection to the server that holds a group of accounts, logged in and looked at.
 
         Raises:
             Lost: There is no server, it does not answer in so many seconds, or does not let us in.
             ConfigError: The server must not be used, or an option of the URL is wrong.
         """
-        connection = self._make(self._sync, timeout, redis.retry.Retry)
+        until = time.monotonic() + timeout
+        search, answer = self.places.search(group), None
+        try:
+            while True:
+                node, words = search.send(answer)
+                answer = self._ask(node, words, until)
+        except StopIteration as end:
+            place: Address | None = end.value
+        connection = self._make(self._sync, self._options, place, until - time.monotonic())
         try:
             connection.connect()
-            connection.send_command("INFO")
-            info = _answer(connection.read_response)
-            connection.send_command("TIME")
-            self._check(info, _answer(connection.read_response))
+            look, answer = self._look(), None
+            while True:
+                connection.send_command(*look.send(answer))
+                answer = _answer(connection.read_response)
+        except StopIteration:
+            return connection
         except (redis.RedisError, OSError) as error:
             connection.disconnect()
             raise Lost(_why(error)) from None
         except BaseException:
             connection.disconnect()
             raise
-        return connection
 
-    async def aconnect(self, timeout: float) -> Any:
+    async def aconnect(self, timeout: float, group: int = 0) -> Any:
         """Like `connect`, for the running event loop."""
-        connection = self._make(self._async, timeout, redis.asyncio.retry.Retry)
+        until = time.monotonic() + timeout
+        search, answer = self.places.search(group), None
+        try:
+            while True:
+                node, words = search.send(answer)
+                answer = await self._aask(node, words, until)
+        except StopIteration as end:
+            place: Address | None = end.value
+        connection = self._make(self._async, self._options, place, until - time.monotonic())
         try:
             await connection.connect()
-            await connection.send_command("INFO")
-            info = await _aanswer(connection.read_response)
-            await connection.send_command("TIME")
-            self._check(info, await _aanswer(connection.read_response))
+            look, answer = self._look(), None
+            while True:
+                try:
+                    words = look.send(answer)
+                except StopIteration:
+                    return connection
+                await connection.send_command(*words)
+                answer = await _aanswer(connection.read_response)
         except (redis.RedisError, OSError) as error:
             await connection.disconnect(nowait=True)
             raise Lost(_why(error)) from None
         except BaseException:
             await connection.disconnect(nowait=True)
             raise
-        return connection
 
-    def _make(self, kind: Any, timeout: float, retry: Any) -> Any:
-        # A driver that repeats a command after a timeout carries it out twice; what may be repeated is known here.
-        options = {"retry": retry(NoBackoff(), 0), "protocol": 2}
-        limits = {"socket_timeout": timeout, "socket_connect_timeout": timeout}
+    def _ask(self, node: Address, words: tuple[str, ...], until: float) -> Any:
+        """Ask one of several servers where something is; what goes wrong is an answer, for another may know."""
+        connection = self._make(self._sync, self._asking, node, (until - time.monotonic()) / 2)
         try:
-            return kind(**{**options, **self._options, **limits})
+            connection.connect()
+            connection.send_command(*words)
+            return connection.read_response()
+        except (redis.RedisError, OSError) as error:
+            return _why(error)
+        finally:
+            connection.disconnect()
+
+    async def _aask(self, node: Address, words: tuple[str, ...], until: float) -> Any:
+        connection = self._make(self._async, self._asking, node, (until - time.monotonic()) / 2)
+        try:
+            await connection.connect()
+            await connection.send_command(*words)
+            return await connection.read_response()
+        except (redis.RedisError, OSError) as error:
+            return _why(error)
+        finally:
+            await connection.disconnect(nowait=True)
+
+    def _make(self, kind: Any, given: dict[str, Any], place: Address | None, timeout: float) -> Any:
+        # A driver that repeats a command after a timeout carries it out twice; what may be repeated is known here.
+        retry = redis.asyncio.retry.Retry if kind is self._async else redis.retry.Retry
+        options = {"retry": retry(NoBackoff(), 0), "protocol": 2}
+        limits: dict[str, Any] = dict.fromkeys(("socket_timeout", "socket_connect_timeout"), max(0.001, timeout))
+        if place is not None:
+            limits |= {"host": place[0], "port": place[1]}
+        try:
+            return kind(**{**options, **given, **limits})
         except TypeError as error:
             raise ConfigError(f"store: an option of the URL is not known: {error}") from None
 
-    def _check(self, info: Any, clock: Any) -> None:
+    def _look(self) -> _Look:
+        """Look at a server that a connection was made to: yields requests, receives replies (errors among them)."""
+        info = yield ("INFO",)
+        clock = yield ("TIME",)
         found = facts(info) if isinstance(info, bytes) else {}
+        self._check(found, clock)
+        if self.profile == "strict":
+            rules = yield ("CONFIG", "GET", "*append*fsync*")
+            _check_strict(found, _pairs(rules))
+        elif found.get("aof_enabled") == "0" and "persistence" not in self._said:
+            self._said.add("persistence")
+            if _pairs((yield ("CONFIG", "GET", "save"))).get("save") == "":
+                _log.warning("the server keeps nothing on disk: a restart loses what was spent (appendonly yes)")
+
+    def _check(self, found: dict[str, str], clock: Any) -> None:
         if not found:
             self._say("the server does not let us read INFO: its eviction policy, role and version are not checked")
             return
@@ -123,8 +203,11 @@ class Server:
                 f"store: the server may evict keys (maxmemory-policy {policy}), and with them what was spent; "
                 "set maxmemory-policy noeviction"
             )
+        if found.get("redis_mode") == "cluster" and isinstance(self.places, Here):
+            raise ConfigError("store: the server is a node of a cluster; write redis+cluster:// in the URL")
         if found.get("role", "master") != "master":
-            raise Lost("the server is a replica; the URL must name the primary")
+            hint = "; the URL must name the primary" if isinstance(self.places, Here) else ""
+            raise Lost(f"the server is a replica{hint}")
         if isinstance(clock, list) and abs(time.time() - int(clock[0])) > _CLOCKS_APART:
             self._say(f"this machine's clock is more than {_CLOCKS_APART:g} s off the server's, which is used")
 
@@ -133,6 +216,27 @@ class Server:
         if warning not in self._said:
             self._said.add(warning)
             _log.warning(warning)
+
+
+def _check_strict(found: dict[str, str], rules: dict[str, str]) -> None:
+    """Refuse a server that may lose what it has acknowledged, or that does not let us see whether it may."""
+    if not found:
+        raise ConfigError("store: profile=strict needs to read INFO, which the server does not allow")
+    if found.get("aof_enabled") != "1":
+        raise ConfigError("store: profile=strict needs a server with appendonly yes")
+    if not rules:
+        raise ConfigError("store: profile=strict needs CONFIG GET (to see appendfsync), which the server does not allow")
+    if rules.get("appendfsync") != "always":
+        now = rules.get("appendfsync")
+        raise ConfigError(f"store: profile=strict needs a server with appendfsync always; it is {now}")
+    if rules.get("no-appendfsync-on-rewrite") == "yes":
+        raise ConfigError("store: profile=strict needs a server with no-appendfsync-on-rewrite no")
+
+
+def _pairs(reply: Any) -> dict[str, str]:
+    """Read what CONFIG GET says; nothing if it may not."""
+    words = [word.decode() for word in reply] if isinstance(reply, list) else []
+    return dict(zip(words[::2], words[1::2], strict=True))
 
 
 def _answer(read: Any) -> Any:

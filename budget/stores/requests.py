@@ -16,25 +16,57 @@ from budget.commands import (
     Draw,
     Learn,
     LoadPolicy,
+    Rebuild,
     Reconcile,
     Record,
     Refund,
     Renew,
     Reservation,
     Reserve,
+    Share,
     Status,
     Sweep,
 )
 from budget.ledger import dumps
 from budget.pool import POLICY_KINDS, booked
-from budget.stores.packed import KINDS, NOTHING_KEPT, NUMBERS, keep, pack_amounts, pack_counts, seal
+from budget.stores.packed import KINDS, NOTHING_KEPT, NUMBERS, keep, pack_amounts, pack_counts, read_marker, seal
 
-__all__ = ["ENCODE", "Encoded", "Keys", "expiry"]
+__all__ = ["ENCODE", "EPOCHS", "PORTION", "Encoded", "Keys", "Seen", "expiry", "payment", "rebuilding"]
 
 Encoded = tuple[str, Sequence[str], Sequence[Any]]
 """A script, its KEYS and its ARGV."""
 _CODES = {kind: code for code, kind in KINDS.items()}
 _CACHED = 4096
+EPOCHS = 2**40  # an epoch counts above its random bits how often an operator has declared the account whole
+PORTION = 250
+"""Buckets that one request sets: what a script's stack and an entry hold."""
+
+
+class Seen:
+    """The last entry that this process has seen of an account: its epoch (0: none yet), number and digest.
+
+    A server that has lost it answers `rewound` to a reserve.
+    """
+
+    __slots__ = ("_marker", "epoch", "seq")
+
+    def __init__(self) -> None:
+        self.epoch = self.seq = 0
+        self._marker = b""
+
+    @property
+    def head(self) -> bytes:
+        """The digest of the entry."""
+        return read_marker(self._marker).head
+
+    def see(self, marker: bytes, seq: int, epoch: int) -> None:
+        """Look at the marker of an answer; one from before an entry that was seen says nothing new."""
+        if epoch == self.epoch:
+            later = seq > self.seq
+        else:
+            later = self.epoch == 0 or epoch // EPOCHS > self.epoch // EPOCHS
+        if later:
+            self.epoch, self.seq, self._marker = epoch, seq, marker
 
 
 class _Pools(NamedTuple):
@@ -54,13 +86,14 @@ class Keys:
         self.marker, self.leases, self.ledger = f"{prefix}m", f"{prefix}l", f"{prefix}j"
         self.refusals, self.closed, self.names = f"{prefix}x", f"{prefix}c", f"{prefix}n"
         self.policy, self.pool, self.reservation = f"{prefix}y", f"{prefix}p:", f"{prefix}r:"
-        self.sketches = f"{prefix}e"
-        self._base = (self.marker, self.leases, self.ledger, self.refusals, self.closed, self.names)
+        self.sketches, self.drain = f"{prefix}e", f"{prefix}d"
+        self.base = (self.marker, self.leases, self.ledger, self.refusals, self.closed, self.names)
         self._pools: dict[tuple[str, ...], _Pools] = {}
+        self.seen = Seen()
 
     def verb(self, id: str, pools: Iterable[str]) -> tuple[str, ...]:
         """The keys of a verb on a reservation and its pools."""
-        return (*self._base, self.reservation + id, *pools)
+        return (*self.base, self.reservation + id, *pools)
 
     def named(self, pools: Sequence[str]) -> tuple[Sequence[str], str | bytes]:
         """The keys of pools, and their ids."""
@@ -84,18 +117,22 @@ class Keys:
 # `at` is a scratch account's own time, else -1; `pools` are those that the server named, None: as the caller thinks.
 
 
-def _reserve(keys: Keys, command: Reserve, at: int, swept: int, pools: Sequence[str] | None) -> Encoded:
+def _reserve(keys: Keys, command: Reserve, at: int, swept: int, pools: Sequence[Share] | None) -> Encoded:
     draws = command.draws
     pooled = draws
     if None in [draw[0] for draw in draws]:  # caps, which have no key and come last
         pooled = [draw for draw in draws if draw[0] is not None]
         draws = [*pooled, *[draw for draw in draws if draw[0] is None]]
     drawn, count, many = keys.drawn(pooled), len(pooled), len(draws)
-    numbers = NUMBERS[6 + 5 * many].pack(
-        at, command.version, command.lease_us, swept, count, many, *[draw[3] for draw in draws],
-        *[draw[4] for draw in draws], *chain.from_iterable([draw[5:8] for draw in draws]),
+    numbers = NUMBERS[8 + 5 * many].pack(
+        at, command.version, command.lease_us, swept, keys.seen.epoch, keys.seen.seq, count, many,
+        *[draw[3] for draw in draws], *[draw[4] for draw in draws],
+        *chain.from_iterable([draw[5:8] for draw in draws]),
     )  # fmt: skip
-    taken = numbers[48 + 8 * many : 48 + 8 * (many + count)]
+    taken = numbers[64 + 8 * many : 64 + 8 * (many + count)]
+    more: bytes = b""
+    if [1 for draw in draws if draw[9] or draw[10] or draw[11]]:
+        more = NUMBERS[3 * many].pack(*chain.from_iterable([draw[9:12] for draw in draws]))
     kept = keep(
         command.amounts,
         (count, drawn.ids, drawn.units),
@@ -106,10 +143,10 @@ def _reserve(keys: Keys, command: Reserve, at: int, swept: int, pools: Sequence[
         command.parent,
     )
     texts = "\n".join((command.frozen or "", *[draw[8] for draw in draws]))
-    return "reserve", keys.verb(command.id, drawn.keys), (command.id, numbers, kept, texts, drawn.names)
+    return "reserve", keys.verb(command.id, drawn.keys), (command.id, numbers, kept, texts, drawn.names, more)
 
 
-def _reconcile(keys: Keys, command: Reconcile, at: int, swept: int, pools: Sequence[str] | None) -> Encoded:
+def _reconcile(keys: Keys, command: Reconcile, at: int, swept: int, pools: Sequence[Share] | None) -> Encoded:
     detail = _sealed(command.detail)
     if command.draws is None or pools is not None:
         named, ids, made = _named(keys, command.known, pools)
@@ -117,49 +154,79 @@ def _reconcile(keys: Keys, command: Reconcile, at: int, swept: int, pools: Seque
         return "reconcile", keys.verb(command.id, named), args
     draws = booked(command.draws)
     drawn = keys.drawn(draws)
-    windows = NUMBERS[2 * len(draws)].pack(*chain.from_iterable([draw[5:7] for draw in draws]))
+    windows = NUMBERS[6 * len(draws)].pack(*_windows(draws))
     kept = _kept(drawn, replace(command, detail={**command.detail, "unknown": True}), "")
     head = (command.id, NUMBERS[3].pack(at, swept, command.made), pack_amounts(command.actual), detail)
     return "reconcile", keys.verb(command.id, drawn.keys), (*head, drawn.ids, kept, windows, drawn.names)
 
 
-def _refund(keys: Keys, command: Refund, at: int, swept: int, pools: Sequence[str] | None) -> Encoded:
+def _refund(keys: Keys, command: Refund, at: int, swept: int, pools: Sequence[Share] | None) -> Encoded:
     named, ids, made = _named(keys, command.known, pools)
     args = (command.id, NUMBERS[3].pack(at, swept, made), _sealed(command.detail), ids, NOTHING_KEPT)
     return "refund", keys.verb(command.id, named), args
 
 
-def _record(keys: Keys, command: Record, at: int, swept: int, pools: Sequence[str] | None) -> Encoded:
+def _record(keys: Keys, command: Record, at: int, swept: int, pools: Sequence[Share] | None) -> Encoded:
     draws = booked(command.draws)
     drawn = keys.drawn(draws)
-    windows = chain.from_iterable([draw[5:8] for draw in draws])
-    numbers = NUMBERS[3 + 3 * len(draws)].pack(at, command.version, swept, *windows)
+    numbers = NUMBERS[3 + 6 * len(draws)].pack(at, command.version, swept, *_windows(draws))
     kept = _kept(drawn, command, command.digest)
-    args = (command.id, numbers, pack_amounts(command.actual), kept, drawn.names)
+    args = (command.id, numbers, pack_amounts(command.actual), kept, drawn.names, _CODES[command.kind])
     return "record", keys.verb(command.id, drawn.keys), args
 
 
-def _renew(keys: Keys, command: Renew, at: int, swept: int, pools: Sequence[str] | None) -> Encoded:
+def payment(keys: Keys, command: Record, at: int, swept: int, pools: Sequence[Share] | None) -> Encoded:
+    """Return the request that pays a cost out of a slice; its pools are those of the draws, or those that it named."""
+    if pools is None:
+        pools = [Share(draw.pool, draw.unit, 0, 0) for draw in command.draws if draw.pool is not None]
+    named, ids = keys.named([share.pool for share in pools])
+    ids = ids if isinstance(ids, bytes) else ids.encode()
+    units = NUMBERS[len(pools)].pack(*[share.unit for share in pools])
+    kept = _kept(_Pools(tuple(named), ids, units, ""), command, command.digest)
+    frees = pack_amounts(command.frees or command.actual)
+    args = (command.id, NUMBERS[2].pack(at, swept), pack_amounts(command.actual), kept, frees, _CODES[command.kind])
+    return "pay", (*keys.verb(command.id, named), f"{keys.reservation}{command.of}"), args
+
+
+def rebuilding(keys: Keys, command: Rebuild, at: int) -> list[Encoded]:
+    """Return the requests that carry out a rebuild; all buckets of a pool are in one, or follow one another."""
+    found = []
+    buckets = sorted(command.buckets.items())
+    for n, first in enumerate(range(0, len(buckets), PORTION)):
+        some = buckets[first : first + PORTION]
+        values: dict[str, list[float]] = {}
+        for (pool, _), bucket in some:
+            values.setdefault(pool, []).extend(bucket)
+        ids = "\n".join([pool for (pool, _), _ in some]).encode()
+        kept = keep((0, 0, 0, 0, 0), (len(some), ids, bytes(8 * len(some))), bytes(8 * len(some)), "", {}, {})
+        args: list[Any] = [NUMBERS[2].pack(at, command.seq + n), kept]
+        for pool, numbers in values.items():
+            args += [command.names.get(pool, ""), NUMBERS[len(numbers)].pack(*numbers)]
+        found.append(("rebuild", (*keys.base, *[keys.pool + pool for pool in values]), args))
+    return found
+
+
+def _renew(keys: Keys, command: Renew, at: int, swept: int, pools: Sequence[Share] | None) -> Encoded:
     names = [keys.marker, keys.leases, keys.reservation + command.id]
     return "renew", names, [command.id, NUMBERS[3].pack(at, swept, command.lease_us)]
 
 
-def _status(keys: Keys, command: Status | Sweep, at: int, swept: int, pools: Sequence[str] | None) -> Encoded:
+def _status(keys: Keys, command: Status | Sweep, at: int, swept: int, pools: Sequence[Share] | None) -> Encoded:
     names = command.pools if type(command) is Status else ()
     head = NUMBERS[2].pack(at, swept)
     return "status", [keys.marker, keys.leases, *[keys.pool + each for each in names]], [head]
 
 
-def _load(keys: Keys, command: LoadPolicy, at: int, swept: int, pools: Sequence[str] | None) -> Encoded:
+def _load(keys: Keys, command: LoadPolicy, at: int, swept: int, pools: Sequence[Share] | None) -> Encoded:
     return "policy", [keys.marker, keys.policy], [NUMBERS[1].pack(at)]
 
 
-def _learn(keys: Keys, command: Learn, at: int, swept: int, pools: Sequence[str] | None) -> Encoded:
+def _learn(keys: Keys, command: Learn, at: int, swept: int, pools: Sequence[Share] | None) -> Encoded:
     pairs = [part for name in sorted(command.more) for part in (name, pack_counts(command.more[name]))]
     return "learn", [keys.marker, keys.sketches], [NUMBERS[1].pack(at), *pairs]
 
 
-def _change(keys: Keys, command: ChangePolicy, at: int, swept: int, pools: Sequence[str] | None) -> Encoded:
+def _change(keys: Keys, command: ChangePolicy, at: int, swept: int, pools: Sequence[Share] | None) -> Encoded:
     kind = _CODES[POLICY_KINDS[command.kind, command.body is not None]]
     return "change", [keys.marker, keys.leases, keys.ledger, keys.policy], (
         f"{command.kind}\n{command.identity}", NUMBERS[3].pack(at, swept, command.body is None), command.body or "",
@@ -167,10 +234,18 @@ def _change(keys: Keys, command: ChangePolicy, at: int, swept: int, pools: Seque
     )  # fmt: skip
 
 
+def _windows(draws: Sequence[Draw]) -> Iterable[int]:
+    """The windows of draws that a cost may open: start, end, since, limit, roll-over, span of each."""
+    return chain.from_iterable([(*draw[5:8], draw.limit, draw.rollover, draw.span) for draw in draws])
+
+
 def _kept(drawn: _Pools, command: Reconcile | Record, digest: str) -> bytes:
     """Write what is kept of a cost that nothing was reserved for: it took nothing."""
     pools = (len(drawn.keys), drawn.ids, drawn.units)
-    return keep(command.actual, pools, bytes(len(drawn.units)), digest, command.scope, command.detail)
+    detail = command.detail
+    if isinstance(command, Record) and command.of is not None:
+        detail = {**detail, "of": command.of}
+    return keep(command.actual, pools, bytes(len(drawn.units)), digest, command.scope, detail)
 
 
 def expiry(keys: Keys, id: str, pools: Sequence[str], at: int) -> Encoded:
@@ -180,12 +255,12 @@ def expiry(keys: Keys, id: str, pools: Sequence[str], at: int) -> Encoded:
 
 
 def _named(
-    keys: Keys, known: Reservation | None, pools: Sequence[str] | None
+    keys: Keys, known: Reservation | None, pools: Sequence[Share] | None
 ) -> tuple[Sequence[str], str | bytes, int]:
     """Return the keys of a reservation's pools, their ids, and when it was made (-1: who asks does not know)."""
     if pools is None and known is not None:
         return *keys.named([share[0] for share in known.shares]), known.made
-    return *keys.named(pools or ()), -1
+    return *keys.named([share.pool for share in pools or ()]), -1
 
 
 def _sealed(detail: object) -> bytes:

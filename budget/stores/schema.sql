@@ -81,3 +81,35 @@ create table learned (                                  -- sketches of what answ
 
 alter table buckets add column                          -- what the window before left unspent, added to the limit
     carry integer not null default 0 check (carry between 0 and 9007199254740991);
+
+alter table buckets add column                          -- the length of the rolling window that it is a part of, else 0
+    span integer not null default 0 check (span between 0 and 9007199254740991);
+
+create table policy_3 (                                 -- limits, freezes, adjustments, and a fence
+    account integer not null,
+    kind text not null check (kind in ('limit', 'freeze', 'adjust', 'fence')),
+    identity text not null,
+    body text not null,
+    primary key (account, kind, identity)
+) strict, without rowid;
+
+insert into policy_3 select account, kind, identity, body from policy;
+drop table policy;
+alter table policy_3 rename to policy;
+
+alter table entries add column                          -- the digest of the first content of an entry that was erased
+    sealed blob check (length(sealed) = 32);
+
+create index checkpoints on entries (account, seq) where kind in ('pruned', 'erased');
+
+alter table entries add column origin integer;          -- of a records store: the entry's number on the server
+
+create table drained (                                  -- of a records store: what was read from a server's ledger
+    account integer primary key,
+    mark text not null,                                 -- of this store, which the server has as well
+    epoch text not null,                                -- of the server's account
+    since integer not null,                             -- the last entry here before that epoch's
+    seq integer not null,                               -- the last entry that was read, by its number there,
+    digest blob not null,                               -- and its digest there
+    refusal text not null                               -- the id of the last refusal that was read
+) strict;

@@ -24,6 +24,7 @@ from budget.commands import (
     Learn,
     LoadPolicy,
     Outcome,
+    Rebuild,
     Reconcile,
     Record,
     Refund,
@@ -44,10 +45,11 @@ from budget.stores.packed import (
     read_amounts,
     read_bucket,
     read_counts,
+    read_place,
     read_record,
     shares_of,
 )
-from budget.stores.requests import ENCODE, Keys, expiry
+from budget.stores.requests import ENCODE, Keys, expiry, payment, rebuilding
 
 __all__ = ["Steps", "flow", "request", "run_script"]
 
@@ -72,9 +74,13 @@ def flow(keys: Keys, command: Command, now: int | None) -> Steps:
     Raises:
         StoreUnavailable: The server answered with an error.
     """
-    encode, decode = ENCODE[type(command)], _DECODE[type(command)]
     at = -1 if now is None else now
-    pools: Sequence[str] | None = None
+    if type(command) is Rebuild:
+        return (yield from _rebuild(keys, command, at))
+    encode, decode = ENCODE[type(command)], _DECODE[type(command)]
+    if type(command) is Record and command.of is not None:
+        encode = payment
+    pools: Sequence[Share] | None = None
     looks = type(command) is Status and not command.sweep
     swept = expired = 0
     free: dict[str, int] = {}
@@ -86,15 +92,35 @@ def flow(keys: Keys, command: Command, now: int | None) -> Steps:
         elif status == b"due":
             swept, expired = 1, (yield from _expire(keys, reply[3:], at))
         elif status == b"pools":
-            pools = [share.pool for share in shares_of(reply[3])]
+            pools = shares_of(reply[3])
+        elif status == b"over":
+            encode, pools = ENCODE[type(command)], None
         else:
+            marker = reply[2]
+            reply[2], seq, epoch = read_place(marker)
             outcome: Outcome = decode(command, reply)
+            outcome.seq = seq
+            if epoch:
+                keys.seen.see(marker, seq, epoch)
             if type(command) is Sweep:
                 outcome.status, outcome.count = "swept", expired
             if free and type(command) is Status:
                 pairs = zip(command.pools, outcome.buckets, strict=True)
                 outcome.buckets = [b and b.at(b.spent, b.reserved - free.get(pool, 0)) for pool, b in pairs]
             return outcome
+
+
+def _rebuild(keys: Keys, command: Rebuild, at: int) -> Steps:
+    """Set buckets in portions, each if nothing happened since the one before."""
+    outcome = Outcome("rebuilt", 0, 0, seq=command.seq)
+    for encoded in rebuilding(keys, command, at):
+        status, now, marker = yield from run_script(*encoded)
+        version, seq, epoch = read_place(marker)
+        outcome = Outcome(status.decode(), now, version, seq=seq)
+        keys.seen.see(marker, seq, epoch)
+        if status == b"moved":
+            break
+    return outcome
 
 
 def run_script(verb: str, keys: Sequence[str], args: Sequence[Any]) -> Steps:
@@ -104,6 +130,8 @@ def run_script(verb: str, keys: Sequence[str], args: Sequence[Any]) -> Steps:
     if isinstance(reply, ServerError) and str(reply).startswith("NOSCRIPT"):
         reply = yield request("EVAL", text, len(keys), *keys, *args)
     if isinstance(reply, ServerError):
+        if str(reply).startswith("NEWER"):
+            raise StoreUnavailable("the account was written by a newer version of this package, which this one cannot read")
         raise StoreUnavailable(f"the server refused to {verb}: {str(reply).splitlines()[0][:200]}")
     return reply
 
@@ -150,14 +178,23 @@ def _decode_reserve(command: Reserve, reply: Sequence[Any]) -> Outcome:
         buckets = _in_order(draws, buckets)
         pooled = [draw for draw in draws if draw[0] is not None]
     # The server answered pools first. Made by `tuple.__new__`, for which eight take as long as two by their class.
-    starts = map(int, NUMBERS[len(reply[3]) // 8].unpack(reply[3])[::5])
+    if reply[5]:
+        starts = map(int, NUMBERS[len(pooled)].unpack(reply[5]))
+    else:
+        starts = map(int, NUMBERS[len(reply[3]) // 8].unpack(reply[3])[::6])
     ids, units, amounts = [d[0] for d in pooled], [d[2] for d in pooled], [d[4] for d in pooled]
     rows = zip(ids, units, starts, amounts, strict=False)  # the starts of caps are left over
     made = Reservation(
         command.id, command.digest, "open", command.amounts, tuple(map(_new, repeat(Share), rows)), command.lease_us,
         now + command.lease_us, now, 0, None, command.scope, command.detail, command.parent,
     )  # fmt: skip
-    return Outcome(status, now, version, buckets, reservation=made)
+    shadowed = [i for i, told in enumerate(_in_order(draws, _marks(draws, reply[4]))) if told] if reply[4] else ()
+    return Outcome(status, now, version, buckets, reservation=made, shadowed=shadowed)
+
+
+def _marks(draws: Sequence[Draw], which: bytes) -> list[bool]:
+    """Return of each draw, in the server's order, whether it is named: their numbers are bytes, from 1."""
+    return [i in which for i in range(1, len(draws) + 1)]
 
 
 def _in_order(draws: Sequence[Draw], told: Sequence[Any]) -> list[Any]:
@@ -168,7 +205,7 @@ def _in_order(draws: Sequence[Draw], told: Sequence[Any]) -> list[Any]:
 
 def _told(draws: Sequence[Draw], told: Sequence[Bucket], which: bytes) -> tuple[list[Bucket], list[int]]:
     """Return the buckets of a refusal, and which draws refuse. What does not was answered with the amount in it."""
-    refuses = _in_order(draws, [i in which for i in range(1, len(draws) + 1)])
+    refuses = _in_order(draws, _marks(draws, which))
     pairs = zip(_in_order(draws, told), draws, refuses, strict=True)
     buckets = [bucket if no else bucket.at(bucket.spent, bucket.reserved - draw.amount) for bucket, draw, no in pairs]
     return buckets, [i for i, no in enumerate(refuses) if no]
@@ -180,7 +217,8 @@ def _decode_end(command: Reconcile | Refund | Record, reply: Sequence[Any]) -> O
         return Outcome(status, now, version)
     if len(reply) == 4:
         return Outcome(status, now, version, reservation=read_record(command.id, reply[3]))
-    status, record, known = _ENDS[type(command)], reply[4], getattr(command, "known", None)
+    record, known = reply[4], getattr(command, "known", None)
+    status = command.kind if isinstance(command, Record) else _ENDS[type(command)]
     buckets = Buckets(reply[3])
     if known is not None and len(record) == CHARGED:
         reservation = known.ended_as(status, now, read_amounts(record))
@@ -231,20 +269,22 @@ def _load_scripts() -> dict[str, tuple[str, str]]:
 
 
 _PARTS = {
-    "reserve": ("prelude", "records"),
-    "reconcile": ("prelude", "records", "ends"),
-    "refund": ("prelude", "records", "ends"),
-    "record": ("prelude", "records", "ends"),
-    "expire": ("prelude", "records", "ends"),
+    "reserve": ("prelude", "windows", "records"),
+    "reconcile": ("prelude", "windows", "records", "ends"),
+    "refund": ("prelude", "windows", "records", "ends"),
+    "record": ("prelude", "windows", "records", "ends"),
+    "expire": ("prelude", "windows", "records", "ends"),
     "renew": ("prelude", "records"),
-    "status": ("prelude",),
+    "pay": ("prelude", "windows", "records", "ends"),
+    "rebuild": ("prelude", "windows", "records"),
+    "status": ("prelude", "windows"),
     "policy": ("prelude",),
     "change": ("prelude",),
     "learn": ("prelude",),
     "snapshot": (),
 }
 _SCRIPTS = _load_scripts()
-_ENDS = {Reconcile: "reconciled", Refund: "refunded", Record: "recorded"}
+_ENDS: dict[type, str] = {Reconcile: "reconciled", Refund: "refunded"}
 _DECODE: dict[type, Callable[..., Outcome]] = {
     Reserve: _decode_reserve,
     Reconcile: _decode_end,

@@ -10,32 +10,41 @@ Readers use a connection of their own and see what was committed.
 
 from __future__ import annotations
 
+import json
 import os
 import sqlite3
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Event, Lock, Thread
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
+from budget.audit import Checkpoint, Line, read_checkpoint
 from budget.commands import Bucket, Command, Outcome, Reservation
 from budget.errors import StoreUnavailable
 from budget.ledger import Entry
 from budget.stores.base import PAGE, Snapshot
+from budget.stores.sqliteadmin import forget_entries
 from budget.stores.sqlitefile import connect
+from budget.stores.sqlitelines import CHECKPOINT, LINES
 from budget.stores.sqlitestate import read_entry, read_reservation
 from budget.stores.sqlitewriter import OPEN_TIMEOUT, Writer
 from budget.stores.tickets import Ticket, hand_back, late
+from budget.stores.watches import LedgerWatch
+
+if TYPE_CHECKING:
+    import asyncio
 
 __all__ = ["GROUP", "SqliteStore"]
 
 GROUP = 128
 """Commands that one transaction takes at most."""
+_LOOK = 0.025  # seconds between looks at what other processes wrote, while somebody waits for that
 _ENTRIES = """select seq, at, kind, reservation, usd, tokens, input_tokens, output_tokens, requests, scope, detail,
-    postings, digest from entries
+    postings, digest, sealed from entries
     where account = (select id from accounts where name = ?) and seq > ? and at >= ? order by seq limit ?"""
 _OPEN_ONES = """select body, state, made, id from reservations
     where account = (select id from accounts where name = ?) and (state = 'open') = 1 order by made"""
@@ -51,9 +60,10 @@ class SqliteStore:
     """
 
     default_timeout = 2.0
+    undelivered: Callable[[str, Command], None] | None = None
 
     def __init__(self, path: str):
-        self._path = Path(path).absolute()
+        self.path = self._path = Path(path).absolute()
         self.url = f"sqlite:///{self._path}"
         self._reset()
         _STORES.add(self)
@@ -66,6 +76,7 @@ class SqliteStore:
         self._failure: Exception | None = None
         self._writer: Writer | None = None
         self._reader: sqlite3.Connection | None = None
+        self._watches: WeakSet[LedgerWatch] = WeakSet()
 
     # What callers do.
 
@@ -78,14 +89,14 @@ class SqliteStore:
         import asyncio
 
         ticket = Ticket(account, command)
-        ticket.loop = asyncio.get_running_loop()
-        ticket.future = ticket.loop.create_future()
+        loop = ticket.loop = asyncio.get_running_loop()
+        future = ticket.future = loop.create_future()
         self._hand_over(ticket)
+        timer = loop.call_later(self._patience(timeout), _no_answer, future, timeout)
         try:
-            async with asyncio.timeout(self._patience(timeout)):
-                return await ticket.future
-        except TimeoutError:
-            raise late(timeout) from None
+            return await future
+        finally:
+            timer.cancel()
 
     def post(self, account: str, command: Command) -> None:
         """Leave a command with the writer. A finalizer may call this anywhere: it waits for no lock."""
@@ -150,7 +161,9 @@ class SqliteStore:
             stop = ticket is None
             if group:
                 writer.commit(group)
-                hand_back(group)
+                hand_back(group, self.undelivered)
+                for watch in list(self._watches):
+                    watch.nudge()
 
     def _give_up(self, error: Exception) -> None:
         """Answer all that wait with an error; the next command tries to open again."""
@@ -163,13 +176,34 @@ class SqliteStore:
                 if ticket is not None:
                     ticket.error = error
                     group.append(ticket)
-        hand_back(group)
+        hand_back(group, self.undelivered)
 
     # Reading.
 
     def entries(self, account: str, after: int, since_us: int = 0) -> Sequence[Entry]:
         """Read a page of the ledger."""
         return [read_entry(row) for row in self._read(_ENTRIES, account, after, since_us, PAGE)]
+
+    def watch(self, account: str, after: int) -> LedgerWatch:
+        """Watch what is written: by this process at once, by others at each look."""
+        made = LedgerWatch(lambda seq: self.entries(account, seq), after, _LOOK)
+        self._watches.add(made)
+        return made
+
+    def lines(self, account: str, after: int) -> Iterator[Line]:
+        """Iterate the entries as an audit needs them."""
+        while page := self._read(LINES, account, after, PAGE):
+            yield from (Line(*row) for row in page)
+            after = page[-1][0]
+
+    def checkpoint(self, account: str) -> Checkpoint | None:
+        """Read the last checkpoint."""
+        rows = self._read(CHECKPOINT, account)
+        return read_checkpoint(rows[0][0], json.loads(rows[0][1])) if rows else None
+
+    def forget_entries(self, account: str, upto: int) -> None:
+        """Drop entries that a checkpoint stands for."""
+        forget_entries(self.path, account, upto)
 
     def reservations(self, account: str) -> Sequence[Reservation]:
         """Read the open reservations, oldest first."""
@@ -198,12 +232,16 @@ class SqliteStore:
             try:
                 row = db.execute("select id, seq, head from accounts where name = ?", (account,)).fetchone()
                 id, seq, head = row or (None, 0, bytes(32))
-                query = 'select pool, start, "end", since, spent, reserved, carry from buckets where account = ?'
+                query = 'select pool, start, "end", since, spent, reserved, carry, span from buckets where account = ?'
                 buckets = {(pool, rest[0]): Bucket(*rest) for pool, *rest in db.execute(query, (id,))}
                 names = dict(db.execute("select pool, name from pools where account = ?", (id,)))
             finally:
                 db.execute("commit")
         return Snapshot(buckets, names, seq, head)
+
+    def rows(self, query: str, *values: Any) -> list[Any]:
+        """Read rows, as the records store asks for them."""
+        return self._read(query, *values)
 
     def _read(self, query: str, *values: Any) -> list[Any]:
         try:
@@ -277,6 +315,11 @@ class SqliteStore:
         if self._writer is not None:
             self._writer.lock.close()
         self._reset()
+
+
+def _no_answer(future: asyncio.Future[Outcome], timeout: float) -> None:
+    if not future.done():
+        future.set_exception(late(timeout))
 
 
 _STORES: WeakSet[SqliteStore] = WeakSet()

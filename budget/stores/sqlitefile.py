@@ -18,8 +18,9 @@ from threading import Lock
 from time import monotonic, sleep
 
 from budget.errors import StoreUnavailable
+from budget.stores.sqlitelines import rechain
 
-__all__ = ["SCHEMA_VERSION", "FileLock", "connect", "prepare"]
+__all__ = ["SCHEMA_VERSION", "FileLock", "check_version", "connect", "prepare"]
 
 SCHEMA_VERSION = 3
 _SINCE = r"-- since version \d+\n"  # what follows is added to a file of an earlier version
@@ -120,16 +121,35 @@ def connect(path: Path) -> sqlite3.Connection:
     try:
         for pragma in ("journal_mode = wal", "synchronous = full", "trusted_schema = off", "cell_size_check = on"):
             db.execute(f"pragma {pragma}")
-        found = db.execute("pragma user_version").fetchone()[0]
-        if found > SCHEMA_VERSION:
-            raise StoreUnavailable(
-                f"the store has schema {found}, made by a newer version; this one knows {SCHEMA_VERSION}"
-            )
+        found = check_version(db)
         if found < SCHEMA_VERSION:
-            parts = re.split(_SINCE, files("budget.stores").joinpath("schema.sql").read_text())
-            script = "".join(parts[found:])
-            db.executescript(f"begin immediate; {script} pragma user_version = {SCHEMA_VERSION}; commit;")
+            _migrate(db, found)
     except BaseException:
         db.close()
         raise
     return db
+
+
+def check_version(db: sqlite3.Connection) -> int:
+    """Return the version of the file's schema. It may change while the file is open: a newer package migrates it.
+
+    Raises:
+        StoreUnavailable: It is newer than this package.
+    """
+    found: int = db.execute("pragma user_version").fetchone()[0]
+    if found > SCHEMA_VERSION:
+        raise StoreUnavailable(
+            f"the store has schema {found}, made by a newer version; this one knows {SCHEMA_VERSION}: update it, and "
+            "start this process again"
+        )
+    return found
+
+
+def _migrate(db: sqlite3.Connection, found: int) -> None:
+    """Bring a file of an earlier version to this one, or a new file to its first, in one transaction."""
+    parts = re.split(_SINCE, files("budget.stores").joinpath("schema.sql").read_text())
+    db.executescript("begin immediate;" + "".join(parts[found:]))
+    if 0 < found < 3:
+        rechain(db)
+    db.execute(f"pragma user_version = {SCHEMA_VERSION}")
+    db.execute("commit")

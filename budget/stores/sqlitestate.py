@@ -1,7 +1,9 @@
 """One account of the SQLite store, as the verbs see it inside a transaction.
 
 Rows are read when first asked for and written once, when the transaction ends: a group of operations on one pool costs
-one row. Nothing here decides anything; `pool.apply` does.
+one row. What was read or written stays known to the next transaction: the marker, newest buckets, open reservations and
+when the first lease ends. The writer throws a state away as soon as its rows may be others: after another connection's
+commit, after a transaction that failed, and with its account. Nothing here decides anything; `pool.apply` does.
 """
 
 from __future__ import annotations
@@ -18,23 +20,33 @@ from budget.window import FOREVER
 
 __all__ = ["SqliteState", "read_entry", "read_reservation"]
 
-_NEWEST = """select start, "end", since, spent, reserved, carry from buckets
+_NEWEST = """select start, "end", since, spent, reserved, carry, span from buckets
     where account = ? and pool = ? order by start desc limit 1"""
-_BUCKET = """select start, "end", since, spent, reserved, carry from buckets
+_PARTS = """select start, "end", since, spent, reserved, carry, span from buckets
+    where account = ? and pool = ? order by start"""
+_BUCKET = """select start, "end", since, spent, reserved, carry, span from buckets
     where account = ? and pool = ? and start = ?"""
-_PUT_BUCKET = """insert into buckets values (?, ?, ?, ?, ?, ?, ?, ?)
-    on conflict do update set spent = excluded.spent, reserved = excluded.reserved"""
+_PUT_BUCKET = """insert into buckets values (?, ?, ?, ?, ?, ?, ?, ?, ?)
+    on conflict do update set spent = excluded.spent, reserved = excluded.reserved, carry = excluded.carry"""
+_DROP_BUCKET = "delete from buckets where account = ? and pool = ? and start = ?"
 _PUT_RESERVATION = """insert into reservations values (?, ?, ?, ?, ?, ?)
     on conflict do update set state = excluded.state, due = excluded.due, body = excluded.body"""
 _OPEN = "select id, due from reservations where account = ? and (state = 'open') = 1 order by due limit ?"
 _FORGET = """delete from reservations where account = ?1 and id in (
     select id from reservations where account = ?1 and (state = 'open') = 0 and due <= ?2 order by due limit ?3)"""
-_PUT_ENTRY = "insert into entries values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_PUT_ENTRY = "insert into entries values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, null, null)"
+_NAMELESS = """delete from pools where account = ?1 and pool = ?2
+    and not exists (select 1 from buckets where account = ?1 and pool = ?2)"""
+_VOUCHED = "select max(seq) from entries where account = ? and kind in ('pruned', 'erased')"
 _PUT_ACCOUNT = "update accounts set version = ?, seq = ?, head = ?, clock = ? where id = ?"
+_KNOWN = 65536  # pools, and open reservations, that are known from one transaction to the next
 
 
 class SqliteState:
-    """Reads through to the tables, keeps what is put, and writes it all in `flush`."""
+    """Reads through to the tables, keeps what is put, and writes it all in `flush`.
+
+    What a transaction has put is in `_buckets`, `_dropped`, `_names`, `_put` and `_entries`; the rest outlives it.
+    """
 
     def __init__(self, connection: sqlite3.Connection, name: str):
         self._db = connection
@@ -50,24 +62,31 @@ class SqliteState:
             row = (added.lastrowid, *values[1:])
         self._id: int = row[0]
         self.account = Account(*row[1:])
+        self._written = row[1:]
         self._buckets: dict[tuple[str, int], Bucket] = {}
         self._newest: dict[str, Bucket | None] = {}
+        self._parts: dict[str, dict[int, Bucket]] = {}
+        self._dropped: list[tuple[str, int]] = []
         self._names: dict[str, str] = {}
-        self._reservations: dict[str, Reservation | None] = {}
+        self._open: dict[str, Reservation] = {}
+        self._bodies: dict[str, _Body] = {}
         self._put: dict[str, Reservation] = {}
         self._entries: list[Entry] = []
         self._next_due = 0
 
     def reservation(self, id: str) -> Reservation | None:
-        if id not in self._reservations:
+        found = self._put.get(id) or self._open.get(id)
+        if found is None:
             row = self._db.execute(
                 "select body, state, made, id from reservations where account = ? and id = ?", (self._id, id)
             ).fetchone()
-            self._reservations[id] = None if row is None else read_reservation(*row)
-        return self._reservations[id]
+            found = None if row is None else read_reservation(*row)
+            if found is not None and found.state == "open":
+                self._open[id] = found
+        return found
 
     def put_reservation(self, reservation: Reservation) -> None:
-        self._reservations[reservation.id] = self._put[reservation.id] = reservation
+        self._put[reservation.id] = reservation
 
     def newest(self, pool: str) -> Bucket | None:
         if pool not in self._newest:
@@ -81,6 +100,8 @@ class SqliteState:
             return newest
         if (pool, start) in self._buckets:
             return self._buckets[pool, start]
+        if newest is not None and newest.span:
+            return self._all_parts(pool).get(start)
         row = self._db.execute(_BUCKET, (self._id, pool, start)).fetchone()
         return None if row is None else Bucket(*row)
 
@@ -90,11 +111,39 @@ class SqliteState:
             self._names[pool] = name
         if newest is None or bucket.start >= newest.start:
             self._newest[pool] = bucket
+        if bucket.span:
+            self._all_parts(pool)[bucket.start] = bucket
         self._buckets[pool, bucket.start] = bucket
 
+    def parts(self, pool: str) -> Sequence[Bucket]:
+        return sorted(self._all_parts(pool).values())
+
+    def _all_parts(self, pool: str) -> dict[int, Bucket]:
+        if pool not in self._parts:
+            rows = self._db.execute(_PARTS, (self._id, pool))
+            self._parts[pool] = {row[0]: Bucket(*row) for row in rows}
+        return self._parts[pool]
+
+    def drop_bucket(self, pool: str, start: int) -> None:
+        del self._all_parts(pool)[start]
+        self._buckets.pop((pool, start), None)
+        self._dropped.append((pool, start))
+
+    def forget_window(self, pool: str, start: int) -> None:
+        self._db.execute("delete from buckets where account = ? and pool = ? and start = ?", (self._id, pool, start))
+        self._newest.pop(pool, None)
+        self._parts.pop(pool, None)
+        self._buckets.pop((pool, start), None)
+        self._db.execute(_NAMELESS, (self._id, pool))
+
+    def vouched(self) -> int:
+        found: int | None = self._db.execute(_VOUCHED, (self._id,)).fetchone()[0]
+        mine = (entry.seq for entry in reversed(self._entries) if entry.kind in ("pruned", "erased"))
+        return next(mine, found or 0)
+
     def due(self, now: int, most: int) -> Sequence[str]:
-        # Asked once per transaction unless something is due: `_next_due` is when that can be. A reservation made in
-        # this same transaction is not in the table yet; if its lease is that short, the next transaction expires it.
+        # Asked only when something can be due: `_next_due` is no later than that. A reservation made in this same
+        # transaction is not in the table yet; if its lease is that short, the next transaction expires it.
         if now < self._next_due:
             return ()
         rows = self._db.execute(_OPEN, (self._id, most + 1)).fetchall()
@@ -103,8 +152,8 @@ class SqliteState:
             id for id in ids if (known := self.reservation(id)) and known.state == "open" and known.lease_end <= now
         ]
         # Whoever asks may only look: what was found stays due until it has ended.
-        waits = found or len(rows) > most
-        self._next_due = now if waits else next((due for _, due in rows if due > now), FOREVER)
+        later = now if len(rows) > most else FOREVER
+        self._next_due = now if found else next((due for _, due in rows if due > now), later)
         return found
 
     def append(self, entry: Entry) -> None:
@@ -148,22 +197,63 @@ class SqliteState:
         id, write = self._id, self._db.executemany
         if self._names:
             write("insert or ignore into pools values (?, ?, ?)", [(id, p, name) for p, name in self._names.items()])
+        if self._dropped:
+            write(_DROP_BUCKET, [(id, *place) for place in self._dropped])
         if self._buckets:
             write(_PUT_BUCKET, [(id, pool, *bucket) for (pool, _), bucket in self._buckets.items()])
         if self._put:
-            write(_PUT_RESERVATION, [(id, *_reservation_row(r)) for r in self._put.values()])
+            write(_PUT_RESERVATION, [(id, *self._reservation_row(r)) for r in self._put.values()])
         if self._entries:
             write(_PUT_ENTRY, [(id, *_entry_row(entry)) for entry in self._entries])
-        marker = self.account
-        self._db.execute(_PUT_ACCOUNT, (marker.version, marker.seq, marker.head, marker.clock, id))
+        marker = (self.account.version, self.account.seq, self.account.head, self.account.clock)
+        if marker != self._written:
+            self._db.execute(_PUT_ACCOUNT, (*marker, id))
+            self._written = marker
+        self._settle()
+
+    def _settle(self) -> None:
+        """Have what was written known, and nothing put."""
+        for id, reservation in self._put.items():
+            if reservation.state == "open":
+                self._open[id] = reservation
+                self._next_due = min(self._next_due, reservation.lease_end)
+            else:
+                self._open.pop(id, None)
+                self._bodies.pop(id, None)
+        for put in (self._names, self._dropped, self._buckets, self._put, self._entries):
+            put.clear()
+        if len(self._newest) > _KNOWN:
+            self._newest.clear()
+            self._parts.clear()
+        if len(self._open) > _KNOWN:
+            self._open.clear()
+            self._bodies.clear()
+
+    def _reservation_row(self, r: Reservation) -> tuple[Any, ...]:
+        due = r.lease_end if r.state == "open" else keep_until(r)
+        known = self._bodies.get(r.id)
+        if known is None or not known.holds(r):
+            known = self._bodies[r.id] = _Body(r)
+        return r.id, r.state, due, r.made, known.text(r)
 
 
-def _reservation_row(r: Reservation) -> tuple[Any, ...]:
-    due = r.lease_end if r.state == "open" else keep_until(r)
-    body = dumps(
-        [r.digest, r.amounts, r.shares, r.lease_us, r.lease_end, r.ended, r.charged, r.scope, r.detail, r.parent]
-    )
-    return r.id, r.state, due, r.made, body
+class _Body:
+    """A reservation's body as JSON; what its verbs do not change is written once."""
+
+    __slots__ = ("_first", "_head", "_tail")
+
+    def __init__(self, r: Reservation):
+        self._first = r
+        self._head = dumps([r.digest, r.amounts, r.shares, r.lease_us])[:-1]
+        self._tail = dumps([r.scope, r.detail, r.parent])[1:]
+
+    def holds(self, r: Reservation) -> bool:
+        first = self._first
+        same = r.shares is first.shares and r.amounts is first.amounts and r.scope is first.scope
+        return same and r.detail is first.detail and r.digest == first.digest and r.lease_us == first.lease_us
+
+    def text(self, r: Reservation) -> str:
+        return f"{self._head},{r.lease_end},{r.ended},{dumps(r.charged)},{self._tail}"
 
 
 def read_reservation(body: str, state: str, made: int, id: str) -> Reservation:
@@ -182,9 +272,10 @@ def _entry_row(entry: Entry) -> tuple[Any, ...]:
 
 def read_entry(row: Sequence[Any]) -> Entry:
     """Read an entry's row (without its account)."""
-    seq, at_us, kind, reservation, *amounts, scope, detail, postings, digest = row
+    seq, at_us, kind, reservation, *amounts, scope, detail, postings, digest, sealed = row
     read = tuple(Posting(*posting) for posting in json.loads(postings))
     texts = (scope, detail, postings)
     return Entry(
-        seq, at_us, kind, reservation, tuple(amounts), json.loads(scope), json.loads(detail), read, texts, digest
-    )
+        seq, at_us, kind, reservation, tuple(amounts), json.loads(scope), json.loads(detail), read, texts, digest,
+        sealed=sealed or b"",
+    )  # fmt: skip

@@ -14,7 +14,7 @@ from pathlib import Path
 from budget.commands import Outcome
 from budget.errors import StoreUnavailable
 from budget.pool import apply
-from budget.stores.sqlitefile import FileLock, connect, prepare
+from budget.stores.sqlitefile import FileLock, check_version, connect, prepare
 from budget.stores.sqlitestate import SqliteState
 from budget.stores.tickets import Ticket
 
@@ -23,6 +23,7 @@ __all__ = ["OPEN_TIMEOUT", "Writer"]
 OPEN_TIMEOUT = 5.0
 """Seconds that opening the file may take."""
 _SYNC = {"full": "pragma synchronous = full", "normal": "pragma synchronous = normal"}
+_ACCOUNTS = 64  # whose rows are known from one transaction to the next
 _FORGET = 256  # ended reservations that one transaction drops at most
 _REMOVE = (
     "delete from policy where account = ?",
@@ -31,6 +32,7 @@ _REMOVE = (
     "delete from reservations where account = ?",
     "delete from entries where account = ?",
     "delete from learned where account = ?",
+    "delete from drained where account = ?",
 )
 
 
@@ -54,6 +56,8 @@ class Writer:
         except (sqlite3.Error, OSError) as error:
             raise StoreUnavailable(f"the store {str(path)!r} cannot be opened: {error}") from error
         self._synchronous = "full"
+        self._states: dict[str, SqliteState] = {}
+        self._seen = -1  # the file's version as of the last transaction; another connection's commit makes it another
         self._next_forget = 0.0
 
     def commit(self, group: Sequence[Ticket]) -> None:
@@ -75,30 +79,46 @@ class Writer:
         self._sync("full" if any(ticket.now is None for ticket in group) else "normal")
         db.execute("begin immediate")
         try:
-            states: dict[str, SqliteState] = {}
+            self._look_for_changes()
             moments: dict[str, int] = {}
             for ticket in group:
                 if ticket.command is None:
-                    states.pop(ticket.account, None)
+                    self._states.pop(ticket.account, None)
+                    moments.pop(ticket.account, None)
                     ticket.outcome = _remove(db, ticket.account)
                     continue
-                state = states.get(ticket.account)
-                if state is None:
-                    state = states[ticket.account] = SqliteState(db, ticket.account)
                 now = time.time_ns() // 1000 if ticket.now is None else ticket.now
-                ticket.outcome = apply(state, ticket.command, now)
+                ticket.outcome = apply(self._state(ticket.account), ticket.command, now)
                 moments[ticket.account] = ticket.outcome.now
             forget = time.monotonic() >= self._next_forget
-            for account, state in states.items():
+            for account, moment in moments.items():
+                state = self._states[account]
                 state.flush()
                 if forget:
-                    state.forget(moments[account], _FORGET)
+                    state.forget(moment, _FORGET)
             db.execute("commit")
         except BaseException:
+            self._states.clear()  # they hold what was not written
             db.execute("rollback") if db.in_transaction else None
             raise
+        if len(self._states) > _ACCOUNTS:
+            self._states.clear()
         if forget:
             self._next_forget = time.monotonic() + 1.0
+
+    def _look_for_changes(self) -> None:
+        """Know nothing any more if another connection has committed."""
+        seen = self.db.execute("pragma data_version").fetchone()[0]
+        if seen != self._seen:
+            self._states.clear()
+            check_version(self.db)
+            self._seen = seen
+
+    def _state(self, account: str) -> SqliteState:
+        state = self._states.get(account)
+        if state is None:
+            state = self._states[account] = SqliteState(self.db, account)
+        return state
 
     def _sync(self, how: str) -> None:
         """Have commits reach the disk, but for a scratch account's: those may be lost with the power."""

@@ -18,20 +18,24 @@ from threading import Lock
 from time import monotonic
 from typing import Any
 
-from budget.stores.multiplex import MORE, STALLED, Lost, reader
+from budget.stores.multiplex import IN_FLIGHT, MORE, STALLED, Lost, Unsent, reader
 
-__all__ = ["ThreadWire"]
+__all__ = ["STRANGE", "ThreadWire"]
+
+STRANGE = object()
+"""What an exchange gives that was not sent."""
 
 _TURN = 0.05  # seconds after which a waiting thread looks whether it must read itself; it is woken long before
 _WOULD_BLOCK = (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
 class _Waiter:
-    """A thread that waits for a reply."""
+    """A thread that waits for the reply to a request."""
 
-    __slots__ = ("done", "reply", "wake")
+    __slots__ = ("data", "done", "reply", "until", "wake")
 
-    def __init__(self) -> None:
+    def __init__(self, data: bytes, until: float) -> None:
+        self.data, self.until = data, until
         self.wake = Lock()
         self.wake.acquire()
         self.done = False
@@ -56,6 +60,8 @@ class _Line:
         self._replies = reader()
         self._input = _poller(self._socket, write=False)
         self.pending: deque[_Waiter] = deque()
+        self.queue: deque[_Waiter] = deque()  # whose turn has not come
+        self.met: set[str] = set()
         self.lead = Lock()
         self.lost = False
         self._torn = False  # an interrupt left a request half sent, or a reply half read
@@ -67,17 +73,24 @@ class _Line:
             self.fail()
         return not self.lost
 
-    def send(self, data: bytes, waiter: _Waiter, until: float) -> None:
+    def ask(self, waiter: _Waiter) -> None:
+        """Send a request, or let it wait for its turn."""
+        if self.queue or len(self.pending) >= IN_FLIGHT:
+            self.queue.append(waiter)
+        else:
+            self._send(waiter)
+
+    def _send(self, waiter: _Waiter) -> None:
         self._torn = True
         if not self.pending:
             self._heard = monotonic()
         self.pending.append(waiter)
-        rest = memoryview(data)
+        rest = memoryview(waiter.data)
         while rest:
             try:
                 rest = rest[self._socket.send(rest) :]
             except _WOULD_BLOCK:
-                if not _poller(self._socket, write=True)(until - monotonic()):
+                if not _poller(self._socket, write=True)(waiter.until - monotonic()):
                     break
             except OSError:
                 break
@@ -109,6 +122,8 @@ class _Line:
         while (reply := self._replies.gets()) is not MORE:
             self.pending.popleft().give(reply)
         self._torn = False
+        while self.queue and len(self.pending) < IN_FLIGHT:
+            self._send(self.queue.popleft())
 
     def check(self) -> None:
         """Give up a connection that has been silent for too long."""
@@ -121,6 +136,8 @@ class _Line:
         self._connection.disconnect()
         while self.pending:
             self.pending.popleft().give(Lost("the connection to the server was lost", sent=True))
+        while self.queue:
+            self.queue.popleft().give(Lost("the connection to the server was lost"))
 
 
 def _poller(socket: Any, write: bool) -> Callable[[float], bool]:
@@ -151,7 +168,13 @@ class ThreadWire:
 
     @property
     def opened(self) -> bool:
+        """Whether it was ever connected."""
         return self._line is not None
+
+    @property
+    def line(self) -> Any:
+        """The last connection, or None. Its `met` are the accounts whose history was compared over it."""
+        return self._line
 
     def open(self, until: float) -> None:
         """Connect, unless it is connected.
@@ -166,18 +189,20 @@ class ThreadWire:
         finally:
             self._lock.release()
 
-    def exchange(self, data: bytes, until: float) -> Any:
-        """Send one request and return its reply.
+    def exchange(self, data: bytes, until: float, account: str | None = None) -> Any:
+        """Send one request and return its reply; `STRANGE`, and nothing is sent, if the connection has not `met` an account.
 
         Raises:
             Lost: The connection is gone.
-            TimeoutError: No reply came in time (`time.monotonic`).
+            TimeoutError: No reply came in time (`time.monotonic`); `Unsent` if the turn of the request did not come.
         """
-        waiter = _Waiter()
+        waiter = _Waiter(data, until)
         self._enter(until)
         try:
             line = self._present(until)
-            line.send(data, waiter, until)
+            if account is not None and account not in line.met:
+                return STRANGE
+            line.ask(waiter)
         finally:
             self._lock.release()
         while not waiter.done:
@@ -193,9 +218,15 @@ class ThreadWire:
                 self._line.fail()
             self._line = None
 
+    def leave(self, line: object) -> None:
+        """Close this connection, if it is the present one."""
+        with self._lock:
+            if line is self._line and self._line is not None:
+                self._line.fail()
+
     def _enter(self, until: float) -> None:
         if not self._lock.acquire(timeout=max(0.0, until - monotonic())):
-            raise TimeoutError
+            raise Unsent
 
     def _present(self, until: float) -> _Line:
         line = self._line
@@ -209,6 +240,9 @@ class ThreadWire:
         if left <= 0:
             with self._lock:
                 line.check()
+                if waiter in line.queue:
+                    line.queue.remove(waiter)
+                    raise Unsent
             raise TimeoutError
         if not line.lead.acquire(blocking=False):
             waiter.wake.acquire(timeout=min(left, _TURN))
@@ -222,4 +256,4 @@ class ThreadWire:
         finally:
             line.lead.release()
             with suppress(IndexError):  # the next in the queue reads on
-                line.pending[0].nudge()
+                (line.pending[0] if line.pending else line.queue[0]).nudge()

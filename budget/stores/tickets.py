@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from threading import Lock
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Ticket", "hand_back", "late"]
 
+Undelivered = Callable[[str, Command], None]
 _log = logging.getLogger("budget")
 
 
@@ -32,27 +33,43 @@ class Ticket:
         self.future: asyncio.Future[Outcome] | None = None
 
 
-def hand_back(group: Sequence[Ticket]) -> None:
-    """Wake who waits: threads one by one, tasks with one wake-up per event loop."""
+def hand_back(group: Sequence[Ticket], undelivered: Undelivered | None) -> None:
+    """Wake who waits: threads one by one, tasks with one wake-up per event loop.
+
+    Args:
+        group: Tickets with an outcome or an error.
+        undelivered: See `stores.base.Store`.
+    """
     by_loop: dict[asyncio.AbstractEventLoop, list[Ticket]] = {}
     for ticket in group:
         if ticket.done is not None:
             ticket.done.release()
         elif ticket.loop is not None:
             by_loop.setdefault(ticket.loop, []).append(ticket)
-        elif ticket.error is not None:
-            _log.warning("%s was not carried out: %s", type(ticket.command).__name__, ticket.error)
+        else:
+            _unawaited(ticket, undelivered)
     for loop, tickets in by_loop.items():
         try:
-            loop.call_soon_threadsafe(_resolve, tickets)
-        except RuntimeError:
-            continue  # the loop was closed, and with it every task that waited
+            loop.call_soon_threadsafe(_resolve, tickets, undelivered)
+        except RuntimeError:  # the loop was closed, and with it every task that waited
+            for ticket in tickets:
+                _unawaited(ticket, undelivered)
 
 
-def _resolve(tickets: Sequence[Ticket]) -> None:
+def _unawaited(ticket: Ticket, undelivered: Undelivered | None) -> None:
+    if ticket.error is None or ticket.command is None:
+        return
+    if undelivered is not None and isinstance(ticket.error, StoreUnavailable):
+        undelivered(ticket.account, ticket.command)
+    else:
+        _log.warning("%s was not carried out: %s", type(ticket.command).__name__, ticket.error)
+
+
+def _resolve(tickets: Sequence[Ticket], undelivered: Undelivered | None) -> None:
     for ticket in tickets:
         future = ticket.future
         if future is None or future.done():
+            _unawaited(ticket, undelivered)
             continue
         if ticket.error is not None:
             future.set_exception(ticket.error)

@@ -1,16 +1,13 @@
-"""report, reservations, ledger."""
+"""report, reservations."""
 
 from __future__ import annotations
 
-import sqlite3
 import time
 from pathlib import Path
 
 import pytest
 from invoke import Cli
 
-from budget.cli.records import verify_books
-from budget.stores.base import Snapshot
 
 KEYS = [
     "by", "calls", "usd", "mean_usd", "p50_usd", "p95_usd", "p99_usd", "input_tokens", "output_tokens",
@@ -98,94 +95,6 @@ def test_reservations_are_listed_and_swept(cli: Cli, monkeypatch: pytest.MonkeyP
     assert [row["id"] for row in cli.json("reservations")] == [open_one.id]
     assert cli("reservations", "sweep").stdout == "expired: 0\n"
     assert sum(entry["kind"] == "expired" for entry in cli.json("ledger", "tail", "-n", "500")) == 70
-
-
-def test_ledger_tail_gives_the_last_entries_oldest_first(cli: Cli) -> None:
-    with cli.budget() as budget:
-        for i in range(30):
-            budget.record(usd=f"0.{i + 1:02d}", user="alice" if i % 10 == 0 else "bob")
-        newest = [entry.to_dict() for entry in budget.entries()][-20:]
-    assert cli.json("ledger", "tail") == cli.json("ledger") == newest
-    assert [entry["seq"] for entry in cli.json("ledger", "-n", "2")] == [29, 30]
-    assert [entry["seq"] for entry in cli.json("ledger", "tail", "user=alice", "-n", "2")] == [11, 21]
-    assert cli.json("ledger", "tail", "user=carol") == []
-    [line] = cli.lines("ledger", "tail", "-n", "1")
-    assert [line[0], *line[2:5]] == ["30", "recorded", "$0.30", "user=bob"]
-    cli("ledger", "tail", "-n", "0", code=2)
-
-
-def test_ledger_tail_reads_back_over_pages(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("budget.cli.records.PAGE", 7)
-    with cli.budget() as budget:
-        for i in range(30):
-            budget.record(usd="0.01", user="alice" if i in (0, 5, 20) else "bob")
-    assert [entry["seq"] for entry in cli.json("ledger", "tail", "user=alice")] == [1, 6, 21]
-    assert [entry["seq"] for entry in cli.json("ledger", "tail", "-n", "10")] == list(range(21, 31))
-
-
-def test_ledger_verify_proves_the_books(cli: Cli) -> None:
-    cli("set", "per=user", "$5/day")
-    with cli.budget() as budget:
-        budget.reconcile(budget.reserve("$1", user="alice"), usd="0.5")
-        budget.reserve("$2", user="bob")
-    assert cli.json("ledger", "verify") == {"ok": True, "entries": 4, "faults": [], "saturated": []}
-    assert cli("ledger", "verify").stdout == "ok: 4 entries\n"
-
-
-def test_ledger_verify_reads_more_than_a_page(cli: Cli) -> None:
-    with cli.budget() as budget:
-        for _ in range(1003):
-            budget.record(usd="0.01")
-    assert cli.json("ledger", "verify")["entries"] == 1003
-
-
-def test_verify_looks_at_one_instant_while_others_write(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    cli("set", "$5/day")
-    with cli.budget() as budget:
-        budget.record(usd="0.5")
-        store, snapshot = budget.engine.store, budget.engine.store.snapshot
-
-        def overtaken(account: str) -> Snapshot:
-            found = snapshot(account)
-            budget.record(usd="0.25")
-            return found
-
-        monkeypatch.setattr(store, "snapshot", overtaken)
-        found = verify_books(budget)
-        assert (found.ok, found.entries) == (True, 2)
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [
-        "update entries set usd = 1 where kind = 'recorded'",
-        "delete from entries where seq = 2",
-        "update buckets set spent = spent + 1",
-    ],
-)
-def test_ledger_verify_finds_a_fault(cli: Cli, damage: str) -> None:
-    cli("set", "$5/day")
-    with cli.budget() as budget:
-        budget.record(usd="0.5", user="alice")
-    with sqlite3.connect(cli.url.removeprefix("sqlite:///")) as db:
-        db.execute(damage)
-    db.close()
-    found = cli.json("ledger", "verify", code=1)
-    assert not found["ok"]
-    assert found["faults"]
-    assert "fault: " in cli("ledger", "verify", code=1).stdout
-    health = cli.json("doctor", code=1)
-    assert [row["state"] for row in health["checks"] if row["check"] == "ledger"] == ["FAULT"]
-
-
-def test_ledger_verify_reports_what_is_saturated_and_is_no_fault(cli: Cli) -> None:
-    cli("set", "$5/day")
-    with cli.budget() as budget:
-        budget.record(usd="10000000")
-    found = cli.json("ledger", "verify")
-    assert found["ok"]
-    assert len(found["saturated"]) == 1
-    assert "saturated: pool" in cli("ledger", "verify").stdout
 
 
 def test_report_estimates(cli: Cli) -> None:

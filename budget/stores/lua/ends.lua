@@ -1,4 +1,4 @@
--- How a reservation ends, and how spend is booked that had none.
+-- How a reservation ends, and how spend is booked that had none, as in ends.py.
 
 local KEEP = { r = 3600000, f = 3600000, x = 604800000 }
 
@@ -14,88 +14,151 @@ local function figures(amounts)
   return { [0] = math.max(a, 0), math.max(b, 0), math.max(c, 0), math.max(d, 0), math.max(e, 0), 0 }
 end
 
--- Figures that were not said (-1) are those that were reserved.
-local function complete(actual, kept)
+local function pack_figures(numbers)
+  return struct.pack('<i8i8i8i8i8', numbers[0], numbers[1], numbers[2], numbers[3], numbers[4])
+end
+
+-- What an open reservation still holds: all of it but what a slice has given back.
+local function rest(r)
+  local amounts = string.sub(r.kept, 17, 56)
+  if r.state ~= 'o' or r.charged == NOTHING then return amounts end
+  local numbers, given = figures(amounts), figures(r.charged)
+  for unit = 0, 4 do numbers[unit] = numbers[unit] - given[unit] end
+  return pack_figures(numbers)
+end
+
+-- Figures that were not said (-1) are those that are still reserved.
+local function complete(actual, r)
   if not string.find(actual, '\255\255\255\255\255\255\255\255', 1, true) then return actual end
-  local whole = {}
+  local whole, kept = {}, rest(r)
   for i = 1, 5 do
     local from = 8 * i - 7
     local said = struct.unpack('<i8', actual, from) >= 0
-    whole[i] = said and string.sub(actual, from, from + 7) or string.sub(kept, from + 16, from + 23)
+    whole[i] = string.sub(said and actual or kept, from, from + 7)
   end
   return table.concat(whole)
 end
 
 -- The answer to an end that came before, or whose caller thinks of other pools; nil if it may be carried out.
-local function barred(version, now, record, r, ids, same)
-  if r.state == 'r' or r.state == 'f' then return { same and 'repeated' or 'conflict', now, version, record } end
-  if read_names(r.kept) ~= ids then return { 'pools', now, version, record } end
+local function barred(marker, now, record, r, ids, same)
+  if r.state == 'r' or r.state == 'f' then return { same and 'repeated' or 'conflict', now, marker, record } end
+  if read_ids(r.kept) ~= ids then return { 'pools', now, marker, record } end
   return nil
+end
+
+-- Units and amounts of the shares of what was kept, and where their windows start.
+local function read_shares(kept, starts, count)
+  return { struct.unpack('<' .. string.rep('d', 2 * count), kept, OFFSET + 6) },
+    { struct.unpack('<' .. string.rep('d', count), starts) }
+end
+
+-- Move a bucket that is not the newest, or a part of a rolling pool: what the pool shows then, and the write, if it is for
+-- the pool's own key. A part that is gone moves nothing.
+local function move_other(key, value, start, added, freed, now, closed)
+  if value and is_rolling(value) then
+    local parts, span, since = read_parts(value)
+    local i = find_part(parts, start)
+    if i then parts[i + 1], parts[i + 2] = add(parts[i + 1], added), parts[i + 2] - freed end
+    return shown(parts, span, since, now), i and write_parts(parts, span, since)
+  end
+  key = closed_field(key, start)
+  local start_, finish, since, spent, reserved, carry = read_bucket(redis.call('HGET', KEYS[5], key))
+  value = struct.pack(BUCKET, start_, finish, since, add(spent, added), reserved - freed, carry)
+  closed[#closed + 1], closed[#closed + 2] = key, value
+  return value, nil
+end
+
+-- Move the buckets of all shares: what their pools show then, and what is to be written.
+local function move(values, starts, count, shares, spends, before, freed, now)
+  local after, writes, closed, n = { unpack(starts) }, { unpack(shares) }, {}, 0
+  local KEYS, pack, unpack_ = KEYS, struct.pack, struct.unpack
+  for i = 1, count do
+    local unit, value, own = shares[i], values[i + 2], nil
+    local added = spends[unit] - (before and before[unit] or 0)
+    local start, finish, since, spent, reserved, carry
+    if value and #value == 48 then start, finish, since, spent, reserved, carry = unpack_(BUCKET, value) end
+    if value and #value == 40 then start, finish, since, spent, reserved, carry = read_bucket(value) end
+    if start == starts[i] then
+      own = pack(BUCKET, start, finish, since, add(spent, added), reserved - freed[i], carry)
+      after[i] = own
+    else
+      after[i], own = move_other(KEYS[i + 7], value, starts[i], added, freed[i], now, closed)
+    end
+    if own then
+      writes[n + 1], writes[n + 2] = KEYS[i + 7], own
+      n = n + 2
+    end
+  end
+  return table.concat(after, '', 1, count), writes, n, closed
 end
 
 -- Move an open reservation to its end, or correct an expired one by the difference. Who knows when it was made knows the
 -- rest, and is not told it again.
 local function finish(version, seq, now, due, head, values, r, state, actual, detail, made)
   local late, count = r.state == 'x', #KEYS - 7
-  local spends, before = figures(actual), late and figures(r.charged)
-  local shares = { struct.unpack('<' .. string.rep('d', 2 * count), r.kept, OFFSET + 6) }
-  local starts = { struct.unpack('<' .. string.rep('d', count), r.starts) }
-  local after, writes, closed = {}, {}, {}
-  local KEYS, pack, unpack_ = KEYS, struct.pack, struct.unpack
-  for i = 1, count do
-    local unit, key, value = shares[i], KEYS[i + 7], values[i + 2]
-    local start, finish_, since, spent, reserved
-    if value then start, finish_, since, spent, reserved = unpack_(BUCKET, value) end
-    if start ~= starts[i] then
-      key = closed_field(key, starts[i])
-      start, finish_, since, spent, reserved = unpack_(BUCKET, redis.call('HGET', KEYS[5], key))
-    end
-    local added = spends[unit]
-    if late then added = added - before[unit] else reserved = reserved - shares[count + i] end
-    value = pack(BUCKET, start, finish_, since, add(spent, added), reserved)
-    after[i] = value
-    if key == KEYS[i + 7] then
-      writes[#writes + 1], writes[#writes + 2] = key, value
-    else
-      closed[#closed + 1], closed[#closed + 2] = key, value
-    end
+  local shares, starts = read_shares(r.kept, r.starts, count)
+  local given = not late and r.charged ~= NOTHING and figures(r.charged)
+  local freed, places = {}, r.starts
+  for i = 1, count do freed[i] = late and 0 or shares[count + i] end
+  if given then
+    for i = 1, count do freed[i] = freed[i] - math.min(given[shares[i]], freed[i]) end
+    places = places .. struct.pack('<' .. string.rep('d', count), unpack(freed, 1, count))
   end
+  local after, writes, n, closed =
+    move(values, starts, count, shares, figures(actual), late and figures(r.charged), freed, now)
   local record = pack_record(state, r.lease, r.lease_end, r.made, now, actual, r.starts, r.kept)
 
   -- Nothing can fail from here.
-  local marker = append(version, seq, now, due, head, state, ARGV[1], actual, late and r.charged or '', r.starts, r.kept,
+  local marker = append(version, seq, now, due, head, state, ARGV[1], actual, late and r.charged or '', places, r.kept,
     detail)
   if #closed > 0 then redis.call('HSET', KEYS[5], unpack(closed)) end
   redis.call('SET', KEYS[7], record, 'PX', KEEP[state] + math.ceil(r.lease / 500))
-  redis.call('MSET', KEYS[1], marker, unpack(writes))
+  redis.call('MSET', KEYS[1], marker, unpack(writes, 1, n))
   if not late then redis.call('ZREM', KEYS[2], ARGV[1]) end
-  return { 'ended', now, version, table.concat(after), made == r.made and actual or record }
+  return { 'ended', now, marker, after, made == r.made and actual or record }
 end
 
 -- Add a cost to spent that no stored reservation stands for, and remember its id. Buckets: start, end, since, spent,
--- reserved of each pool. Kind: r(econciled) or b(ooked by a record).
+-- reserved, carry of each pool; of a rolling one what `part_at` returned.
 local function book(version, seq, now, due, head, values, buckets, kind, actual, kept, names)
   local spends, count = figures(actual), #buckets
   local starts, before, after, writes, closed, opened = {}, {}, {}, {}, {}, false
   for i, bucket in ipairs(buckets) do
     local value, unit = values[i + 2], struct.unpack('<d', kept, OFFSET - 2 + 8 * i)
-    local newest = value and struct.unpack('<d', value)
-    starts[i], before[i] = bucket[1], value
-    after[i] = struct.pack(BUCKET, bucket[1], bucket[2], bucket[3], add(bucket[4], spends[unit]), bucket[5])
-    opened = opened or not newest or newest < bucket[1]
-    local old = newest and bucket[1] < newest
-    local list = old and closed or writes
-    list[#list + 1], list[#list + 2] = old and closed_field(KEYS[i + 7], bucket[1]) or KEYS[i + 7], after[i]
+    local list, key, new = writes, KEYS[i + 7], nil
+    before[i] = value
+    if bucket.parts then
+      local parts, at = bucket.parts, bucket.at
+      if at then
+        parts[at + 1] = add(parts[at + 1], spends[unit])
+        new, opened = write_parts(parts, bucket.span, bucket.since), opened or not value
+      end
+      before[i] = value or at == nil and NO_BUCKET or nil
+      starts[i], after[i] = bucket.start, shown(parts, bucket.span, bucket.since, now)
+    else
+      local newest = value and struct.unpack('<d', value)
+      starts[i] = bucket[1]
+      new = struct.pack(BUCKET, bucket[1], bucket[2], bucket[3], add(bucket[4], spends[unit]), bucket[5], bucket[6])
+      after[i], opened = new, opened or not newest or newest < bucket[1]
+      if newest and bucket[1] < newest then list, key = closed, closed_field(key, bucket[1]) end
+    end
+    if new then list[#list + 1], list[#list + 2] = key, new end
   end
   local packed = struct.pack('<' .. string.rep('d', count), unpack(starts))
   local record = pack_record('r', 0, now, now, now, actual, packed, kept)
-  if opened then check_windows(before) end
+  if opened then check_windows(before, count) end
 
   -- Nothing can fail from here.
   local marker = append(version, seq, now, due, head, kind, ARGV[1], actual, '', packed, kept, '')
-  if opened then open_windows(before, starts, names) end
+  if opened then open_windows(before, starts, count, names) end
   if #closed > 0 then redis.call('HSET', KEYS[5], unpack(closed)) end
   redis.call('SET', KEYS[7], record, 'PX', KEEP.r)
   redis.call('MSET', KEYS[1], marker, unpack(writes))
-  return { 'booked', now, version, table.concat(after), record }
+  return { 'booked', now, marker, table.concat(after), record }
+end
+
+-- What `book` is told of a rolling pool.
+local function book_part(value, at, now, span, since)
+  local parts, index, start, span_, since_ = part_at(value, at, now, span, since)
+  return { parts = parts, at = index, start = start, span = span_, since = since_ }
 end

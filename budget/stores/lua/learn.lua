@@ -37,9 +37,9 @@ local function age()
   end
 end
 
-local version, _, clock = read_marker(redis.call('GET', KEYS[1]))
-local now = instant(struct.unpack('<d', ARGV[1]), clock)
-local reply = { 'learned', now, version }
+local told = redis.call('GET', KEYS[1])
+local _, _, clock = read_marker(told)
+local reply = { 'learned', (instant(struct.unpack('<d', ARGV[1]), clock)), told or '' }
 if #ARGV == 1 then
   for _, value in ipairs(redis.call('HGETALL', KEYS[2])) do reply[#reply + 1] = value end
   return reply

@@ -4,6 +4,6 @@
 -- ARGV  1 now
 -- reply policy: kind and identity, body ...
 
-local version, _, clock = read_marker(redis.call('GET', KEYS[1]))
-local now = instant(struct.unpack('<d', ARGV[1]), clock)
-return { 'policy', now, version, redis.call('HGETALL', KEYS[2]) }
+local told = redis.call('GET', KEYS[1])
+local _, _, clock = read_marker(told)
+return { 'policy', (instant(struct.unpack('<d', ARGV[1]), clock)), told or '', redis.call('HGETALL', KEYS[2]) }

@@ -1,7 +1,7 @@
 -- Reservations and the windows they were taken from.
 
--- A reservation: o(pen), r(econciled), f (refunded) or x (expired); its lease; what its end charged; where the windows of
--- its pools start; and what was kept of the request.
+-- A reservation: o(pen), r(econciled), f (refunded) or x (expired); its lease; what its end charged (of an open slice: what
+-- it has given back); where the windows of its pools start; and what was kept of the request.
 local function pack_record(state, lease, lease_end, made, ended, charged, starts, kept)
   return struct.pack('<c1ddddI2', state, lease, lease_end, made, ended, #starts) .. charged .. starts .. kept
 end
@@ -15,17 +15,21 @@ local function read_record(record)
   }
 end
 
--- The ids of the pools, and the digest of what the caller asked.
-local function read_names(kept)
-  local count, width, length = struct.unpack('<I2I2I2', kept, OFFSET)
+-- The ids of the pools.
+local function read_ids(kept)
+  local count, width = struct.unpack('<I2I2', kept, OFFSET)
   local from = OFFSET + 6 + 16 * count
-  return string.sub(kept, from, from + width - 1), string.sub(kept, from + width, from + width + length - 1)
+  return string.sub(kept, from, from + width - 1)
+end
+
+local function asked_digest(kept)
+  local count, width, length = struct.unpack('<I2I2I2', kept, OFFSET)
+  local from = OFFSET + 6 + 16 * count + width
+  return string.sub(kept, from, from + length - 1)
 end
 
 local function same_request(record, kept)
-  local _, mine = read_names(read_record(record).kept)
-  local _, yours = read_names(kept)
-  return mine == yours
+  return asked_digest(read_record(record).kept) == asked_digest(kept)
 end
 
 local function pool_id(key)
@@ -38,24 +42,34 @@ end
 
 -- Windows that begin. First see that what is about to be written over or added to is of its type: MGET takes a value of
 -- another type for none.
-local function check_windows(before)
+local function check_windows(before, count)
   redis.call('HLEN', KEYS[5])
   redis.call('HLEN', KEYS[6])
-  for i = 1, #before do
+  for i = 1, count do
     if not before[i] then redis.call('GET', KEYS[i + 7]) end
   end
 end
 
 -- Then remember what the id of a new pool stands for, and keep the window that is over among the closed.
-local function open_windows(before, starts, names)
+local function open_windows(before, starts, count, names)
   local name = string.gmatch(names, '[^\n]+')
-  for i = 1, #before do
+  for i = 1, count do
     local value, text = before[i], name()
-    local start = value and struct.unpack('<d', value)
     if not value then
       redis.call('HSETNX', KEYS[6], pool_id(KEYS[i + 7]), text)
-    elseif start < starts[i] then
-      redis.call('HSET', KEYS[5], closed_field(KEYS[i + 7], start), value)
+    elseif #value <= 48 and value ~= NO_BUCKET then
+      local start = struct.unpack('<d', value)
+      if start < starts[i] then redis.call('HSET', KEYS[5], closed_field(KEYS[i + 7], start), value) end
     end
   end
+end
+
+-- The byte and the text of each shadow draw that would have refused; the texts are the lines after the first.
+local function shadow_texts(which, lines)
+  local told, i = {}, 0
+  for text in string.gmatch(string.match(lines, '\n(.*)') .. '\n', '([^\n]*)\n') do
+    i = i + 1
+    if string.find(which, string.char(i), 1, true) then told[#told + 1] = string.char(i) .. text .. '\n' end
+  end
+  return table.concat(told)
 end

@@ -13,8 +13,8 @@ local record = values[2]
 if not record then
   record = pack_record('f', 0, now, now, now, NOTHING, '', ARGV[5])
   redis.call('SET', KEYS[7], record, 'PX', KEEP.f)
-  return { 'ended', now, version, '', record }
+  return { 'ended', now, values[1] or '', '', record }
 end
 local r = read_record(record)
-return barred(version, now, record, r, ARGV[4], r.state == 'f')
+return barred(values[1] or '', now, record, r, ARGV[4], r.state == 'f')
   or finish(version, seq, now, due, head, values, r, 'f', NOTHING, ARGV[3], made)

@@ -6,16 +6,17 @@
 
 local given, swept, lease = struct.unpack('<ddd', ARGV[2])
 local values = redis.call('MGET', KEYS[1], KEYS[3])
-local answer, version, _, now = enter(values[1], given, swept)
+local told = values[1] or ''
+local answer, _, _, now = enter(values[1], given, swept)
 if answer then return answer end
 local record = values[2]
-if not record then return { 'unknown', now, version } end
+if not record then return { 'unknown', now, told } end
 local r = read_record(record)
-if r.state ~= 'o' then return { 'left', now, version, record } end
+if r.state ~= 'o' then return { 'left', now, told, record } end
 local until_ = math.max(r.lease_end, now + lease)
 record = pack_record('o', r.lease, until_, r.made, 0, r.charged, r.starts, r.kept)
 redis.call('ZADD', KEYS[2], string.format('%d', until_), ARGV[1])
 
 -- Nothing can fail from here.
 redis.call('SET', KEYS[3], record)
-return { 'renewed', now, version, record }
+return { 'renewed', now, told, record }

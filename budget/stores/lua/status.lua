@@ -6,15 +6,20 @@
 
 local given, swept = struct.unpack('<dd', ARGV[1])
 local values = redis.call('MGET', KEYS[1], unpack(KEYS, 3))
-local answer, version, _, now = enter(values[1], given, swept)
+local answer, _, _, now = enter(values[1], given, swept)
 if answer then return answer end
-local found = { 'status', now, version }
+local found = { 'status', now, values[1] or '' }
 for i = 1, #KEYS - 2 do
-  local value, shown = values[i + 1], ''
+  local value, shown_ = values[i + 1], ''
   if value then
-    local start, finish = struct.unpack('<dd', value)
-    if start <= now and now < finish then shown = value end
+    if is_rolling(value) then
+      local parts, span, since = read_parts(value)
+      shown_ = shown(parts, span, since, now)
+    else
+      local start, finish = struct.unpack('<dd', value)
+      if start <= now and now < finish then shown_ = value end
+    end
   end
-  found[i + 3] = shown
+  found[i + 3] = shown_
 end
 return found

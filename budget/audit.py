@@ -1,0 +1,285 @@
+"""The audit: proves from the entries alone that no entry is missing or changed, and what every counter must be.
+
+An auditor reads lines one by one and keeps one sum per pool and window, so a ledger may be of any length. It starts at
+the first entry, or at a checkpoint: the entry "pruned", which has the sums of all entries up to `upto` and the digest of
+the last of them. The checkpoint is itself in the chain that it starts, so neither can be changed without the other.
+
+The entry "rebuilt" says by how much counters were set right. It moves no sum: it brought the counters to them.
+
+Entries whose subject was erased keep the digest of their first content. What they say now is vouched for by the last
+entry "erased" (or "pruned"): it has the digest of all of them as they then were.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+from budget.ledger import GENESIS, link
+from budget.money import MAX
+from budget.window import at_zone
+
+__all__ = ["Audit", "Auditor", "Checkpoint", "Line", "audit", "read_checkpoint", "rolling_pools"]
+
+Key = tuple[str, int]
+"""A bucket: its pool, and when it starts."""
+_read_json = json.JSONDecoder().raw_decode
+_VOUCHES = ("erased", "pruned")
+
+
+class Chained(Protocol):
+    """What the auditor asks of an entry."""
+
+    @property
+    def seq(self) -> int: ...
+    @property
+    def at_us(self) -> int: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def digest(self) -> bytes: ...
+    @property
+    def sealed(self) -> bytes: ...
+    @property
+    def amounts(self) -> Sequence[int]: ...
+    @property
+    def postings(self) -> Iterable[Sequence[Any]]: ...
+    @property
+    def detail(self) -> Mapping[str, Any]: ...
+    def follows(self, previous: bytes) -> bool: ...
+    def own(self) -> bytes: ...
+
+
+class Line:
+    """An entry as a proof needs it: a third of the work of an `Entry`. `content` is what its digest covers."""
+
+    __slots__ = ("_content", "_detail", "_postings", "amounts", "at_us", "digest", "kind", "sealed", "seq")
+
+    def __init__(
+        self, seq: int, at_us: int, kind: str, digest: bytes, sealed: bytes | None, content: bytes, postings: str,
+        detail: str | None, *amounts: int,
+    ):  # fmt: skip
+        self.seq, self.at_us, self.kind, self.digest, self.sealed = seq, at_us, kind, digest, sealed or b""
+        self._content, self._postings, self._detail, self.amounts = content, postings, detail, amounts
+
+    @property
+    def postings(self) -> Iterable[Sequence[Any]]:
+        """What it changed per pool and bucket."""
+        found: list[Sequence[Any]] = _read_json(self._postings)[0]
+        return found
+
+    @property
+    def detail(self) -> Mapping[str, Any]:
+        """The detail, of the kinds that an audit looks into."""
+        found: Mapping[str, Any] = json.loads(self._detail or "{}")
+        return found
+
+    def follows(self, previous: bytes) -> bool:
+        """Whether its digest is that of its content after the digest before it."""
+        return self.digest == link(previous, self.sealed or self.own())
+
+    def own(self) -> bytes:
+        """Return the digest of its content as it is now."""
+        return hashlib.sha256(self._content).digest()
+
+
+class Checkpoint(NamedTuple):
+    """The sum of the entries up to `upto`, which stands for them.
+
+    Attributes:
+        upto: The number of the last entry that was summed.
+        digest: The digest of that entry.
+        amounts: What those entries added to spent, per unit.
+        sums: (spent, reserved) of each bucket that there still was.
+        seq: The number of the entry that says so.
+    """
+
+    upto: int = 0
+    digest: bytes = GENESIS
+    amounts: tuple[int, ...] = (0, 0, 0, 0, 0)
+    sums: Mapping[Key, tuple[int, int]] = {}
+    seq: int = 0
+
+    def to_detail(self) -> dict[str, Any]:
+        """Return it as the detail of an entry."""
+        sums = [[pool, start, *sums] for (pool, start), sums in sorted(self.sums.items())]
+        return {"upto": self.upto, "digest": self.digest.hex(), "amounts": list(self.amounts), "sums": sums}
+
+
+def read_checkpoint(seq: int, detail: Mapping[str, Any]) -> Checkpoint:
+    """Read the detail of an entry "pruned"."""
+    sums = {(pool, start): (spent, reserved) for pool, start, spent, reserved in detail["sums"]}
+    return Checkpoint(detail["upto"], bytes.fromhex(detail["digest"]), tuple(detail["amounts"]), sums, seq)
+
+
+@dataclass(slots=True)
+class Audit:
+    """What an audit found.
+
+    Attributes:
+        entries: How many entries were read.
+        faults: What is wrong, in words; empty if the books balance.
+        saturated: Pools whose counter stays at its ceiling because the true sum is above it.
+        head: The digest of the last entry.
+        since: The first entry that could be read; above 1, those before are summed in a checkpoint, or `partial`.
+        partial: Nobody here knows the entries before `since`, so sums could not be compared.
+    """
+
+    entries: int = 0
+    faults: list[str] = field(default_factory=list)
+    saturated: list[str] = field(default_factory=list)
+    head: bytes = GENESIS
+    since: int = 1
+    partial: bool = False
+
+    @property
+    def ok(self) -> bool:
+        """Whether the books balance."""
+        return not self.faults
+
+
+class Auditor:
+    """Reads a chain from its start, and keeps the sums.
+
+    Attributes:
+        found: What was found so far.
+        sums: [spent, reserved] by bucket.
+        touched: When each bucket was last posted to, if that is asked for.
+        amounts: What the entries added to spent, per unit.
+        seq: The number of the last entry read.
+        voucher: The number of the last entry that stands for others, or 0.
+
+    Args:
+        start: Where the entries begin: after a checkpoint, else with the first.
+        touches: Remember when each bucket was last posted to.
+        anywhere: They may begin anywhere: nobody here has those before.
+    """
+
+    def __init__(self, start: Checkpoint | None = None, *, touches: bool = False, anywhere: bool = False):
+        start = start or Checkpoint()
+        self.found = Audit(head=start.digest, since=start.upto + 1)
+        self.sums: dict[Key, list[int]] = {key: list(sums) for key, sums in start.sums.items()}
+        self.touched: dict[Key, int] | None = {} if touches else None
+        self.amounts = list(start.amounts)
+        self.seq = start.upto
+        self.voucher = start.seq
+        self._anywhere = anywhere and not start.upto
+        self._checkpoint, self._met = start, start.seq == 0
+        self._sealed, self._vouched, self._met_sealed = hashlib.sha256(), True, False
+        self._claims = self._so = ""  # what the last entry that vouches for others says of them, and what is so
+
+    def read(self, lines: Iterable[Chained], upto: int | None = None) -> bool:
+        """Read lines, the oldest first, up to a number; whether all of them follow."""
+        found, sums, amounts, touched = self.found, self.sums, self.amounts, self.touched
+        for line in lines:
+            if not line.digest:
+                continue
+            seq = line.seq
+            if upto is not None and seq > upto:
+                return True
+            if self._anywhere and seq > 1:
+                found.since, found.partial, found.head = seq, True, line.digest
+            elif seq != self.seq + 1:
+                return self._fault(f"entry {self.seq + 1} is missing: the next one is {seq}")
+            elif not line.follows(found.head):
+                return self._fault(f"entry {seq} was changed: its digest does not follow from its content")
+            self.seq, found.head, self._anywhere = seq, line.digest, False
+            found.entries += 1
+            if line.sealed:
+                self._sealed.update(b"%d\n" % seq + line.own())
+                self._vouched, self._met_sealed = False, True
+            if line.kind in _VOUCHES:
+                self._look_at(line)
+            elif line.kind == "rebuilt":
+                continue
+            for unit, amount in enumerate(line.amounts):
+                amounts[unit] += amount
+            for pool, start, spent, reserved in line.postings:
+                total = sums.get((pool, start))
+                if total is None:
+                    sums[pool, start] = [spent, reserved]
+                else:
+                    total[0] += spent
+                    total[1] += reserved
+                if touched is not None:
+                    touched[pool, start] = line.at_us
+        return True
+
+    def sealed(self) -> str:
+        """Return the digest of the erased entries as they are now; "" if there are none."""
+        return self._sealed.hexdigest() if self._met_sealed else ""
+
+    def _look_at(self, line: Chained) -> None:
+        """Remember what an entry says of those before it."""
+        detail, self.voucher = line.detail, line.seq
+        if line.seq == self._checkpoint.seq:
+            self._met = read_checkpoint(line.seq, detail) == self._checkpoint
+        # What an earlier erasure said of entries that a later one changed again does not hold any more: the last counts.
+        self._claims, self._vouched = detail.get("sealed", ""), True
+        self._so = self.sealed()
+
+    def _fault(self, text: str) -> bool:
+        self.found.faults.append(text)
+        return False
+
+    def finish(self, head: bytes, seq: int) -> Audit:
+        """See whether this is the account's end: its last digest and sequence number."""
+        found = self.found
+        if found.faults:
+            return found
+        if (self.seq, found.head) != (seq, head):
+            self._fault(f"the last entry is {self.seq}, the account is at {seq}: entries are missing at the end")
+        if not self._met:
+            self._fault(f"entry {self._checkpoint.seq}, the checkpoint that stands for the entries up to "
+                        f"{self._checkpoint.upto}, is not in the chain")  # fmt: skip
+        if not self._vouched or self._claims != self._so:
+            self._fault("an erased entry was changed: the last erasure does not vouch for what it says")
+        return found
+
+    def compare(self, counters: Mapping[Key, tuple[int, int]], rolling: Collection[str] = ()) -> None:
+        """Compare the sums with the counters as they were after the entry that was read last."""
+        nothing = (0, 0)
+        for bucket in () if self.found.partial else self.sums.keys() | counters.keys():
+            # A rolling pool forgets what has left its window; the entries do not.
+            if bucket in counters or bucket[0] not in rolling:
+                _compare(self.found, bucket, self.sums.get(bucket, nothing), counters.get(bucket, nothing))
+
+
+def audit(
+    entries: Iterable[Chained], counters: Mapping[Key, tuple[int, int]], head: bytes, seq: int,
+    rolling: Collection[str] = (), start: Checkpoint | None = None,
+) -> Audit:  # fmt: skip
+    """Prove that the ledger is whole and that the sum of its entries is what the pools say.
+
+    Args:
+        entries: Every entry of the account after `start`, oldest first.
+        counters: (spent, reserved) of every bucket, by (pool, start), at the instant of the last entry.
+        head: The account's digest after its last entry.
+        seq: The account's sequence number after its last entry.
+        rolling: The ids of rolling pools, whose old buckets need not be there any more (see `rolling_pools`).
+        start: The checkpoint that the entries begin after.
+    """
+    auditor = Auditor(start)
+    if auditor.read(entries):
+        auditor.finish(head, seq)
+        auditor.compare(counters, rolling)
+    return auditor.found
+
+
+def rolling_pools(names: Mapping[str, str]) -> set[str]:
+    """Return the ids of pools whose window is a rolling one, which their name says."""
+    likely = ((pool, name) for pool, name in names.items() if " rolling" in name)
+    return {pool for pool, name in likely if json.loads(name)[1].endswith(" rolling")}
+
+
+def _compare(found: Audit, bucket: Key, ledger: Sequence[int], pool: Sequence[int]) -> None:
+    where = f"pool {bucket[0]} from {at_zone(bucket[1]).isoformat()}"
+    if pool[0] == MAX and ledger[0] != MAX:
+        found.saturated.append(f"{where}: the counter stays at {MAX}, the entries sum to {ledger[0]}")
+    elif ledger[0] != pool[0]:
+        found.faults.append(f"{where}: entries sum to {ledger[0]} spent, the pool says {pool[0]}")
+    if ledger[1] != pool[1]:
+        found.faults.append(f"{where}: entries sum to {ledger[1]} reserved, the pool says {pool[1]}")

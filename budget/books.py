@@ -1,0 +1,184 @@
+"""The books of an account: its whole ledger, wherever its entries are, and what can be proved and put right from it.
+
+A store that is a file keeps its own ledger. A server's ledger is drained into a records store: from then on the books
+are what is there, and before each question what the server has since added is read into it. Draining takes nothing
+away from the server but where it is told to (`trim`), and then only what was committed in the records store.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from budget.audit import Audit, Auditor, rolling_pools
+from budget.commands import Bucket, Outcome, Rebuild
+from budget.errors import StoreUnavailable
+from budget.ledger import Entry
+from budget.money import MAX
+from budget.stores.base import PAGE, Cursor, Drained, Snapshot, Store, read_entries
+from budget.stores.records import Records
+
+__all__ = ["OPERATOR_TIMEOUT", "TRIES", "Books", "Rebuilt"]
+
+OPERATOR_TIMEOUT = 30.0
+"""Seconds that a step of an operator's command may wait for the store."""
+TRIES = 20
+"""How often an answer "moved" is followed by another try."""
+
+
+class Rebuilt(NamedTuple):
+    """What a rebuild did: the buckets that were set, as (pool, start), and what the audit says afterwards."""
+
+    changed: list[tuple[str, int]]
+    audit: Audit
+
+
+class Books:
+    """The ledger of one account as one.
+
+    Args:
+        store: Where the account is.
+        account: Its name.
+        records: Where its entries are drained to; None if they are not, or the store keeps its own.
+    """
+
+    def __init__(self, store: Store, account: str, records: Records | None = None):
+        self.store, self.account = store, account
+        self._server = store if isinstance(store, Drained) else None
+        self.records = records if self._server is not None else None
+
+    @property
+    def drains(self) -> bool:
+        """Whether the store is a server, whose ledger is drained into a records store."""
+        return self._server is not None
+
+    def adopt(self, records: Records, *, always: bool = False) -> None:
+        """Use a records store that was not configured: if the account was drained into it, or `always`."""
+        if self._server is not None and self.records is None and (always or records.cursor(self.account) is not None):
+            self.records = records
+
+    # Where the entries are.
+
+    def ledger(self) -> Store:
+        """Return the store that has the whole ledger, up to date."""
+        if self.records is None or self.records.cursor(self.account) is None:
+            return self.store
+        while self.drain_step(trim=False):
+            pass
+        return self.records.store
+
+    def drain_step(self, trim: bool = True) -> int:
+        """Read a page of a server's ledger into the records store; return how many entries were new.
+
+        Raises:
+            StoreUnavailable: One of both cannot be reached, or the server does not have what it had.
+        """
+        server, records = self._server, self.records
+        if server is None or records is None:
+            return 0
+        was = records.cursor(self.account)
+        epoch = server.epoch(self.account)
+        if was is None and not epoch:
+            return 0
+        if was is not None and was.epoch != epoch:
+            raise StoreUnavailable(
+                "the server has lost the account that was drained, or has another one; run 'budget ledger rebuild'"
+            )
+        start = was or Cursor(secrets.token_hex(8), epoch)
+        entries, place = server.drain_page(self.account, start)
+        added = 0
+        if entries or was is None:
+            pools = sorted({posting.pool for entry in entries for posting in entry.postings})
+            names = server.pool_names(self.account, pools)
+            if not records.write(self.account, was, place, entries, names):
+                return 1  # another drain was faster: there may be more
+            added = len(entries)
+        if trim:
+            server.trim(self.account, place)
+        return added
+
+    def entries(self, since_us: int = 0) -> Iterator[Entry]:
+        """Iterate the ledger, oldest first."""
+        return read_entries(self.ledger(), self.account, since_us)
+
+    def last(self, wanted: Mapping[str, str], count: int) -> list[Entry]:
+        """Return the last entries of calls with some attributes, oldest first, reading pages from the end."""
+        ledger = self.ledger()
+        end = ledger.last(self.account)
+        found: list[Entry] = []
+        while end > 0 and len(found) < count:
+            start = max(0, end - PAGE)
+            page = [entry for entry in ledger.entries(self.account, start) if entry.seq <= end]
+            found[:0] = [entry for entry in page if wanted.items() <= entry.scope.items()]
+            end = start
+        return found[-count:]
+
+    # What they prove.
+
+    def verify(self) -> Audit:
+        """Audit the account: its entries up to one instant against its counters at that instant."""
+        return self.audit(self.snapshot()).found
+
+    def snapshot(self) -> Snapshot:
+        """Read the counters, and have the ledger up to that instant at least."""
+        found = self.store.snapshot(self.account)
+        self.ledger()
+        return found
+
+    def audit(self, found: Snapshot, *, compare: bool = True, touches: bool = False) -> Auditor:
+        """Prove the ledger up to a snapshot of the counters, and compare the sums with these."""
+        ledger = self.ledger()
+        start = ledger.checkpoint(self.account)
+        auditor = Auditor(start, touches=touches, anywhere=self._server is not None)
+        lines = ledger.lines(self.account, auditor.seq)
+        upto, end = found.seq, found
+        if ledger is not self.store and self.records is not None:
+            upto, end = self.records.number_of(self.account, found.seq), ledger.snapshot(self.account)
+        whole = auditor.read(lines, upto)
+        if whole and compare:
+            counters = {key: (bucket.spent, bucket.reserved) for key, bucket in found.buckets.items()}
+            auditor.compare(counters, rolling_pools(found.names))
+        if whole and end is not found:  # what was drained is newer than the counters
+            auditor.read(ledger.lines(self.account, upto), end.seq)
+        auditor.finish(end.head, end.seq)
+        return auditor
+
+    # What is put right.
+
+    def rebuild(self) -> Rebuilt:
+        """Set every counter to what the ledger says. N processes that do it at once come to the same.
+
+        Raises:
+            StoreUnavailable: The account is too busy, or the ledger itself is damaged: nothing can be told from it.
+        """
+        changed: dict[tuple[str, int], None] = {}
+        for _ in range(TRIES):
+            found = self.snapshot()
+            auditor = self.audit(found, compare=False)
+            if auditor.found.faults or auditor.found.partial:
+                fault = auditor.found.faults[0] if auditor.found.faults else "its first entries are not here"
+                raise StoreUnavailable(f"the ledger cannot be trusted, nothing was set: {fault}")
+            wrong = _wrong(auditor, found)
+            if not wrong:
+                return Rebuilt(list(changed), self.verify())
+            names = {pool: found.names[pool] for pool, _ in wrong if pool in found.names}
+            if self.call(Rebuild(found.seq, wrong, names)).status != "moved":
+                changed.update(dict.fromkeys(wrong))
+        raise StoreUnavailable("the account moves too fast to be rebuilt: stop what writes to it, and try again")
+
+    def call(self, command: Rebuild) -> Outcome:
+        """Carry out a command of an operator."""
+        return self.store.call(self.account, command, OPERATOR_TIMEOUT)
+
+
+def _wrong(auditor: Auditor, found: Snapshot) -> dict[tuple[str, int], Bucket]:
+    """Return the buckets whose counters are not what the ledger says, as they should be."""
+    wrong = {}
+    for key, bucket in found.buckets.items():
+        spent, reserved = auditor.sums.get(key, (0, 0))
+        right = bucket.at(min(spent, MAX), min(reserved, MAX))
+        # A counter that stood at its ceiling stays there: what came after was not added to it.
+        if right != bucket and (bucket.spent != MAX or reserved != bucket.reserved):
+            wrong[key] = right
+    return wrong

@@ -1,0 +1,58 @@
+"""What operators do to an SQLite file: transactions of their own, beside the writer of a store that may be open on it."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from budget.errors import StoreUnavailable
+from budget.stores.sqlitefile import FileLock, connect, prepare
+
+__all__ = ["account_id", "backup", "forget_entries", "transaction"]
+
+_PORTION = 5000  # rows that one transaction drops at most: tens of milliseconds
+_PATIENCE = 30.0  # seconds to wait for the file's lock
+_FORGET = """delete from entries where account = ?1 and seq in (
+    select seq from entries where account = ?1 and seq <= ?2 order by seq limit ?3)"""
+
+
+@contextmanager
+def transaction(path: Path) -> Iterator[sqlite3.Connection]:
+    """Do one transaction on a connection of its own, under the file's lock.
+
+    Raises:
+        StoreUnavailable: The file cannot be opened or written; nothing was changed.
+    """
+    try:
+        prepare(path)
+        with closing(FileLock(path.with_name(path.name + ".lock"))) as lock, lock.held(_PATIENCE):
+            with closing(connect(path)) as db:
+                db.execute("begin immediate")
+                try:
+                    yield db
+                    db.execute("commit")
+                except BaseException:
+                    db.execute("rollback") if db.in_transaction else None
+                    raise
+    except (sqlite3.Error, OSError) as error:
+        raise StoreUnavailable(f"the store {str(path)!r} cannot be written: {error}") from error
+
+
+def account_id(db: sqlite3.Connection, name: str) -> int:
+    """Return the number of an account, which is made if there is none."""
+    db.execute(
+        "insert or ignore into accounts (name, version, seq, head, clock) values (?, 0, 0, zeroblob(32), 0)", (name,)
+    )
+    found: int = db.execute("select id from accounts where name = ?", (name,)).fetchone()[0]
+    return found
+
+
+def forget_entries(path: Path, account: str, upto: int) -> None:
+    """Drop an account's entries up to a number, in bounded transactions."""
+    dropped = _PORTION
+    while dropped == _PORTION:
+        with transaction(path) as db:
+            id = account_id(db, account)
+            dropped = db.execute(_FORGET, (id, upto, _PORTION)).rowcount

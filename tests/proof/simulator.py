@@ -1,0 +1,502 @@
+"""The engine in a world of which every step is chosen by one seeded source of chance.
+
+Clients are whole `Budget` objects: asks, policy, verbs and `core.Engine` run as they are. What they await is not an
+event loop but this scheduler, which holds their commands as messages and decides at each step what happens next: one is
+delivered, twice or late or never, its answer is lost, its caller is cancelled or killed, a lease ends, a limit changes,
+a clock is set back. There is no thread, no sleep and no real clock, so a seed is a world, and it comes again exactly.
+
+The server is `MemoryStore`, or the SQLite store's writers and state on a file (several "processes", groups of commands
+in one transaction), both told the time. After each step the new entries are held to the invariants, at every
+`OBSERVE`-th step the whole account. When the faults stop, everything must come to an end, and exactly what fits be
+admitted (liveness).
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable, Coroutine, Generator, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from budget import Budget, BudgetExceeded, ConfigError, Limit, ReservationConflict, StoreUnavailable
+from budget.commands import Command, Outcome, Renew, Reservation
+from budget.money import to_decimal
+from budget.stores.memory import MemoryStore
+from budget.stores.sqlite import SqliteStore
+from budget.stores.sqlitefile import connect
+from budget.stores.sqlitewriter import Writer
+from budget.stores.tickets import Ticket
+
+from .invariants import ASKED, Books, Violation, asked, must, settle
+
+__all__ = ["World", "simulate"]
+
+S = 1_000_000
+START = 1_760_000_000 * S
+OBSERVE = 16
+LATE = 900 * S  # how long a message may be under way; reservations are known for an hour after their end
+USERS, AGENTS = ("ann", "bob"), ("scout", "clerk")
+LIMITS = ("$50/lifetime", "per=user $4/hour", "per=agent $6/day", "per=user 40 requests/minute", "6 concurrent")
+AMOUNTS = ("$1/hour", "$4/hour", "$9/hour", "$0.000000007/hour")  # what per=user is changed to
+
+
+class Message:
+    """A command on its way; awaiting it gives the answer."""
+
+    def __init__(self, client: Client, command: Command, until: float, posted: bool = False):
+        self.client, self.command, self.until, self.posted = client, command, until, posted
+        self.task: Task | None = None
+        self.sent = client.world.now
+        self.deliveries = 0
+        self.dropped = False
+
+    def __await__(self) -> Generator[Message, Outcome, Outcome]:
+        return (yield self)
+
+
+class Pause:
+    """The time that a provider takes."""
+
+    def __await__(self) -> Generator[Pause, None, None]:
+        yield self
+
+
+@dataclass(eq=False)
+class Task:
+    """One call of a client, from its reserve to its end, and what it waits for."""
+
+    client: Client
+    work: Coroutine[Any, Any, None]
+    waits: Message | Pause | None = None
+    unsure: int = 0  # since when it does not know whether what it sent was carried out
+
+
+class Wire:
+    """What a client takes for its store: it puts messages into the world."""
+
+    url, default_timeout = "memory://", 2.0
+
+    def __init__(self, client: Client):
+        self.client = client
+        self.dead = False
+
+    def call(self, account: str, command: Command, timeout: float, now: int | None = None) -> Outcome:
+        return self.client.world.carry_out([command], self.client)[0]
+
+    async def acall(self, account: str, command: Command, timeout: float) -> Outcome:
+        world = self.client.world
+        return await Message(self.client, command, world.mono + timeout)
+
+    def post(self, account: str, command: Command) -> None:
+        if not self.dead:
+            world = self.client.world
+            world.under_way.append(Message(self.client, command, world.mono + 60, posted=True))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.client.world.store, name)
+
+
+class Client:
+    """One process: a budget, a clock of its own, and the calls that it makes at once."""
+
+    def __init__(self, world: World, number: int):
+        self.world, self.number = world, number
+        self.skew = 0
+        self.budget = Budget("memory://", limits=world.limits)
+        self.start()
+
+    def start(self) -> None:
+        self.wire = Wire(self)
+        self.budget.engine.store = self.wire  # type: ignore[assignment]
+        self.budget.engine.verbs.forget_policy()
+
+    async def call(self) -> None:
+        world, chance = self.world, self.world.chance
+        nanos = chance.choice((0, 1, 7, 10**8, 10**9, 25 * 10**8))
+        scope = {"user": chance.choice(USERS), "agent": chance.choice(AGENTS), ASKED: asked(nanos)}
+        lease = chance.choice((5, 60, 600))
+        aio = self.budget.aio
+        try:
+            held = await aio.reserve(to_decimal(nanos), lease=lease, **scope)
+        except BudgetExceeded:
+            world.counts["refused"] += 1
+            return
+        except StoreUnavailable:
+            world.counts["unavailable"] += 1
+            return
+        world.told[held.id] = "reserved"
+        await Pause()
+        if chance.random() < 0.2:
+            self.wire.post("default", Renew(held.id, lease * S))
+        cost = chance.choice((0, nanos // 2, nanos, 2 * nanos))
+        how = chance.choice(("reconcile", "reconcile", "refund", "leave"))
+        for _ in range(1 if chance.random() < 0.9 else 2):
+            await self.end(held, how, cost)
+
+    async def end(self, held: Reservation, how: str, cost: int) -> None:
+        aio, world = self.budget.aio, self.world
+        while how != "leave":
+            try:
+                if how == "refund":
+                    await aio.refund(held)
+                else:
+                    await aio.reconcile(held, usd=to_decimal(cost))
+                world.told[held.id] = f"{how} {cost}"
+                return
+            except StoreUnavailable:
+                await Pause()
+            except ReservationConflict:
+                world.counts["conflict"] += 1
+                return
+
+
+class StillSqlite(SqliteStore):
+    """The SQLite store without its thread: several writers, each a process, and a reader."""
+
+    def __init__(self, path: str, processes: int):
+        super().__init__(path)
+        self.writers = [Writer(self._path) for _ in range(processes)]
+        self._eyes = connect(self._path)
+        for db in (self._eyes, *[writer.db for writer in self.writers]):
+            db.execute("pragma synchronous = off")
+
+    def _open_reader(self) -> Any:
+        return self._eyes
+
+    def call(self, account: str, command: Command, timeout: float, now: int | None = None) -> Outcome:
+        return self.group([command], 0, now or 0)[0]
+
+    def group(self, commands: Sequence[Command], process: int, now: int) -> list[Outcome]:
+        tickets = [Ticket("default", command, now) for command in commands]
+        self.writers[process % len(self.writers)].commit(tickets)
+        for ticket in tickets:
+            if ticket.error is not None:
+                raise ticket.error
+        return [ticket.outcome for ticket in tickets]  # type: ignore[misc]
+
+    def close(self) -> None:
+        for writer in self.writers:
+            writer.db.close()
+            writer.lock.close()
+        self.writers = []
+        self._eyes.close()
+
+
+@dataclass
+class World:
+    """One seed's world.
+
+    Args:
+        seed: Of everything that is chosen.
+        clients: How many processes.
+        folder: Where the SQLite file lies; None for memory.
+    """
+
+    seed: int
+    clients: int = 4
+    folder: Path | None = None
+    now: int = START
+    mono: float = 1000.0
+    under_way: list[Message] = field(default_factory=list)
+    told: dict[str, str] = field(default_factory=dict)
+    counts: Counter[str] = field(default_factory=Counter)
+    faults: Counter[str] = field(default_factory=Counter)
+
+    def __post_init__(self) -> None:
+        self.chance = random.Random(self.seed)
+        self.limits = [Limit(text) for text in LIMITS]
+        self.store: Any = MemoryStore()
+        if self.folder is not None:
+            self.store = StillSqlite(str(self.folder / f"{self.seed}.db"), self.clients)
+        self.books = Books([limit.set_at(1) for limit in self.limits])
+        self.tasks: list[Task] = []
+        self.active: Client | None = None
+        self.trace = 0
+        self.buried: list[Task] = []
+
+    # What happens.
+
+    def run(self, steps: int) -> World:
+        """So many steps with faults, then everything to its end."""
+        with self.reality():
+            self.all = [Client(self, number) for number in range(self.clients)]
+            for _ in range(steps):
+                self.step()
+            self.come_to_an_end()
+            self.fill_up()
+        self.store.close()
+        return self
+
+    def step(self) -> None:
+        """One thing happens."""
+        self.now += self.chance.choice((0, 1, 1000, 50_000, S))
+        self.mono += 0.01
+        if self.counts["steps"] % OBSERVE == 0:
+            self._too_late()
+        roll = self.chance.random()
+        if roll < 0.30 and len(self.tasks) < 12:
+            self.begin(self.chance.choice(self.all))
+        elif roll < 0.85:
+            self.go_on()
+        else:
+            self.disturb()
+        self.look()
+
+    def look(self) -> None:
+        self.counts["steps"] += 1
+        seq = self.store.last("default")
+        if seq != self.books.seq:
+            self.books.names = self.store.names("default")
+            self.books.read(self.store, "default", seq)
+        if self.counts["steps"] % OBSERVE == 0:
+            self.books.observe(self.store)
+        self.trace = hash((self.trace, seq, self.now, len(self.under_way), int.from_bytes(self.books.head[:8], "big")))
+
+    def begin(self, client: Client) -> None:
+        task = Task(client, client.call())
+        self.tasks.append(task)
+        self.resume(task, None)
+
+    def go_on(self) -> None:
+        """A message arrives, or a provider answers."""
+        ready = [task for task in self.tasks if isinstance(task.waits, Pause)]
+        if ready and (not self.under_way or self.chance.random() < 0.4):
+            self.resume(self.chance.choice(ready), None)
+        elif self.under_way:
+            first = self.chance.choice(self.under_way)
+            group = [first]
+            if self.folder is not None and self.chance.random() < 0.5:  # those of one process, in one transaction
+                group += [m for m in self.under_way if m.client is first.client and m is not first][:4]
+            self.deliver(group)
+
+    def deliver(self, group: list[Message], lose_answer: bool = False) -> None:
+        outcomes = self.carry_out([message.command for message in group], group[0].client)
+        for message, outcome in zip(group, outcomes, strict=True):
+            message.deliveries += 1
+            waits = message.task is not None and message.task.waits is message
+            if lose_answer and waits:
+                message.task.unsure = message.task.unsure or self.now  # type: ignore[union-attr]
+                continue
+            self.under_way.remove(message)
+            if waits:
+                message.task.unsure = 0  # type: ignore[union-attr]
+                self.resume(message.task, outcome)  # type: ignore[arg-type]
+
+    def carry_out(self, commands: Sequence[Command], client: Client) -> list[Outcome]:
+        self.counts["operations"] += len(commands)
+        if isinstance(self.store, StillSqlite):
+            return self.store.group(commands, client.number, self.now)
+        return [self.store.call("default", command, 1.0, self.now) for command in commands]
+
+    def resume(self, task: Task, answer: Outcome | BaseException | None) -> None:
+        """Let a call go on to its next wait."""
+        self.active, task.waits = task.client, None
+        try:
+            send = task.work.throw if isinstance(answer, BaseException) else task.work.send
+            task.waits = send(answer)  # type: ignore[arg-type]
+        except StopIteration:
+            self.tasks.remove(task)
+        except Cancelled:
+            self.tasks.remove(task)
+        if isinstance(task.waits, Message):
+            task.waits.task = task
+            self.under_way.append(task.waits)
+
+    # Faults.
+
+    def disturb(self) -> None:
+        kind = self.chance.choice(_FAULTS)
+        if getattr(self, f"f_{kind}")():
+            self.faults[kind] += 1
+
+    def _message(self) -> Message | None:
+        waiting = [m for m in self.under_way if m.task is not None and m.task.waits is m]
+        return self.chance.choice(waiting) if waiting else None
+
+    def f_twice(self) -> bool:
+        """A command is carried out, and is still under way: its answer was lost, or it was sent again."""
+        message = self._message()
+        if message is not None:
+            self.deliver([message], lose_answer=True)
+        return message is not None
+
+    def f_time_out(self) -> bool:
+        """The caller waits no longer; its command may arrive all the same, much later, or never."""
+        message = self._message()
+        if message is None:
+            return False
+        if self.chance.random() < 0.5:
+            self.under_way.remove(message)
+        assert message.task is not None
+        message.task.unsure = message.task.unsure or self.now
+        error = StoreUnavailable("the store gave no answer")
+        self.resume(message.task, error)  # type: ignore[arg-type]
+        return True
+
+    def f_cancel(self) -> bool:
+        """A task is cancelled while it waits for the store; what it asked is carried out all the same, or late."""
+        message = self._message()
+        if message is None:
+            return False
+        self.resume(message.task, Cancelled())  # type: ignore[arg-type]
+        return True
+
+    def f_kill(self) -> bool:
+        """A client dies: its calls go no further, what it left to others may or may not have been sent."""
+        client = self.chance.choice(self.all)
+        client.wire.dead = True
+        mine = [task for task in self.tasks if task.client is client]
+        self.tasks = [task for task in self.tasks if task.client is not client]
+        self.buried += mine  # their code must not run any more, not even to clean up
+        for message in [m for m in self.under_way if m.client is client]:
+            message.task = None
+            if self.chance.random() < 0.5:
+                self.under_way.remove(message)
+        client.start()
+        return True
+
+    def f_clock_back(self) -> bool:
+        self.now -= self.chance.choice((1, S, S, 4 * S, 4 * S, 6 * S, 60 * S, 3600 * S))
+        return True
+
+    def f_clock_forward(self) -> bool:
+        self.now += self.chance.choice((30 * S, 61 * S, 700 * S, 3600 * S, 86400 * S))
+        self._too_late()
+        return True
+
+    def f_skew(self) -> bool:
+        """A client's own clock is wrong: nothing may follow from that."""
+        self.chance.choice(self.all).skew = self.chance.choice((0, -7200 * S, 90 * S, 86400 * S))
+        return True
+
+    def f_limit(self) -> bool:
+        """Somebody changes a limit."""
+        client = self.active = self.chance.choice(self.all)
+        if self.chance.random() < 0.3:
+            self.carry_out([_unset()], client)
+        else:
+            client.budget.limits.set(f"per=user {self.chance.choice(AMOUNTS)}")
+        return True
+
+    def f_freeze(self) -> bool:
+        client = self.active = self.chance.choice(self.all)
+        client.budget.freeze(user=USERS[0])
+        if self.chance.random() < 0.9:
+            client.budget.unfreeze(user=USERS[0])
+        return True
+
+    def f_shuffle(self) -> bool:
+        self.chance.shuffle(self.under_way)
+        return True
+
+    def _too_late(self) -> None:
+        """What is older than any network keeps is gone, and who did not hear for so long has died."""
+        for task in [t for t in self.tasks if t.unsure and self.now - t.unsure > LATE]:
+            self.tasks.remove(task)
+            self.buried.append(task)
+        for message in [m for m in self.under_way if self.now - m.sent > LATE]:
+            if message.posted and not message.client.wire.dead:
+                message.sent = self.now  # which its client sends again
+            elif message.task not in self.tasks or message.task.waits is not message:
+                self.under_way.remove(message)
+
+    # The end.
+
+    def come_to_an_end(self) -> None:
+        """Without faults everything ends: every call, every reservation, in bounded steps."""
+        for client in self.all:
+            client.skew = 0
+        with suppress(ConfigError):  # nobody is frozen
+            self.all[0].budget.unfreeze(user=USERS[0])
+        self.now = max(self.now, START) + 2 * 86400 * S  # the clock is right again, and past what it once was
+        self._too_late()
+        bound = 50 * (len(self.tasks) + len(self.under_way) + 1)
+        for _ in range(bound):
+            if not self.tasks and not self.under_way:
+                break
+            self.now += 1000
+            self.go_on()
+            self.look()
+        must(not self.tasks and not self.under_way, "L1", None, f"{len(self.tasks)} calls do not end")
+        self.now += 7 * 86400 * S
+        settle(self.store, now=self.now)
+        self.books.observe(self.store)
+        must(not self.books.open, "I8", None, f"{len(self.books.open)} reservations are open for ever")
+        for id, told in self.told.items():
+            must(id in self.books.ended, "I15", None, f"{id} was acknowledged, and is not in the ledger")
+            if told != "reserved":
+                how = "refunded" if told.startswith("refund") else "reconciled"
+                must(how in self.books.ended[id], "I6", None, f"{id}: told {told}, is {self.books.ended[id]}")
+
+    def fill_up(self) -> None:
+        """What is free is admitted to the last unit, and no more (L2, I3)."""
+        client = self.active = self.all[0]
+        client.budget.limits.set("per=user $4/hour")
+        for user in USERS:
+            pools = client.budget.status(user=user, agent=AGENTS[0])
+            room = min(pool.available for pool in pools if pool.limit.unit == "usd")
+            nanos = int(max(room, 0) * 10**9)
+            for amount, fits in ((nanos + 1, False), (nanos, True)):
+                scope = {"user": user, "agent": AGENTS[0], ASKED: asked(amount)}
+                try:
+                    client.budget.refund(client.budget.reserve(to_decimal(amount), **scope))
+                    admitted = True
+                except BudgetExceeded:
+                    admitted = False
+                must(admitted == fits, "L2", None, f"{amount} for {user}: admitted is {admitted}, room was {nanos}")
+        self.look()
+        self.books.observe(self.store)
+
+    # What the engine takes for the world.
+
+    @contextmanager
+    def reality(self) -> Iterator[None]:
+        """Clocks and chance come from here."""
+        import budget.core
+        import budget.verbs
+
+        def wall() -> int:
+            return (self.now + (self.active.skew if self.active else 0)) * 1000
+
+        kept = budget.verbs.time, budget.verbs.os, budget.core.monotonic
+        budget.verbs.time = SimpleNamespace(time_ns=wall)  # type: ignore[assignment]
+        budget.verbs.os = SimpleNamespace(urandom=self.chance.randbytes)  # type: ignore[assignment]
+        budget.core.monotonic = lambda: self.mono
+        try:
+            yield
+        finally:
+            budget.verbs.time, budget.verbs.os, budget.core.monotonic = kept
+
+
+class Cancelled(BaseException):
+    """What a cancelled task is told: like `asyncio.CancelledError`, no `Exception`."""
+
+
+def _unset() -> Command:
+    from budget.commands import ChangePolicy
+    from budget.policy import limit_body
+
+    limit = Limit("per=user $1/hour")
+    return ChangePolicy("limit", limit_body(limit)[0], None, {"limit": str(limit)})
+
+
+_FAULTS = tuple(name.removeprefix("f_") for name in vars(World) if name.startswith("f_"))
+
+
+def simulate(seed: int, steps: int, folder: Path | None = None, wrap: Callable[[World], None] | None = None) -> World:
+    """Run one seed.
+
+    Raises:
+        Violation: With the seed and what to type to see it again.
+    """
+    world = World(seed, folder=folder)
+    try:
+        return world.run(steps)
+    except Exception as error:
+        kind = "sqlite" if folder is not None else "memory"
+        again = f"python -m tests.proof simulate --seed {seed} --steps {steps} --store {kind}"
+        raise Violation(f"seed {seed}, step {world.counts['steps']}: {error!r}\nagain: {again}") from error
