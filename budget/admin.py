@@ -1,4 +1,4 @@
-"""What operators do: limits set, unset and adjusted in the store, with who and why; and what they look at: the pools.
+"""What operators do: limits set, unset and adjusted in the store, with who and why.
 
 Limits in the store hold for every process from its next call; those of code and `budget.toml` cannot be changed here.
 """
@@ -6,31 +6,32 @@ Limits in the store hold for every process from its next call; those of code and
 from __future__ import annotations
 
 import getpass
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from budget.backfill import backfill as fill
 from budget.backfill import takes_backfill, window_start
-from budget.commands import Bucket, ChangePolicy, Outcome, Status, Sweep
+from budget.commands import ChangePolicy, Outcome, Status
 from budget.config import duration_us
 from budget.errors import ArgumentTypeError, ConfigError
 from budget.ledger import dumps
 from budget.limits import Limit, check_attributes
 from budget.money import MAX, format_usd, parse_usd
-from budget.policy import Match, Policy, limit_body, match, raise_body, read_name
+from budget.overview import applies, fresh, load_policy, replaced
+from budget.policy import Policy, match
 from budget.pools import Pool, make_pool
-from budget.stores.base import PAGE, read_entries
+from budget.rows import limit_body, raise_body
+from budget.stores.base import read_entries
 from budget.subject import Subject
-from budget.window import FOREVER, at_zone, bounds, zone
+from budget.window import FOREVER, at_zone, zone
 
 if TYPE_CHECKING:
     from budget.core import Engine
     from budget.engine import Budget
 
-__all__ = ["Limits", "actor", "adjust", "moment", "pools_of"]
+__all__ = ["Limits", "actor", "adjust", "moment"]
 
 
 class Limits:
@@ -70,10 +71,11 @@ class Limits:
         ends = moment(until, tz, now)
         made = Limit(
             limit, tz=tz, per=per, starts=starts, mode=mode, until=ends, rollover=rollover, warn=warn, source="store",
-            created_us=now, **attributes,
+            **attributes,  # type: ignore[arg-type]
         )  # fmt: skip
+        made = made.set_at(max(1, window_start(made, now)) if backfill else now)
         if backfill and not takes_backfill(made):
-            raise ConfigError(f"backfill: {made.rule} takes nothing from before; only calendar, rolling and lifetime do")
+            raise ConfigError(f"backfill: {made.rule} takes nothing from before; calendar, rolling and lifetime do")
         before = self._policy().body(dumps(made.identity)) if ends else None
         identity, body = limit_body(made, before)
         detail = {"limit": str(made), **_told(made), **({"backfill": True} if backfill else {}), **actor(reason)}
@@ -133,7 +135,7 @@ class Limits:
         return iter(self.list())
 
     def _policy(self) -> Policy:
-        return _load(self._budget.engine)
+        return load_policy(self._budget.engine)
 
     def _change(self, command: ChangePolicy) -> Outcome:
         engine = self._budget.engine
@@ -155,13 +157,13 @@ def adjust(engine: Engine, amount: object, reason: str | None, attributes: Mappi
     """Raise what fits in the present window of a subject's money pools. See `Budget.adjust`."""
     nanos = _read_more(amount)
     subject = Subject(check_attributes(attributes))
-    policy = _load(engine)
+    policy = load_policy(engine)
     found = list(_money(policy, subject))
     if not found:
         raise ConfigError(f"adjust: there is no limit of money for {subject} alone")
     outcome = engine.do(Status([pool for _, _, pool in found]))
     now = outcome.now
-    buckets = [bucket or _fresh(limit, now) for (limit, _, _), bucket in zip(found, outcome.buckets, strict=True)]
+    buckets = [bucket or fresh(limit, now) for (limit, _, _), bucket in zip(found, outcome.buckets, strict=True)]
     for (limit, _, pool), bucket in zip(found, buckets, strict=True):
         if limit.quantity + bucket.carry + policy.more(pool, now) + nanos > MAX:
             raise ConfigError(f"adjust: {limit} would be above ${format_usd(MAX)}, the largest amount")
@@ -174,17 +176,11 @@ def adjust(engine: Engine, amount: object, reason: str | None, attributes: Mappi
         engine.do(ChangePolicy("adjust", engine.verbs.new_id(), body, {**detail, **who}))
     for identity in policy.ended:
         engine.do(ChangePolicy("adjust", identity, None, {"actor": who["actor"], "reason": "its window is over"}))
-    policy = _load(engine)
+    policy = load_policy(engine)
     return [
         make_pool(limit, of, bucket, now, policy.more(pool, now))
         for (limit, of, pool), bucket in zip(found, buckets, strict=True)
     ]
-
-
-def _load(engine: Engine) -> Policy:
-    engine.verbs.forget_policy()
-    policy: Policy = engine.drive(engine.verbs.policy())
-    return policy
 
 
 def _money(policy: Policy, subject: Subject) -> Iterator[tuple[Limit, Subject, str]]:
@@ -192,7 +188,7 @@ def _money(policy: Policy, subject: Subject) -> Iterator[tuple[Limit, Subject, s
     attributes = {name: value for name, value in subject.items() if value is not None}
     for limit in policy.limits:
         found = match(limit, attributes) if limit.unit == "usd" else None
-        if found is not None and found.pool and dict(found.subject) == attributes and not _replaced(policy, found):
+        if found is not None and found.pool and dict(found.subject) == attributes and not replaced(policy, found):
             yield limit, found.subject, found.pool
 
 
@@ -229,79 +225,3 @@ def moment(until: datetime | str | None, tz: str | None, now: int) -> datetime |
 def _told(limit: Limit) -> dict[str, Any]:
     """Return what the ledger says of a limit beside its text."""
     return {**limit.options, **({"mode": limit.mode} if limit.mode != "enforce" else {})}
-
-
-def applies(limit: Limit, attributes: Mapping[str, str]) -> bool:
-    """Whether a limit has to do with calls that have these attributes: it matches, or is about one of them."""
-    selector = dict(limit.selector)
-    if any(attributes.get(name, value) != value for name, value in selector.items()):
-        return False
-    per = limit.per is None or limit.per in attributes
-    return per and (not selector or bool(selector.keys() & attributes.keys()))
-
-
-def pools_of(engine: Engine, attributes: Mapping[str, str]) -> list[Pool]:
-    """Return the pools of the limits that apply to such calls; without attributes, every pool there is."""
-    policy = _load(engine)
-    if attributes:
-        found = list(_asked(policy, attributes))
-        outcome = engine.do(Status([pool for _, _, pool in found]))
-        pairs = zip(found, outcome.buckets, strict=True)
-        return [_pool(policy, m, bucket or _fresh(m[0], outcome.now), outcome.now) for m, bucket in pairs]
-    now = engine.do(Sweep()).now
-    names = engine.store.names(engine.settings.account)
-    newest: dict[str, Bucket] = {}
-    for some in _batched(names):
-        present = engine.do(Status(some, sweep=False)).buckets
-        newest.update({pool: bucket for pool, bucket in zip(some, present, strict=True) if bucket is not None})
-    return list(_all(policy, names, newest, now))
-
-
-def _batched(names: Iterable[str]) -> Iterator[list[str]]:
-    """Return pools in portions that one command takes."""
-    rest = iter(names)
-    while some := list(islice(rest, PAGE)):
-        yield some
-
-
-def _asked(policy: Policy, attributes: Mapping[str, str]) -> Iterator[tuple[Limit, Subject, str]]:
-    for limit in policy.limits:
-        kind = limit.window.kind
-        if applies(limit, attributes) and kind != "request" and (kind != "run" or "run" in attributes):
-            found = match(limit, {**dict(limit.selector), **attributes})
-            if found.pool is not None and not _replaced(policy, found):
-                yield limit, found.subject, found.pool
-
-
-def _replaced(policy: Policy, found: Match) -> bool:
-    """Whether a limit of just this subject stands in the place of a `per=` one."""
-    limit = found.limit
-    known = sorted((name, value) for name, value in found.subject.items() if value is not None and name != "run")
-    return limit.per is not None and (tuple(known), None, *limit.identity[2:]) in policy.identities
-
-
-def _all(policy: Policy, names: Mapping[str, str], newest: Mapping[str, Bucket], now: int) -> Iterator[Pool]:
-    by_limit: dict[Any, list[tuple[str, Subject]]] = {}
-    for pool, name in names.items():
-        identity, subject = read_name(name)
-        by_limit.setdefault(identity, []).append((pool, subject))
-    for limit in policy.limits:
-        known = sorted(by_limit.get(limit.identity, []), key=lambda item: str(item[1]))
-        live = [(limit, subject, pool) for pool, subject in known if pool in newest]
-        if not live and limit.per is None and limit.window.kind not in ("request", "run"):
-            alone = match(limit, dict(limit.selector))
-            yield _pool(policy, (limit, alone.subject, alone.pool or ""), _fresh(limit, now), now)
-        for item in live:
-            yield _pool(policy, item, newest[item[2]], now)
-
-
-def _pool(policy: Policy, found: tuple[Limit, Subject, str], bucket: Bucket, now: int) -> Pool:
-    limit, subject, pool = found
-    return make_pool(limit, subject, bucket, now, policy.more(pool, now))
-
-
-def _fresh(limit: Limit, now: int) -> Bucket:
-    """Return the present bucket of a pool that nothing has drawn on in it."""
-    start, end = bounds(limit.window, now, limit.tz, limit.starts)
-    since = max(start if limit.window.calendar else 0, min(limit.created_us, now))
-    return Bucket(start, end, since, 0, 0)

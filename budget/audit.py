@@ -95,6 +95,7 @@ class Checkpoint(NamedTuple):
         amounts: What those entries added to spent, per unit.
         sums: (spent, reserved) of each bucket that there still was.
         seq: The number of the entry that says so.
+        retired: Buckets of a server that are left out, whether the server has dropped them yet or not.
     """
 
     upto: int = 0
@@ -102,6 +103,7 @@ class Checkpoint(NamedTuple):
     amounts: tuple[int, ...] = (0, 0, 0, 0, 0)
     sums: Mapping[Key, tuple[int, int]] = {}
     seq: int = 0
+    retired: frozenset[Key] = frozenset()
 
     def to_detail(self) -> dict[str, Any]:
         """Return it as the detail of an entry."""
@@ -112,7 +114,8 @@ class Checkpoint(NamedTuple):
 def read_checkpoint(seq: int, detail: Mapping[str, Any]) -> Checkpoint:
     """Read the detail of an entry "pruned"."""
     sums = {(pool, start): (spent, reserved) for pool, start, spent, reserved in detail["sums"]}
-    return Checkpoint(detail["upto"], bytes.fromhex(detail["digest"]), tuple(detail["amounts"]), sums, seq)
+    retired = frozenset((pool, start) for pool, start in detail.get("retired", ()))
+    return Checkpoint(detail["upto"], bytes.fromhex(detail["digest"]), tuple(detail["amounts"]), sums, seq, retired)
 
 
 @dataclass(slots=True)
@@ -239,10 +242,14 @@ class Auditor:
             self._fault("an erased entry was changed: the last erasure does not vouch for what it says")
         return found
 
+    def _retired(self) -> set[Key]:
+        return {key for key in self._checkpoint.retired if key not in self.sums}
+
     def compare(self, counters: Mapping[Key, tuple[int, int]], rolling: Collection[str] = ()) -> None:
         """Compare the sums with the counters as they were after the entry that was read last."""
         nothing = (0, 0)
-        for bucket in () if self.found.partial else self.sums.keys() | counters.keys():
+        there = () if self.found.partial else (self.sums.keys() | counters.keys()) - self._retired()
+        for bucket in there:
             # A rolling pool forgets what has left its window; the entries do not.
             if bucket in counters or bucket[0] not in rolling:
                 _compare(self.found, bucket, self.sums.get(bucket, nothing), counters.get(bucket, nothing))

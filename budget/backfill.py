@@ -1,9 +1,9 @@
 """Backfill: what the ledger already holds of a limit's present window is added to its pools.
 
-The change that set the limit has a sequence number P in the ledger. Calls after it draw on the limit by themselves; what
-stands before it is added up here, per pool, and booked by one record each, whose id follows from limit, pool and P, so
-that it cannot be booked twice. An entry that moved the pool itself is counted already, and so is everything before an
-earlier backfill of it: setting a limit with `backfill` again adds only what is missing.
+The change that set the limit has a sequence number P in the ledger. Calls after it draw on the limit by themselves;
+what stands before it is added up here, per pool, and booked by one record each, whose id follows from limit, pool and
+P, so that it cannot be booked twice. An entry that moved the pool itself is counted already, and so is everything
+before an earlier backfill of it: setting a limit with `backfill` again adds only what is missing.
 
 A call belongs to the window of its reserve. One that is open at P is not in the ledger's sums yet, and its end will not
 know the new pool; it is the only spend of the window that a backfilled pool lacks. In a rolling window, what is added
@@ -94,9 +94,7 @@ def _sums(
     return sums, pools
 
 
-def _book(
-    limit: Limit, pool: _Pool, spent: int, through: int, load: Callable[[], Policy], do: Do, now: int
-) -> bool:
+def _book(limit: Limit, pool: _Pool, spent: int, through: int, load: Callable[[], Policy], do: Do, now: int) -> bool:
     """Record what was spent, unless the window is over by then."""
     subject = {name: value for name, value in pool.match.subject.items() if value is not None}
     key = dumps([limit.identity, pool.match.pool, through])

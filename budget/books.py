@@ -8,11 +8,11 @@ away from the server but where it is told to (`trim`), and then only what was co
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from budget.audit import Audit, Auditor, rolling_pools
-from budget.commands import Bucket, Outcome, Rebuild
+from budget.commands import Bucket, Command, Outcome, Rebuild
 from budget.errors import StoreUnavailable
 from budget.ledger import Entry
 from budget.money import MAX
@@ -130,7 +130,7 @@ class Books:
         """Prove the ledger up to a snapshot of the counters, and compare the sums with these."""
         ledger = self.ledger()
         start = ledger.checkpoint(self.account)
-        auditor = Auditor(start, touches=touches, anywhere=self._server is not None)
+        auditor = Auditor(start, touches=touches, anywhere=ledger is self._server)
         lines = ledger.lines(self.account, auditor.seq)
         upto, end = found.seq, found
         if ledger is not self.store and self.records is not None:
@@ -167,7 +167,20 @@ class Books:
                 changed.update(dict.fromkeys(wrong))
         raise StoreUnavailable("the account moves too fast to be rebuilt: stop what writes to it, and try again")
 
-    def call(self, command: Rebuild) -> Outcome:
+    def retire(self, found: Snapshot, windows: Collection[tuple[str, int]]) -> None:
+        """Drop windows from a server that nothing can come in for any more."""
+        by_pool: dict[str, list[int]] = {}
+        for pool, start in found.buckets:
+            by_pool.setdefault(pool, []).append(start)
+        for pool in sorted({pool for pool, _ in windows}) if self._server is not None else ():
+            gone = [found.buckets[pool, start] for start in by_pool[pool] if (pool, start) in windows]
+            self._server.retire(self.account, pool, gone, len(gone) == len(by_pool[pool]))
+
+    def epoch(self) -> str:
+        """Return the epoch of a server's account, "" if there is none."""
+        return "" if self._server is None else self._server.epoch(self.account)
+
+    def call(self, command: Command) -> Outcome:
         """Carry out a command of an operator."""
         return self.store.call(self.account, command, OPERATOR_TIMEOUT)
 

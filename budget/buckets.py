@@ -35,7 +35,7 @@ def bar(draw: Draw, bucket: Bucket) -> int:
 
 
 def add(counter: int, amount: int) -> int:
-    """Add to a counter. One that would pass MAX stays there, refuses every amount above zero, and `audit` reports it."""
+    """Add to a counter. One that would pass MAX stays there, refuses all but zero, and `audit` reports it."""
     return MAX if counter == MAX else min(counter + amount, MAX)
 
 

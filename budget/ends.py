@@ -11,14 +11,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from budget.buckets import add, after, bucket_at, present, put
-from budget.commands import Amounts, Bucket, Draw, Outcome, Reconcile, Record, Refund, Reservation, Share, State
+from budget.commands import Amounts, Bucket, Draw, Outcome, Reconcile, Record, Refund, Reservation, Share, State, new
 from budget.ledger import Posting, make_entry
 from budget.limits import CONCURRENT
 
-__all__ = ["NOTHING", "booked", "end", "log", "reconcile", "record", "refund", "rest"]
+__all__ = ["MOVES_ALONE", "NOTHING", "booked", "end", "log", "reconcile", "record", "refund", "rest"]
 
 NOTHING: Amounts = (0, 0, 0, 0, 0)
-_MOVES_ALONE = ("backfilled", "recovered")  # kinds whose entries add nothing to what was spent
+MOVES_ALONE = ("backfilled", "recovered")
+"""Kinds of records whose entries add nothing to what was spent."""
 
 
 def reconcile(state: State, command: Reconcile, now: int) -> Outcome:
@@ -57,15 +58,18 @@ def end(state: State, known: Reservation, how: str, actual: Amounts, detail: Map
     """Move an open reservation to its end, or correct an expired one by the difference."""
     late = known.state == "expired"
     before = known.charged or NOTHING if late else NOTHING
-    postings, buckets = [], []
+    change = [(a or 0) - (b or 0) for a, b in zip(actual, before, strict=True)]
+    spends = (*change, 0)  # by unit: a slot is never spent
+    postings: list[Posting] = []
+    buckets: list[Bucket | None] = []
     for share in known.shares:
-        added = _spends(share.unit, actual) - _spends(share.unit, before)
-        freed = 0 if late else share.amount - _given(known, share)
+        pool, unit, start, amount = share
+        added = spends[unit]
+        freed = 0 if late else amount if known.charged is None else amount - _given(known, share)
         buckets.append(_move(state, share, added, freed, now))
-        postings.append(Posting(share.pool, share.start, added, -freed))
+        postings.append(new(Posting, (pool, start, added, -freed)))
     ended = known.ended_as(how, now, actual)
     state.put_reservation(ended)
-    change = tuple((a or 0) - (b or 0) for a, b in zip(actual, before, strict=True))
     detail = {**known.detail, **detail, **({"late": True} if late else {})}
     log(state, now, how, known.id, change, known.scope, detail, postings)
     return Outcome(how, now, state.account.version, buckets, reservation=ended)
@@ -111,7 +115,7 @@ def _book(
 
 
 def _pay(state: State, command: Record, piece: Reservation, detail: Mapping[str, Any], now: int) -> Outcome:
-    """Book a cost out of a slice: into its buckets, which give back as much as the cost frees and the slice has left."""
+    """Book a cost out of a slice, in its buckets; they give back what the cost frees, as far as the slice has it."""
     actual, left = command.actual, rest(piece)
     frees = _complete(command.frees or actual, NOTHING)
     freed = tuple(min(f or 0, r or 0) for f, r in zip(frees, left, strict=True))
@@ -136,7 +140,7 @@ def _booked(
 ) -> Outcome:  # fmt: skip
     made = Reservation(id, digest, "reconciled", actual, tuple(shares), 0, now, now, now, actual, scope, detail)
     state.put_reservation(made)
-    log(state, now, kind, id, NOTHING if kind in _MOVES_ALONE else actual, scope, detail, postings)
+    log(state, now, kind, id, NOTHING if kind in MOVES_ALONE else actual, scope, detail, postings)
     return Outcome(kind, now, state.account.version, shown, reservation=made)
 
 
@@ -146,6 +150,8 @@ def _move(state: State, share: Share, added: int, freed: int, now: int) -> Bucke
     if bucket is not None:
         bucket = bucket.at(add(bucket.spent, added), bucket.reserved - freed)
         state.put_bucket(share.pool, bucket)
+        if not bucket.span:
+            return bucket
     return after(state, share.pool, bucket, now)
 
 
@@ -175,6 +181,8 @@ def booked(draws: Sequence[Draw]) -> list[Draw]:
 
 
 def _complete(amounts: Amounts, default: Amounts) -> Amounts:
+    if None not in amounts:
+        return amounts
     return tuple(d if a is None else a for a, d in zip(amounts, default, strict=True))  # type: ignore[return-value]
 
 
@@ -184,7 +192,7 @@ def log(
 ) -> None:  # fmt: skip
     """Append the entry of an event, with which the account's sequence and clock go on."""
     account = state.account
-    exact: Any = tuple(amount or 0 for amount in amounts)
+    exact: Any = tuple([amount or 0 for amount in amounts])
     entry = make_entry(account.head, account.seq + 1, now, kind, reservation, exact, scope, detail, tuple(postings))
     account.seq, account.head = entry.seq, entry.digest
     if kind != "refused":  # which moves nothing

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from budget.admin import Limits, actor, adjust, pools_of
+from budget.admin import Limits, actor, adjust
 from budget.aio import AsyncBudget
 from budget.commands import ChangePolicy, Reservation
 from budget.config import Settings, duration_us, load
@@ -14,8 +14,9 @@ from budget.core import GUARDED_LEASE, Engine, known_reservation, lease_us
 from budget.errors import ArgumentTypeError, ConfigError
 from budget.estimate import Estimate, estimate_counts
 from budget.limits import Limit, check_attributes
-from budget.policy import selector_identity
+from budget.overview import pools_of
 from budget.pools import Pool
+from budget.rows import selector_identity
 from budget.run import Run, make_run, run_from_headers
 from budget.usage import Usage
 from budget.verbs import Decision

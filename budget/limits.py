@@ -129,7 +129,8 @@ class Limit:
             tuple(sorted(selector.items())), per, unit, quantity, window, _check_mode(mode),
             _check_zone(tz, unit, window), "" if starts is None else check_starts(window, starts),
             0 if rollover is None else _check_rollover(rollover, unit, quantity, window),
-            () if warn is None else _check_warn(warn, window), 0 if until is None else _check_until(until), source, created_us,
+            () if warn is None else _check_warn(warn, window), 0 if until is None else _check_until(until), source,
+            created_us,
         )  # fmt: skip
         for name, item in zip(self.__slots__, values, strict=True):
             object.__setattr__(self, name, item)

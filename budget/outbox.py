@@ -25,7 +25,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import fields
 from hashlib import blake2b
 from pathlib import Path
-from threading import Lock
+from threading import RLock
 from typing import Any, NamedTuple
 
 from budget.commands import Draw, Reconcile, Record, Refund, Reservation, Share
@@ -152,7 +152,7 @@ class Outbox:
         _OUTBOXES.add(self)
 
     def _reset(self) -> None:
-        self._lock = Lock()
+        self._lock = RLock()  # a finalizer may leave something in the middle of the last flush
         self._items: deque[Item] = deque()  # all that wait, oldest first
         self._fresh: deque[Item] = deque()  # those of them that are in no file yet
         self._path: Path | None = None
@@ -171,6 +171,8 @@ class Outbox:
         """Leave a command. A finalizer may call this anywhere: it waits for no lock, and writes nothing yet."""
         self._items.append(item)
         self._fresh.append(item)
+        if _ended:
+            self.flush()
 
     def flush(self) -> None:
         """Have what was left by anybody on the disk. Where that fails it stays in memory, and is said."""
@@ -306,6 +308,7 @@ def _locked(path: Path) -> Iterator[bool]:
         os.close(fd)
 
 
+_ended = False  # the interpreter is ending: what a store still could not carry out is written when it is left
 _OUTBOXES: weakref.WeakSet[Outbox] = weakref.WeakSet()
 
 
@@ -315,11 +318,12 @@ def _forked() -> None:
 
 
 def _exit() -> None:
+    global _ended
+    _ended = True
     for outbox in list(_OUTBOXES):
         outbox.close()
 
 
 if hasattr(os, "register_at_fork"):  # Windows does not fork
     os.register_at_fork(after_in_child=_forked)
-# Finalizers run in reverse at exit, and the stores' are younger: what they could not carry out is here by then.
 weakref.finalize(Outbox, _exit)

@@ -7,17 +7,13 @@ replaces the `per=user` one of the same unit, window and mode.
 A policy is immutable, and has the store's version and an instant: what was set for a time gives way to what held
 before when that time is over (`changes_at`), without a word from the store. Python computes here what a call draws; the
 store compares and moves integers, and refuses to do so for a policy that is not the present one.
-
-The store's rows are (kind, identity, body): "limit" (its text and options, until when, and `then` what), "freeze" (the
-identity is the selector), "adjust" (so much more in one pool from an instant until another) and "fence" (the store has
-lost what it had acknowledged, and nothing may be reserved).
 """
 
 from __future__ import annotations
 
 import json
 from base64 import urlsafe_b64encode
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from hashlib import blake2b
 from operator import itemgetter
 from typing import Any, NamedTuple
@@ -27,19 +23,16 @@ from budget.errors import ConfigError
 from budget.ledger import dumps
 from budget.limits import CONCURRENT, UNITS, Limit
 from budget.money import MAX
+from budget.rows import Stored, read_limit, read_raises
 from budget.subject import Subject
-from budget.window import FOREVER, at_zone, bounds
+from budget.window import FOREVER, bounds
 
-__all__ = [
-    "Match", "Policy", "Raise", "drawn", "limit_body", "match", "pool_id", "raise_body", "read_limit",
-    "read_name", "selector_identity",
-]  # fmt: skip
+__all__ = ["Match", "Policy", "drawn", "match", "pool_id", "read_name"]
 
 _CACHED = 4096
 _new: Any = tuple.__new__  # makes a draw in a third of the time that its class takes
 _ENDLESS = (0, FOREVER)  # whatever the time: another host's clock may be ahead of the store's
 _NEVER = (0, 0)
-_ROW = {"text", "created_us", "mode", "tz", "starts", "rollover", "warn"}
 
 
 class Match(NamedTuple):
@@ -60,22 +53,6 @@ class Match(NamedTuple):
     shadow: bool
 
 
-class Raise(NamedTuple):
-    """An adjustment: so much more in one pool while `start <= now < end`, and the identity of its row."""
-
-    start: int
-    end: int
-    amount: int
-    row: str
-
-
-class _Stored(NamedTuple):
-    """A limit's row as it was read, and what holds when the limit has ended."""
-
-    limit: Limit
-    then: _Stored | None
-
-
 class Policy:
     """The limits and freezes that hold for this process at one version of the store's policy, at an instant.
 
@@ -91,7 +68,6 @@ class Policy:
         version: The store's policy version.
         limits: The limits that hold, in declaration order.
         changes_at: Until when this holds, if nobody changes anything: then `at` has the next.
-        warns: Whether one of them warns.
         warns: Whether one of them warns before it is reached.
         fenced: Why nothing may be reserved, as a body of JSON, or None.
     """
@@ -104,43 +80,39 @@ class Policy:
         self._rows, self._own, self._shadow = list(rows), own, shadow
         self.fenced = next((body for kind, _, body in self._rows if kind == "fence"), None)
         self._freezes = [dict(json.loads(identity)) for kind, identity, _ in self._rows if kind == "freeze"]
-        self._raises = _read_raises(self._rows, now)
-        stored = self._held(now, before)
-        shared = {limit.identity: limit for limit in stored}
+        self._raises = read_raises(self._rows, now)
+        shared = self._held(now, before)
         mine = [limit for limit in own if not 0 < limit.until_us <= now]
-        order = {limit.identity: shared.pop(limit.identity, limit) for limit in mine}
-        self._order = {identity: i for i, identity in enumerate((*order, *shared))}
-        self.limits: tuple[Limit, ...] = (*order.values(), *shared.values())
-        self.changes_at = min((limit.until_us for limit in (*stored, *mine) if limit.until_us), default=FOREVER)
-        # By the names of the selector, then by its values: 100,000 users' limits cost one look-up.
-        self._index: dict[tuple[str, ...], dict[tuple[str, ...], list[Limit]]] = {}
-        named: set[str] = set()
-        for limit in self.limits:
-            names, values = tuple(n for n, _ in limit.selector), tuple(v for _, v in limit.selector)
-            self._index.setdefault(names, {}).setdefault(values, []).append(limit)
-            named.update(names if limit.per is None else (*names, limit.per))
-        self._names = sorted(named)
+        held = {(row := dumps(limit.identity)): shared.pop(row, limit) for limit in mine} | shared
+        self.limits: tuple[Limit, ...] = tuple(held.values())
+        self.changes_at = min((limit.until_us for limit in (*self.limits, *mine) if limit.until_us), default=FOREVER)
         self.warns = any(limit.warn for limit in self.limits)
-        self.warns = any(limit.warn for limit in self.limits)
+        # By selector, with their place in the declaration order: 100,000 users' limits cost one look-up.
+        self._index: dict[tuple[tuple[str, str], ...], list[tuple[int, Limit]]] = {}
+        for place, limit in enumerate(self.limits):
+            self._index.setdefault(limit.selector, []).append((place, limit))
+        self._selectors = {tuple([name for name, _ in selector]) for selector in self._index}
+        pers = {limit.per for limit in self.limits if limit.per is not None}
+        self._names = sorted(pers.union(*self._selectors))
         self._per_run = any(limit.window.kind == "run" for limit in self.limits)
         self._matched: dict[tuple[str | None, ...], tuple[Match, ...]] = {}
         self._bounds: dict[tuple[str, str, str], tuple[int, int]] = {}
 
-    def _held(self, now: int, before: Policy | None) -> list[Limit]:
-        """Return the limits of the rows that hold at an instant, oldest first."""
+    def _held(self, now: int, before: Policy | None) -> dict[str, Limit]:
+        """Return the limits of the rows that hold at an instant, oldest first, by their rows' identity."""
         known = before._read if before is not None else {}
-        self._read: dict[str, _Stored] = {}
+        self._read: dict[str, Stored] = {}
         found = []
         for kind, identity, body in self._rows:
             if kind != "limit":
                 continue
-            row: _Stored | None = self._read.setdefault(body, known.get(body) or read_limit(body))
+            row: Stored | None = self._read.setdefault(body, known.get(body) or read_limit(body))
             while row is not None and 0 < row.limit.until_us <= now:
                 row = row.then
             if row is not None:
                 found.append((row.limit.created_us, identity, row.limit))
         found.sort(key=itemgetter(0, 1))
-        return [limit for _, _, limit in found]
+        return {identity: limit for _, identity, limit in found}
 
     def at(self, now: int) -> Policy:
         """Return the policy of the same version at an instant: itself before `changes_at`."""
@@ -156,10 +128,10 @@ class Policy:
                     return selector
         return None
 
-    @property
-    def identities(self) -> Collection[tuple[Any, ...]]:
-        """The identities of the limits."""
-        return self._order.keys()
+    def has(self, selector: tuple[tuple[str, str], ...], per: str | None, unit: str, window: str, mode: str) -> bool:
+        """Whether a limit of this identity holds."""
+        identity = (selector, per, unit, window, mode)
+        return any(limit.identity == identity for _, limit in self._index.get(selector, ()))
 
     @property
     def freezes(self) -> Sequence[Mapping[str, str]]:
@@ -191,9 +163,7 @@ class Policy:
             unique.setdefault(each.pool or index, each)
         return list(unique.values())
 
-    def draws(
-        self, matches: Sequence[Match], amounts: Amounts, now: int, most: Amounts | None = None
-    ) -> list[Draw]:
+    def draws(self, matches: Sequence[Match], amounts: Amounts, now: int, most: Amounts | None = None) -> list[Draw]:
         """Return what a call draws on each pool, with the bounds of the windows that hold `now`.
 
         Args:
@@ -254,14 +224,13 @@ class Policy:
         return found
 
     def _applicable(self, scope: Mapping[str, str]) -> list[Limit]:
-        found: list[Limit] = []
-        for names, by_values in self._index.items():
-            values = tuple(scope[name] for name in names if name in scope)
-            if len(values) == len(names):
-                found.extend(by_values.get(values, ()))
-        replaced = {limit.identity for limit in found if limit.selector and limit.per is None}
-        kept = [limit for limit in found if limit.per is None or _as_subject(limit, scope) not in replaced]
-        return sorted(kept, key=lambda limit: self._order[limit.identity])
+        found: list[tuple[int, Limit]] = []
+        for names in self._selectors:
+            if all(name in scope for name in names):
+                found.extend(self._index.get(tuple([(name, scope[name]) for name in names]), ()))
+        replaced = {limit.identity for _, limit in found if limit.selector and limit.per is None}
+        kept = [each for each in found if each[1].per is None or _as_subject(each[1], scope) not in replaced]
+        return [limit for _, limit in sorted(kept, key=itemgetter(0))]
 
 
 def _as_subject(limit: Limit, scope: Mapping[str, str]) -> tuple[Any, ...] | None:
@@ -311,62 +280,3 @@ def read_name(name: str) -> tuple[tuple[Any, ...], Subject]:
     if run:
         subject["run"] = run
     return (tuple(map(tuple, selector)), per, unit, window, mode), subject
-
-
-def selector_identity(selector: Mapping[str, str]) -> str:
-    """Return the identity of a freeze."""
-    return dumps(sorted(selector.items()))
-
-
-def limit_body(limit: Limit, before: str | None = None) -> tuple[str, str]:
-    """Return the identity and the body of a limit's row in the store.
-
-    Args:
-        limit: The limit.
-        before: The body that the row has had, if the limit is to end: what is left of it holds then.
-    """
-    options = {**limit.options, "mode": limit.mode, "until": limit.until_us}
-    usual = {"mode": "enforce", "until": 0}
-    row = {"text": str(limit), "created_us": limit.created_us}
-    row |= {name: value for name, value in options.items() if usual.get(name) != value}
-    then = json.loads(before) if before and limit.until_us else None
-    while then is not None and then.get("until", FOREVER) <= limit.until_us:
-        then = then.get("then")
-    return dumps(limit.identity), dumps(row if then is None else {**row, "then": then})
-
-
-def read_limit(body: str) -> _Stored:
-    """Read the body of a limit's row.
-
-    Raises:
-        ConfigError: A newer version of the package wrote it, with an option that this one does not know.
-    """
-    return _read_row(json.loads(body))
-
-
-def _read_row(row: dict[str, Any]) -> _Stored:
-    then, until = row.pop("then", None), row.pop("until", 0)
-    if unknown := row.keys() - _ROW:
-        raise ConfigError(
-            f"limit: {str(row.get('text'))[:80]!r} in the store has {min(unknown)!r}, which this version of budget does "
-            "not know; upgrade this process"
-        )
-    limit = Limit(**row, source="store", until=at_zone(until) if until else None)
-    return _Stored(limit, None if then is None else _read_row(then))
-
-
-def raise_body(pool: str, limit: Limit, subject: Subject, amount: int, start: int, end: int) -> str:
-    """Return the body of an adjustment's row."""
-    about = {"limit": limit.identity, "subject": subject}
-    return dumps({"pool": pool, "amount": amount, "from": start, "until": end, **about})
-
-
-def _read_raises(rows: Iterable[tuple[str, str, str]], now: int) -> dict[str, list[Raise]]:
-    """Return the adjustments that are not over, by pool."""
-    found: dict[str, list[Raise]] = {}
-    for kind, identity, body in rows:
-        if kind == "adjust":
-            row = json.loads(body)
-            if now < row["until"]:
-                found.setdefault(row["pool"], []).append(Raise(row["from"], row["until"], row["amount"], identity))
-    return found

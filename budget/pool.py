@@ -17,8 +17,8 @@ Two counters per bucket of a pool, `spent` and `reserved`, and this algebra:
 
 A pool of the unit "concurrent" counts slots: a reserve takes one, every end gives it back, nothing is ever spent.
 
-A pool is a list of buckets by start; `buckets.py` says which one an instant belongs to, and `ends.py` has the verbs that
-end a reservation. Limits and window bounds come with the command, and the policy version with them: a caller whose
+A pool is a list of buckets by start; `buckets.py` says which one an instant belongs to, and `ends.py` has the verbs
+that end a reservation. Limits and window bounds come with the command, and the policy version with them: a caller whose
 policy is old, or whose window is over, is told so (`stale_policy`, `stale_window`), nothing is written, and it asks
 again.
 """
@@ -49,6 +49,7 @@ from budget.commands import (
     State,
     Status,
     Sweep,
+    new,
 )
 from budget.ends import NOTHING, booked, end, log, reconcile, record, refund, rest
 from budget.expect import learn
@@ -75,20 +76,22 @@ def apply(state: State, command: Command, now: int) -> Outcome:
 
 def _carry_out(state: State, command: Command, now: int, behind: int) -> Outcome:
     version = state.account.version
-    if type(command) is LoadPolicy:
-        return Outcome("policy", now, version, rows=state.policy())
-    if type(command) is Learn:
-        return Outcome("learned", now, version, learned=learn(state, command.more))
     if behind > _CLOCK_BACK and type(command) is Reserve:
         return Outcome("clock", now, version)
-    if type(command) is Status and not command.sweep:
-        return _status(state, command, now)
-    if type(command) is Rebuild:  # nothing else may move the counters that it was made from
-        return _rebuild(state, command, now)
+    if type(command) in _UNSWEPT or (type(command) is Status and not command.sweep):
+        return _VERBS[type(command)](state, command, now)
     expired = _sweep(state, now)
     if type(command) is Sweep:
         return Outcome("swept", now, version, count=expired)
     return _VERBS[type(command)](state, command, now)
+
+
+def _load(state: State, _: LoadPolicy, now: int) -> Outcome:
+    return Outcome("policy", now, state.account.version, rows=state.policy())
+
+
+def _learn(state: State, command: Learn, now: int) -> Outcome:
+    return Outcome("learned", now, state.account.version, learned=learn(state, command.more))
 
 
 def admits(amount: int, limit: int, bucket: Bucket) -> bool:
@@ -98,13 +101,21 @@ def admits(amount: int, limit: int, bucket: Bucket) -> bool:
 
 def refused_by(draws: Sequence[Draw], buckets: Sequence[Bucket]) -> list[int]:
     """Return which draws their buckets do not take."""
-    pairs = enumerate(zip(draws, buckets, strict=True))
-    return [i for i, (draw, bucket) in pairs if not admits(draw.amount, bar(draw, bucket), bucket)]
+    refused = []
+    for i, (draw, bucket) in enumerate(zip(draws, buckets, strict=True)):
+        # What `admits` says of the bar; most draws are within their bare limit, and that is seen without a call.
+        if not 0 <= draw.amount <= draw.limit - bucket.spent - bucket.reserved and not admits(
+            draw.amount, bar(draw, bucket), bucket
+        ):
+            refused.append(i)
+    return refused
 
 
 def shadowed_by(draws: Sequence[Draw], buckets: Sequence[Bucket]) -> list[int]:
     """Return which draws that only count would otherwise refuse."""
     shadows = [i for i, draw in enumerate(draws) if draw.shadow]
+    if not shadows:
+        return shadows
     refusing = [draws[i]._replace(shadow=False) for i in shadows]
     return [shadows[i] for i in refused_by(refusing, [buckets[i] for i in shadows])]
 
@@ -130,7 +141,8 @@ def _reserve(state: State, command: Reserve, now: int) -> Outcome:
     found: list[Bucket] = [bucket for draw in command.draws if (bucket := present(state, draw, now)) is not None]
     if len(found) < len(command.draws):
         return Outcome("stale_window", now, version)
-    shown = [seen(state, draw.pool, bucket, now) for draw, bucket in zip(command.draws, found, strict=True)]
+    pairs = zip(command.draws, found, strict=True)
+    shown = [seen(state, draw.pool, bucket, now) if bucket.span else bucket for draw, bucket in pairs]
     refused = refused_by(command.draws, shown)
     if command.frozen is not None or refused:
         detail = {**command.detail, "refused": _named(command.draws, refused)}
@@ -142,14 +154,17 @@ def _reserve(state: State, command: Reserve, now: int) -> Outcome:
         return Outcome("refused", now, version, shown, refused)
     shadowed = shadowed_by(command.draws, shown)
     # Nothing can fail from here.
-    shares, postings = [], []
+    shares: list[Share] = []
+    postings: list[Posting] = []
     for i, (draw, bucket) in enumerate(zip(command.draws, found, strict=True)):
-        if draw.pool is None:
+        pool, amount = draw.pool, draw.amount
+        if pool is None:
             continue
-        put(state, draw.pool, bucket.at(bucket.spent, bucket.reserved + draw.amount), now, draw.name)
-        shown[i] = shown[i].at(shown[i].spent, shown[i].reserved + draw.amount)
-        shares.append(Share(draw.pool, draw.unit, bucket.start, draw.amount))
-        postings.append(Posting(draw.pool, bucket.start, 0, draw.amount))
+        taken = bucket.at(bucket.spent, bucket.reserved + amount)
+        put(state, pool, taken, now, draw.name)
+        shown[i] = shown[i].at(shown[i].spent, shown[i].reserved + amount) if bucket.span else taken
+        shares.append(new(Share, (pool, draw.unit, bucket.start, amount)))
+        postings.append(new(Posting, (pool, bucket.start, 0, amount)))
     reservation = Reservation(
         command.id, command.digest, "open", command.amounts, tuple(shares), command.lease_us, now + command.lease_us,
         now, scope=command.scope, detail=command.detail, parent=command.parent,
@@ -245,6 +260,8 @@ POLICY_KINDS = {
     ("fence", True): "fenced",
     ("fence", False): "unfenced",
 }
+# What is no business of any reservation; and a rebuild: nothing else may move the counters that it was made from.
+_UNSWEPT = (LoadPolicy, Learn, Rebuild)
 _VERBS: dict[type, Callable[[State, Any, int], Outcome]] = {
     Reserve: _reserve,
     Reconcile: reconcile,
@@ -253,5 +270,8 @@ _VERBS: dict[type, Callable[[State, Any, int], Outcome]] = {
     Renew: _renew,
     Status: _status,
     ChangePolicy: _change,
+    LoadPolicy: _load,
+    Learn: _learn,
+    Rebuild: _rebuild,
     Prune: prune,
 }

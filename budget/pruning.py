@@ -60,8 +60,10 @@ def prune(books: Books, before_us: int, now_us: int, detail: Mapping[str, Any]) 
         whole = books.audit(found, touches=True)
         if not whole.found.ok or whole.found.partial:
             return Pruned(0, 0, 0, whole.found)
-        known = _sum(ledger, account, before_us)
-        ledger.forget_entries(account, known.checkpoint.upto - known.entries)  # what one that was killed has left
+        known, start = _sum(ledger, account, before_us), ledger.checkpoint(account)
+        left = found.buckets.keys() & (start.retired if start else frozenset())
+        books.retire(found, left)  # what one that was killed has left behind, as are entries
+        ledger.forget_entries(account, known.checkpoint.upto - known.entries)
         if not known.entries:
             return Pruned(0, 0, known.checkpoint.upto, whole.found)
         later = Auditor(Checkpoint(known.checkpoint.upto, known.checkpoint.digest))
@@ -69,7 +71,12 @@ def prune(books: Books, before_us: int, now_us: int, detail: Mapping[str, Any]) 
         vouches = {"sealed": sealed} if (sealed := later.sealed()) else {}
         gone = _over(books, found, {**known.touched, **(whole.touched or {})}, known, before_us, now_us)
         command = Prune(whole.voucher, *known.checkpoint[:4], gone, {**detail, **vouches})
+        retired: set[Key] = set()
+        if books.drains:
+            retired = {*gone, *left} & found.buckets.keys()
+            command.detail = {**command.detail, "retired": sorted(retired)}
         if ledger.call(account, command, OPERATOR_TIMEOUT).status != "moved":
+            books.retire(found, retired)
             ledger.forget_entries(account, known.checkpoint.upto)
             return Pruned(known.entries, len(gone), known.checkpoint.upto, whole.found)
     raise StoreUnavailable("somebody else prunes or erases this ledger; try again")
@@ -100,7 +107,8 @@ def _over(
         if bucket is None:
             over = key[0] in rolling or (spent, reserved) == (0, 0)
         else:
-            over = bucket.end <= until and touched.get(key, 0) <= until and key not in held
+            still = (bucket.spent, bucket.reserved) == (spent, reserved) and not reserved
+            over = still and bucket.end <= until and touched.get(key, 0) <= until and key not in held
         if over:
             gone.append(key)
     return gone

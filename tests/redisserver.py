@@ -11,11 +11,15 @@ import shutil
 import socket
 import subprocess
 import time
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
+import redis
+from redis.crc import key_slot
 
 WAIT = 10.0
 
@@ -35,6 +39,8 @@ def binaries() -> dict[str, str]:
 class RedisServer:
     """One server process. `options` are those of its command line, without the dashes."""
 
+    bus = 0  # the port of a cluster's node for other nodes
+
     def __init__(self, folder: Path, binary: str | None = None, **options: str):
         self.binary = binary or next(iter(binaries().values()))
         self.port = options.pop("port", None) or str(free_port())
@@ -46,9 +52,11 @@ class RedisServer:
         self.start()
 
     def start(self) -> None:
-        words = [word for name, value in self._options.items() for word in (f"--{name}", value)]
+        self._run([self.binary, *[word for name, value in self._options.items() for word in (f"--{name}", value)]])
+
+    def _run(self, command: list[str]) -> None:
         with self._log.open("ab") as log:
-            self.process = subprocess.Popen([self.binary, *words], stdout=log, stderr=log)
+            self.process = subprocess.Popen(command, stdout=log, stderr=log)
         until = time.monotonic() + WAIT
         while not self._accepts():
             assert self.process.poll() is None, self._log.read_text()
@@ -74,6 +82,104 @@ class RedisServer:
         if self.process.poll() is None:
             self.process.terminate()
             self.process.wait(WAIT)
+
+
+class RedisCluster:
+    """Three primaries of a cluster, each with a third of the slots."""
+
+    def __init__(self, folder: Path, binary: str | None = None):
+        self.folder, self.binary = folder, binary
+        self.nodes = [self.start_node() for _ in range(3)]
+        for number, node in enumerate(self.nodes):
+            low, high = 16384 * number // 3, 16384 * (number + 1) // 3 - 1
+            self.ask(node, "CLUSTER ADDSLOTSRANGE", low, high)
+        for node in self.nodes[1:]:
+            self.meet(node)
+        self.wait(lambda node: self.ask(node, "CLUSTER INFO")["cluster_state"] == "ok")
+        self.url = "redis+cluster://" + ",".join(f"127.0.0.1:{node.port}" for node in self.nodes)
+
+    def start_node(self) -> RedisServer:
+        port, bus = free_port(), free_port()
+        folder = self.folder / f"node{port}"
+        folder.mkdir()
+        node = RedisServer(folder, self.binary, port=str(port), cluster_port=str(bus), cluster_enabled="yes",
+                           cluster_node_timeout="1000", cluster_replica_validity_factor="0")  # fmt: skip
+        node.bus = bus
+        return node
+
+    def meet(self, node: RedisServer) -> None:
+        first = self.nodes[0]
+        self.ask(node, "CLUSTER MEET", "127.0.0.1", first.port, first.bus)
+
+    def wait(self, done: Callable[[RedisServer], bool], nodes: Sequence[RedisServer] | None = None) -> None:
+        until = time.monotonic() + 30
+        while not all(done(node) for node in nodes or self.nodes):
+            assert time.monotonic() < until, "the cluster does not get there"
+            time.sleep(0.05)
+
+    def ask(self, node: RedisServer, *words: Any) -> Any:
+        with redis.Redis(port=int(node.port)) as client:
+            return client.execute_command(*words)
+
+    def id(self, node: RedisServer) -> str:
+        found: str = self.ask(node, "CLUSTER MYID").decode()
+        return found
+
+    def owner(self, account: str) -> RedisServer:
+        """The node that an account is on."""
+        slot = self.slot(account)
+        for low, high, primary, *_ in self.ask(self.nodes[0], "CLUSTER SLOTS"):
+            if low <= slot <= high:
+                return next(node for node in self.nodes if int(node.port) == primary[1])
+        raise AssertionError("nobody has it")
+
+    @staticmethod
+    def slot(account: str) -> int:
+        found: int = key_slot(f"budget:{{{account}}}:m".encode())
+        return found
+
+    def begin(self, account: str, to: RedisServer) -> None:
+        """Begin to move an account's slot."""
+        source, slot = self.owner(account), self.slot(account)
+        self.ask(to, "CLUSTER SETSLOT", slot, "IMPORTING", self.id(source))
+        self.ask(source, "CLUSTER SETSLOT", slot, "MIGRATING", self.id(to))
+
+    def carry(self, account: str, source: RedisServer, to: RedisServer, most: int = 10**6) -> None:
+        """Move so many keys of an account's slot."""
+        keys = self.ask(source, "CLUSTER GETKEYSINSLOT", self.slot(account), most)
+        for key in keys:
+            self.ask(source, "MIGRATE", "127.0.0.1", to.port, key, 0, 5000)
+
+    def move(self, account: str, to: RedisServer) -> None:
+        """Move an account to another node, key by key, while it is used."""
+        source, slot = self.owner(account), self.slot(account)
+        self.begin(account, to)
+        while self.ask(source, "CLUSTER COUNTKEYSINSLOT", slot):
+            self.carry(account, source, to, 10)
+        for node in (to, source, *self.nodes):
+            self.ask(node, "CLUSTER SETSLOT", slot, "NODE", self.id(to))
+
+    def stop(self) -> None:
+        for node in self.nodes:
+            node.kill()
+
+
+class RedisSentinel(RedisServer):
+    """A Sentinel that watches a primary and fails over quickly."""
+
+    def __init__(self, folder: Path, primary: RedisServer, binary: str | None = None):
+        self._config = folder / "sentinel.conf"
+        self._primary = primary.port
+        super().__init__(folder, binary)
+
+    def start(self) -> None:
+        if not self._config.exists():
+            name = "mymaster"
+            self._config.write_text(
+                f"port {self.port}\nbind 127.0.0.1\nsentinel monitor {name} 127.0.0.1 {self._primary} 1\n"
+                f"sentinel down-after-milliseconds {name} 500\nsentinel failover-timeout {name} 2000\n"
+            )
+        self._run([self.binary, str(self._config), "--sentinel"])
 
 
 def free_port() -> int:

@@ -918,8 +918,6 @@ def test_unbounded_requests(budget_factory: Make) -> None:
 
 NOT_BUILT: list[Callable[[], Any]] = [
     lambda: Budget("memory://", mode="shadow"),
-    lambda: Budget("memory://", on_store_error="local_allowance:$1"),
-    lambda: Budget("memory://", on_store_error="allow:i-accept-unbounded-spend"),
     lambda: Limit("$20/7d rolling"),
     lambda: Limit("$5/day", starts=6),
     lambda: Limit("$3/day", mode="shadow"),

@@ -322,6 +322,7 @@ def test_the_store_has_forgotten_the_id(
     """An hour after an end the store knows the id no more: what did arrive then is found in the ledger."""
     budget = make_budget(shared_url, limits=LIMITS)
     line = Line(budget)
+    budget.check("$1")
     held = budget.reserve("$1") if verb == "reconcile" else SimpleNamespace(id="b" * 32)
     line.state = how
     budget.reconcile(held, usd="0.5") if verb == "reconcile" else budget.record(usd="0.5", id=held.id)
@@ -564,12 +565,12 @@ def test_opening_is_not_part_of_it(line: Line, budget: Budget, door: Door, monke
 
 def test_too_much_waits(line: Line, budget: Budget, door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(outbox_module, "MOST", 2)
+    monkeypatch.setattr(Outage, "_round", lambda self: False)  # nothing gets through yet
     held = [door.reserve("$1") for _ in range(3)]
     line.state = "cut"
     for each in held:
         door.reconcile(each, usd="0.5")
     line.state = "up"
-    monkeypatch.setattr(Outage, "_round", lambda self: False)  # it does not get through yet
     with pytest.raises(StoreUnavailable, match="3 ends of calls wait") as caught:
         door.reserve("$1")
     assert not caught.value.sent

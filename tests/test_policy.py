@@ -10,10 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from budget.errors import ConfigError
-from budget.limits import Limit
 from budget.ledger import dumps
+from budget.limits import Limit
 from budget.money import MAX
-from budget.policy import Match, Policy, limit_body, match, pool_id, raise_body, read_name, selector_identity
+from budget.policy import Match, Policy, match, pool_id, read_name
+from budget.rows import limit_body, raise_body, selector_identity
 from budget.window import FOREVER, SECOND, Window, at_zone
 
 AMOUNTS = (10, 20, 15, 5, 1)

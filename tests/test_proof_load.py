@@ -4,15 +4,28 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+from conftest import STORES
+from proof.cluster import Cluster
 from proof.load import Storm
 from redisserver import RedisServer, need_server
 
 SECONDS, PROCESSES = 2.0, 16
 
 
-def test_many_processes_and_windows(shared_url: str, tmp_path: Path) -> None:
-    counts = Storm(shared_url, tmp_path, PROCESSES).run(SECONDS)
-    assert counts["observations"] > 3
+@pytest.mark.parametrize("kind", ["sqlite", "redis", "cluster"])
+def test_many_processes_and_windows(kind: str, tmp_path: Path) -> None:
+    cluster = None
+    if kind == "cluster":
+        need_server()
+        cluster = Cluster(tmp_path)
+    try:
+        url = cluster.url if cluster else STORES[kind](tmp_path)
+        counts = Storm(url, tmp_path, PROCESSES).run(SECONDS)
+    finally:
+        if cluster:
+            cluster.stop()
+    assert counts["observations"] > 0
     assert counts["limits changed"] > 0
     assert counts["entries reserved"] > 50
     assert counts["entries refused"] > 10

@@ -411,7 +411,7 @@ def test_a_reconcile_that_was_sent_for_an_unknown_call_finds_it(store_url: str) 
     assert outcome.reservation is not None
     assert (outcome.reservation.amounts, outcome.reservation.charged) == ((10, 20, 20, 0, 1), (4, 5, 5, 0, 1))
     assert dict(outcome.reservation.scope) == {"user": "u"}
-    assert [bucket[3:] for bucket in outcome.buckets if bucket] == [(4, 0)]
+    assert [bucket[3:5] for bucket in outcome.buckets if bucket] == [(4, 0)]
     less = store.call("default", Reconcile("1" * 32, (4, None, None, None, None), {}), 10.0)
     assert less.status == "conflict"  # what it does not say is what was reserved, and that was not what it cost
     store.close()

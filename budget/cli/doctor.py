@@ -41,7 +41,7 @@ def doctor(common: Common) -> int:
       budget doctor
     """
     with common.open() as budget:
-        every = (*_store(budget), *_prices(budget), *_sdks())
+        every = (*_outbox(budget), *_store(budget), *_prices(budget), *_sdks())
     found = [finding._replace(detail=_PASSWORD.sub("//***@", finding.detail)) for finding in every]
     ok = all(finding.state != "FAULT" for finding in found)
     if common.json:
@@ -75,6 +75,23 @@ def _store(budget: Budget) -> Iterator[Finding]:
         yield _books(budget)
     except (BudgetError, sqlite3.Error) as error:
         yield Finding("store", "FAULT", f"{url}: {error}")
+
+
+def _outbox(budget: Budget) -> Iterator[Finding]:
+    """Say what waits for the store. Opening it has that carried out, so this comes first."""
+    from datetime import UTC, datetime
+
+    from budget.outbox import waiting
+
+    outbox = budget.engine.outage.outbox
+    if outbox is None:
+        return
+    count, since = waiting(outbox.folder)
+    when = f"{datetime.fromtimestamp(since // SECOND, UTC):%Y-%m-%d %H:%M:%S} UTC"
+    waits = f"{count} ends of calls wait for the store since {when}, in {outbox.folder}"
+    yield Finding("outbox", *(("note", waits) if count else ("ok", "nothing waits for the store")))
+    if unread := sorted(outbox.folder.glob("*.unread")):
+        yield Finding("outbox", "FAULT", f"ends of calls that this version cannot read: {some([str(path) for path in unread])}")
 
 
 def _clock(ahead: int, server: bool) -> Finding:

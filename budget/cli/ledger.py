@@ -170,24 +170,28 @@ def _show_audit(common: Common, found: Audit, more: Mapping[str, Any] | None = N
 
 
 @ledger.command("rebuild")
+@click.option("--reason", metavar="TEXT", help="Why, for the ledger.")
 @common
-def rebuild(common: Common) -> int:
+def rebuild(common: Common, reason: str | None) -> int:
     """Set every counter to what the ledger says it is. After a server lost writes: restore what was drained before.
 
     \b
     Example:
       budget ledger rebuild
     """
-    with _opened(common) as (budget, books):
-        from budget.recovery import recover
+    from budget.admin import actor
+    from budget.recovery import recover
 
-        restored = recover(budget.engine)
+    with _opened(common) as (budget, books):
+        restored = recover(books, actor(reason), budget.settings.limits)
         done = books.rebuild()
-    if restored is not None and not common.json:
-        say(f"restored: {restored.restored} entries; known to be lost: {restored.lost}")
+    told = {} if restored is None else restored._asdict()
     if not common.json:
+        if restored is not None:
+            say(f"lost: {restored.lost} entries; restored: {restored.restored}; seen, and nowhere: {restored.gone}")
+        if restored is not None and restored.policy:
+            say(f"changes of limits and freezes among them, to be made again: {restored.policy}")
         say(f"set: {len(done.changed)} counters")
-    told = {"restored": restored.restored, "lost": restored.lost} if restored is not None else {}
     return _show_audit(common, done.audit, {"changed": len(done.changed), **told})
 
 

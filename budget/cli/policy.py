@@ -231,14 +231,12 @@ def _stored(limits: Limits, wanted: Sequence[Limit], mode: str | None) -> list[L
 
 
 def _cells(limit: Limit) -> list[Cell]:
-    zone = limit.tz if limit.window.calendar else "-"
-    return [limit.selector_text or "everybody", limit.rule, zone, ", ".join(_options(limit)) or "-", limit.source]
+    zone, options = limit.tz if limit.window.calendar else "-", ", ".join(_options(limit)) or "-"
+    return [limit.selector_text or "everybody", limit.rule + _mode(limit), zone, options, limit.source]
 
 
 def _options(limit: Limit) -> Iterator[str]:
-    """Say for a person what neither the rule nor the zone does."""
-    if limit.mode != "enforce":
-        yield limit.mode
+    """Say for a person what neither rule, mode nor zone do."""
     if limit.starts:
         yield f"from {limit.starts}"
     if limit.until is not None:
@@ -266,7 +264,7 @@ def _print_changed(common: Common, verb: str, limits: Sequence[Limit]) -> None:
         return
     for limit in limits:
         more = [*([limit.tz] if limit.tz != "UTC" else []), *_options(limit)]
-        say(f"{verb} {limit}" + (f" ({', '.join(more)})" if more else ""))
+        say(f"{verb} {limit}{_mode(limit)}" + (f" ({', '.join(more)})" if more else ""))
 
 
 def _print_frozen(common: Common, subject: dict[str, str], frozen: bool) -> None:

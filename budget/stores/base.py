@@ -170,6 +170,10 @@ class Drained(Protocol):
         """Read what some ids of pools stand for."""
         ...
 
+    def retire(self, account: str, pool: str, windows: Sequence[Bucket], whole: bool) -> None:
+        """Drop windows of a pool, if nothing has moved them since; and the pool, if those are all that it has."""
+        ...
+
     def trim(self, account: str, cursor: Cursor) -> None:
         """Drop what was read up to a place, and is kept elsewhere.
 
@@ -179,9 +183,8 @@ class Drained(Protocol):
         ...
 
 
-def read_entries(store: Store, account: str, since_us: int = 0) -> Iterator[Entry]:
+def read_entries(store: Store, account: str, since_us: int = 0, after: int = 0) -> Iterator[Entry]:
     """Read the ledger page by page, oldest first. A refusal may stand beside the sequence, with the number before."""
-    after = 0
     while page := store.entries(account, after, since_us):
         yield from page
         if page[-1].seq == after:

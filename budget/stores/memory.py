@@ -75,7 +75,7 @@ class _MemoryState:
         buckets.pop(start, None)
         if not buckets:
             for known in (self.pools, self.last, self.names):
-                known.pop(pool, None)  # type: ignore[attr-defined]
+                known.pop(pool, None)
 
     def vouched(self) -> int:
         return next((entry.seq for entry in reversed(self.ledger) if entry.kind in ("pruned", "erased")), 0)

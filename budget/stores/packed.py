@@ -166,7 +166,7 @@ class Marker(NamedTuple):
 def read_place(value: bytes) -> tuple[int, int, int]:
     """Read policy version, sequence number and epoch of a marker alone, which every answer carries."""
     if len(value) <= _FIRST_MARKER.size:
-        return read_marker(value)[:2] + (0,)
+        return (*read_marker(value)[:2], 0)
     version, seq, epoch = _PLACE.unpack_from(value, _BEFORE_VERSION)
     return int(version), int(seq), int(epoch)
 

@@ -9,11 +9,14 @@ a drain may be killed at any point and two may run at once: whoever finds that t
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from budget.errors import ConfigError
-from budget.ledger import Entry, make_entry
+from budget.errors import ConfigError, StoreUnavailable
+from budget.ledger import Entry, Posting, make_entry
 from budget.stores.base import Cursor
 from budget.stores.sqlite import SqliteStore
 from budget.stores.sqliteadmin import account_id, transaction
@@ -21,12 +24,14 @@ from budget.stores.sqliteadmin import account_id, transaction
 __all__ = ["Records", "put_entries"]
 
 _PUT = "insert into entries values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_PLACE = "select mark, epoch, since, seq, digest, refusal from drained where account = ?"
 _CURSOR = """select mark, epoch, since, seq, digest, refusal from drained
     where account = (select id from accounts where name = ?)"""
-_NUMBER = """select seq from entries where account = (select id from accounts where name = ?1) and origin <= ?2
-    and seq > (select since from drained where account = entries.account) order by seq desc limit 1"""
-_BEYOND = """select seq, origin from entries where account = (select id from accounts where name = ?)
-    and seq > ? and origin > ? order by seq"""
+# The server numbers anew what comes after the place to which it was thrown back: the last entry of a number counts.
+_NUMBER = """select max(seq) from entries
+    where account = (select id from accounts where name = ?) and origin = ?"""
+_BEYOND = """select max(seq) as here from entries where account = (select id from accounts where name = ?)
+    and origin > ? and origin <= ? group by origin order by here"""
 
 
 class Records:
@@ -62,29 +67,64 @@ class Records:
         """Add what was read of a server's ledger, if nobody else did meanwhile; whether it was added."""
         with transaction(self.path) as db:
             id = account_id(db, account)
-            row = db.execute("select mark, epoch, since, seq, digest, refusal from drained where account = ?", (id,)).fetchone()
+            row = db.execute(_PLACE, (id,)).fetchone()
             if (Cursor(*row) if row else None) != was:
                 return False
             put_entries(db, id, entries)
             db.executemany("insert or ignore into pools values (?, ?, ?)", [(id, *pair) for pair in names.items()])
-            db.execute(
-                "insert or replace into drained values (?, ?, ?, ?, ?, ?, ?)",
-                (id, now.mark, now.epoch, now.since, now.seq, now.digest, now.refusal),
-            )
+            _put_cursor(db, id, now)
         return True
 
     def number_of(self, account: str, seq: int) -> int:
-        """Return the number, here, of the entry that the server has as `seq`, or of the last one before it."""
-        rows = self.store.rows(_NUMBER, account, seq)
-        return rows[0][0] if rows else 0
+        """Return the number, here, of the server's entry `seq`; of the last before the server's first, if it has none."""
+        found: int | None = self.store.rows(_NUMBER, account, seq)[0][0]
+        if found is None:
+            cursor = self.cursor(account)
+            return cursor.since if cursor is not None else 0
+        return found
+
+    def entry_of(self, account: str, seq: int) -> Entry | None:
+        """Return the entry that the server had as `seq`."""
+        here = self.store.rows(_NUMBER, account, seq)[0][0]
+        return None if here is None else self.store.entries(account, here - 1)[0]
+
+    def go_back(
+        self, account: str, was: Cursor, place: Cursor, amounts: Sequence[int], postings: Sequence[Posting],
+        detail: Mapping[str, Any],
+    ) -> None:  # fmt: skip
+        """Read on from a place that the server had before: what was read beyond it is lost there.
+
+        Raises:
+            StoreUnavailable: Somebody else reads this account at the same time.
+        """
+        with transaction(self.path) as db:
+            id = account_id(db, account)
+            row = db.execute(_PLACE, (id,)).fetchone()
+            if Cursor(*row) != was:
+                raise StoreUnavailable("somebody else restores this account at the same time; try again")
+            if detail["entries"]:
+                put_entries(db, id, [_own_entry("lost", amounts, postings, detail)])
+            last = db.execute("select seq from accounts where id = ?", (id,)).fetchone()[0]
+            _put_cursor(db, id, replace(place, since=last))
 
     def beyond(self, account: str, cursor: Cursor, seq: int) -> list[int]:
-        """Return the numbers, here, of the entries that were drained in this epoch and that the server had after `seq`."""
-        return [here for here, _ in self.store.rows(_BEYOND, account, cursor.since, seq)]
+        """Return the numbers, here, of what was drained up to a place and that the server had after `seq`."""
+        return [here for (here,) in self.store.rows(_BEYOND, account, seq, cursor.seq)]
 
     def close(self) -> None:
         """Let go of the file."""
         self.store.close()
+
+
+def _put_cursor(db: sqlite3.Connection, account: int, place: Cursor) -> None:
+    row = (account, place.mark, place.epoch, place.since, place.seq, place.digest, place.refusal)
+    db.execute("insert or replace into drained values (?, ?, ?, ?, ?, ?, ?)", row)
+
+
+def _own_entry(kind: str, amounts: Sequence[int], postings: Sequence[Posting], detail: Mapping[str, Any]) -> Entry:
+    """An entry of this store's own, to be chained."""
+    at, exact = time.time_ns() // 1000, tuple(amounts)
+    return Entry(0, at, kind, None, exact, {}, detail, tuple(postings), ("", "", ""), b"")  # type: ignore[arg-type]
 
 
 def put_entries(db: sqlite3.Connection, account: int, entries: Iterable[Entry]) -> None:

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from budget.commands import Command, Learn, LoadPolicy, Outcome, Reservation, Reserve, Status, Sweep
+from budget.commands import Bucket, Command, Learn, LoadPolicy, Outcome, Reservation, Reserve, Status, Sweep
 from budget.errors import StoreUnavailable
 from budget.ledger import Entry
 from budget.stores import redisdrain, redisreads
@@ -149,6 +149,11 @@ class RedisStore:
     def trim(self, account: str, cursor: Cursor) -> None:
         """Drop what was read up to a place, and is kept elsewhere."""
         redisdrain.trim(self._asker(account), self._keys_of(account), cursor)
+
+    def retire(self, account: str, pool: str, windows: Sequence[Bucket], whole: bool) -> None:
+        """Drop windows of a pool, if nothing has moved them since."""
+        asker, run = self._asker(account), partial(self._run, account)
+        redisdrain.retire(asker, run, self._keys_of(account), pool, windows, whole)
 
     def checkpoint(self, account: str) -> None:
         """There is none: entries that leave the stream are in the records store."""

@@ -11,13 +11,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+from budget.commands import Bucket
 from budget.errors import StoreUnavailable
 from budget.ledger import Entry
 from budget.stores import redisreads
 from budget.stores.base import PAGE, Cursor
+from budget.stores.packed import read_buckets
 from budget.stores.requests import Keys
 
-__all__ = ["KEPT", "names_of", "read_page", "trim"]
+__all__ = ["KEPT", "names_of", "read_page", "retire", "trim"]
 
 Ask = Callable[..., Any]
 KEPT = 128
@@ -75,3 +77,14 @@ def names_of(ask: Ask, keys: Keys, pools: Sequence[str]) -> dict[str, str]:
     """Read what some ids of pools stand for."""
     found = ask("HMGET", keys.names, *pools) if pools else []
     return {pool: name.decode() for pool, name in zip(pools, found, strict=True) if name is not None}
+
+
+def retire(ask: Ask, run: Callable[..., Any], keys: Keys, pool: str, windows: Sequence[Bucket], whole: bool) -> None:
+    """Drop windows of a pool that are kept elsewhere, if they are still the same; the pool, if those are all it has."""
+    fields = [f"{pool}:{bucket.start}" for bucket in windows]
+    values = ask("HMGET", keys.closed, *fields)
+    newest = ask("GET", keys.pool + pool) if whole else None
+    pairs = zip(fields, values, windows, strict=True)
+    same = [part for field, value, bucket in pairs if value and read_buckets(value) == [bucket] for part in (field, value)]
+    gone = newest if newest and set(read_buckets(newest)) <= set(windows) else b""
+    run("retire", [keys.closed, keys.names, keys.pool + pool], [pool, gone, *same])

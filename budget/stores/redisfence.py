@@ -55,9 +55,9 @@ class Account:
         Raises:
             StoreUnavailable: It cannot be read.
         """
-        seen = self.keys.seen
-        if not seen.seq:
+        if not self.keys.seen.seq:
             return
+        seen = self.keys.seen.last  # others may see more meanwhile
         found = yield request("XRANGE", self.keys.ledger, f"{seen.seq}-0", f"{seen.seq}-0")
         if isinstance(found, list) and found and _digest(found[0][1]) == seen.head:
             return
@@ -88,11 +88,15 @@ class Account:
         Raises:
             StoreUnavailable: It has not.
         """
-        outcome = yield from flow(self.keys, LoadPolicy(), None)
-        self.told(outcome)
-        if self.lost is not None and not self.written:
-            with suppress(StoreUnavailable):
-                yield from self._write()
+        if self.written:
+            self.told((yield from flow(self.keys, LoadPolicy(), None)))
+        else:  # nobody else was told: it may be found again, by who reached another server meanwhile
+            lost, self.lost = self.lost, None
+            try:
+                yield from self.greet()
+            except StoreUnavailable:
+                self.lost = lost
+                raise
         self.check()
 
     def check(self) -> None:
@@ -114,15 +118,11 @@ class Account:
         seen = self.keys.seen.seq
         self.lost = {"seen": seen, "seq": present, "lost": max(1, seen - present)}
         with suppress(StoreUnavailable):  # it is tried again before the next reserve
-            outcome = yield from flow(self.keys, LoadPolicy(), None)
-            self.told(outcome)
+            self.told((yield from flow(self.keys, LoadPolicy(), None)))
             if not self.written:  # the first who finds it says what it found
-                yield from self._write()
-
-    def _write(self) -> Steps:
-        assert self.lost is not None
-        yield from flow(self.keys, ChangePolicy(*FENCE, dumps(self.lost), {"reason": "acknowledged entries are lost"}), None)
-        self.written = True
+                change = ChangePolicy(*FENCE, dumps(self.lost), {"reason": "acknowledged entries are lost"})
+                yield from flow(self.keys, change, None)
+                self.written = True
 
 
 def _digest(fields: Iterable[bytes]) -> bytes:

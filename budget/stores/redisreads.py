@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from struct import Struct
 from typing import Any
 
-from budget.commands import Amounts, Reservation
+from budget.commands import Reservation
+from budget.ends import MOVES_ALONE
 from budget.ledger import Entry, Posting
 from budget.limits import CONCURRENT
 from budget.stores.base import PAGE, Snapshot
@@ -30,7 +31,10 @@ from budget.stores.packed import (
 )
 from budget.stores.requests import Keys, Seen
 
-__all__ = ["digest_at", "entries", "epoch", "last", "marker", "names", "remove", "reservations", "snapshot", "stream_entries", "stream_refusals"]
+__all__ = [
+    "digest_at", "entries", "epoch", "last", "marker", "names", "remove", "reservations", "snapshot", "stream_entries",
+    "stream_refusals",
+]  # fmt: skip
 
 Ask = Callable[..., Any]
 _HEADS = {"E": Struct("<cdBHBHI"), "e": Struct("<cdBBBHI")}
@@ -40,7 +44,7 @@ The second is of the format before shadow draws.
 """
 _ANY = 2**63 - 1
 _NO_TEXTS = ("", "", "")
-_NOTHING: Amounts = (0, 0, 0, 0, 0)
+_NOTHING: Any = (0, 0, 0, 0, 0)
 
 
 def entries(ask: Ask, keys: Keys, after: int, since_us: int) -> Sequence[Entry]:
@@ -131,16 +135,11 @@ def _entry(seq: int, pairs: Sequence[bytes]) -> Entry:
         more["shadow"] = _shadows(after, postings)
     head = packed[: len(packed) - len(detail) - len(kept)]
     content = b"%d\n" % seq + head + _digest(kept) + _digest(detail)
-    made = (
-        seq,
-        int(at_us),
-        kind,
-        id.decode() or None,
-        _NOTHING if kind in ("backfilled", "recovered") else change,
-        scope,
-        {**asked, **more, **({"late": True} if late else {})},
-    )
-    return Entry(*made, postings, _NO_TEXTS, bytes.fromhex(row["h"].decode()), content)
+    return Entry(
+        seq, int(at_us), kind, id.decode() or None, _NOTHING if kind in MOVES_ALONE else change, scope,
+        {**asked, **more, **({"late": True} if late else {})}, postings, _NO_TEXTS, bytes.fromhex(row["h"].decode()),
+        content,
+    )  # fmt: skip
 
 
 def _postings(kind: str, places: bytes, kept: bytes, change: Sequence[int], late: bool) -> tuple[Posting, ...]:

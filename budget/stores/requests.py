@@ -29,7 +29,17 @@ from budget.commands import (
 )
 from budget.ledger import dumps
 from budget.pool import POLICY_KINDS, booked
-from budget.stores.packed import KINDS, NOTHING_KEPT, NUMBERS, keep, pack_amounts, pack_counts, read_marker, seal
+from budget.stores.packed import (
+    KINDS,
+    NOTHING_KEPT,
+    NUMBERS,
+    Marker,
+    keep,
+    pack_amounts,
+    pack_counts,
+    read_marker,
+    seal,
+)
 
 __all__ = ["ENCODE", "EPOCHS", "PORTION", "Encoded", "Keys", "Seen", "expiry", "payment", "rebuilding"]
 
@@ -55,15 +65,14 @@ class Seen:
         self._marker = b""
 
     @property
-    def head(self) -> bytes:
-        """The digest of the entry."""
-        return read_marker(self._marker).head
+    def last(self) -> Marker:
+        """The entry's number, digest and epoch, which belong together also while other threads see further."""
+        return read_marker(self._marker)
 
     def see(self, marker: bytes, seq: int, epoch: int) -> None:
         """Look at the marker of an answer; one from before an entry that was seen says nothing new."""
-        if epoch == self.epoch:
-            later = seq > self.seq
-        else:
+        later = seq > self.seq
+        if epoch != self.epoch:
             later = self.epoch == 0 or epoch // EPOCHS > self.epoch // EPOCHS
         if later:
             self.epoch, self.seq, self._marker = epoch, seq, marker
@@ -190,7 +199,7 @@ def payment(keys: Keys, command: Record, at: int, swept: int, pools: Sequence[Sh
 
 def rebuilding(keys: Keys, command: Rebuild, at: int) -> list[Encoded]:
     """Return the requests that carry out a rebuild; all buckets of a pool are in one, or follow one another."""
-    found = []
+    found: list[Encoded] = []
     buckets = sorted(command.buckets.items())
     for n, first in enumerate(range(0, len(buckets), PORTION)):
         some = buckets[first : first + PORTION]

@@ -104,6 +104,8 @@ create index checkpoints on entries (account, seq) where kind in ('pruned', 'era
 
 alter table entries add column origin integer;          -- of a records store: the entry's number on the server
 
+create index origins on entries (account, origin) where origin is not null;
+
 create table drained (                                  -- of a records store: what was read from a server's ledger
     account integer primary key,
     mark text not null,                                 -- of this store, which the server has as well

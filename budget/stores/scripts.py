@@ -131,7 +131,7 @@ def run_script(verb: str, keys: Sequence[str], args: Sequence[Any]) -> Steps:
         reply = yield request("EVAL", text, len(keys), *keys, *args)
     if isinstance(reply, ServerError):
         if str(reply).startswith("NEWER"):
-            raise StoreUnavailable("the account was written by a newer version of this package, which this one cannot read")
+            raise StoreUnavailable("the account was written by a newer version of this package: upgrade this process")
         raise StoreUnavailable(f"the server refused to {verb}: {str(reply).splitlines()[0][:200]}")
     return reply
 
@@ -170,7 +170,7 @@ def _decode_reserve(command: Reserve, reply: Sequence[Any]) -> Outcome:
         known = read_record(command.id, reply[3]) if len(reply) > 3 else None
         return Outcome(status, now, version, reservation=known)
     draws = pooled = command.draws
-    buckets: Sequence[Bucket] = Buckets(reply[3])
+    buckets: Sequence[Any] = Buckets(reply[3])
     if status == "refused":
         buckets, refused = _told(draws, buckets, reply[4])
         return Outcome(status, now, version, buckets, refused)
@@ -282,6 +282,7 @@ _PARTS = {
     "change": ("prelude",),
     "learn": ("prelude",),
     "snapshot": (),
+    "retire": (),
 }
 _SCRIPTS = _load_scripts()
 _ENDS: dict[type, str] = {Reconcile: "reconciled", Refund: "refunded"}

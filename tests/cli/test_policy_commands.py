@@ -1,4 +1,4 @@
-"""set, unset, limits, freeze, unfreeze."""
+"""set, unset, adjust, limits, freeze, unfreeze."""
 
 from __future__ import annotations
 
@@ -49,7 +49,9 @@ def test_limits_json_has_exactly_the_keys_of_the_contract(cli: Cli) -> None:
 def test_limits_of_the_file_are_listed_with_their_source(cli: Cli) -> None:
     Path("budget.toml").write_text('[[limits]]\nlimit = "$500/day"\n')
     cli("set", "per=user", "$5/day")
-    assert cli.lines("limits") == [["everybody", "$500/day", "UTC", "file"], ["per=user", "$5/day", "UTC", "store"]]
+    assert cli.lines("limits") == [
+        ["everybody", "$500/day", "UTC", "-", "file"], ["per=user", "$5/day", "UTC", "-", "store"],
+    ]  # fmt: skip
     assert rules(cli, "user=alice") == ["$500/day", "per=user $5/day"]
     assert "the store has no limit '$500/day'" in cli("unset", "$500/day", code=2).stderr
 
@@ -73,7 +75,22 @@ def test_limits_of_the_file_are_listed_with_their_source(cli: Cli) -> None:
         (["8 concurrent/day"], "without a window"),
         (["8 concurrent", "--tz", "Europe/Berlin"], "none of the limits has a calendar window"),
         (["8 concurrent", "9 concurrent"], "one would replace the other"),
-        (["$5/7d rolling"], "not available in this version"),
+        (["$5/0d rolling"], "is not between 1 second and 366 days"),
+        (["$5/7d", "rolling"], "'7d' is none of"),
+        (["$5/7d rolling", "--tz", "Europe/Berlin"], "none of the limits has a calendar window"),
+        (["$5/24h rolling", "$6/1d rolling"], "one would replace the other"),
+        (["$5/hour", "--starts", "6"], "none of the limits has a window of a day, week, month or year"),
+        (["$5/day", "$5/week", "--starts", "6"], "'6' is not a weekday"),
+        (["$5/day", "--starts", "25"], "'25' is not an hour"),
+        (["$5/day", "--mode", "chaos"], "--mode"),
+        (["$5/day", "--until", "2020-01-01"], "is over"),
+        (["$5/day", "--until", "soon"], "is not a duration"),
+        (["$5/day", "--until", "0s"], "is over"),
+        (["8 concurrent", "$1/request", "--backfill"], "backfill: none of the limits has a calendar, rolling"),
+        (["5 tokens/day", "--rollover", "$1"], "rollover: none of the limits has money and a calendar window"),
+        (["$5/day", "$1/hour", "--rollover", "$2"], "is above the limit's $1"),
+        (["$5/request", "--warn", "80%"], "warn: none of the limits"),
+        (["$5/day", "--warn", "80"], "'80' is not a share"),
         (["$5/run", "$1/request", "--tz", "Europe/Berlin"], "none of the limits has a calendar window"),
         (["$5/day", "--tz", "Mars/Olympus"], "there is no zone"),
     ],
@@ -137,3 +154,130 @@ def test_every_write_is_audited_with_actor_and_reason(cli: Cli) -> None:
     assert [entry["kind"] for entry in entries] == ["limit_set", "frozen", "unfrozen", "limit_unset"]
     assert [entry["detail"]["reason"] for entry in entries] == ["pilot", "runaway", "fixed", "over"]
     assert all(entry["detail"]["actor"] for entry in entries)
+
+
+def test_set_takes_every_option(cli: Cli) -> None:
+    words = ["--tz", "Europe/Berlin", "--starts", "6", "--mode", "shadow", "--until", "2200-12-01T00:00",
+             "--rollover", "$2", "--warn", "80%", "--warn", "50%", "--backfill"]  # fmt: skip
+    options = {"tz": "Europe/Berlin", "starts": "06:00", "until": "2200-12-01T00:00:00+01:00", "rollover": "$2",
+               "warn": ["50%", "80%"]}  # fmt: skip
+    shown = "Europe/Berlin, from 06:00, until 2200-12-01 00:00 CET, rolls over $2, warns at 50%, 80%"
+    assert cli("set", "user=alice", "$5/day", *words).stdout == f"set user=alice $5/day (shadow) ({shown})\n"
+    [row] = cli.json("limits")
+    assert (row["limit"], row["mode"], row["options"]) == ("user=alice $5/day", "shadow", options)
+    with cli.budget() as budget:
+        [limit] = budget.limits
+        assert (limit.rollover, limit.warn, limit.starts) == (2 * 10**9, (50, 80), "06:00")
+
+
+def test_options_go_to_the_limits_they_mean(cli: Cli) -> None:
+    rules_ = ["$5/day", "$9/30d rolling", "$0.25/request", "8 concurrent", "5 tokens/day", "$3/hour"]
+    words = ["--starts", "6", "--rollover", "$2", "--warn", "80%", "--backfill"]
+    cli("set", "per=user", *rules_, *words)
+    found = {row["limit"].removeprefix("per=user "): row["options"] for row in cli.json("limits")}
+    assert found == {
+        "$5/day": {"starts": "06:00", "rollover": "$2", "warn": ["80%"]}, "$9/30d rolling": {"warn": ["80%"]},
+        "$0.25/request": {}, "8 concurrent": {"warn": ["80%"]}, "5 tokens/day": {"starts": "06:00", "warn": ["80%"]},
+        "$3/hour": {"rollover": "$2", "warn": ["80%"]},
+    }  # fmt: skip
+    entries = [entry["detail"] for entry in cli.json("ledger", "tail")]
+    told = {entry["limit"].removeprefix("per=user "): entry.get("backfill", False) for entry in entries}
+    assert told == {rule: rule in ("$5/day", "$9/30d rolling", "5 tokens/day", "$3/hour") for rule in rules_}
+
+
+def test_backfill_counts_from_the_ledger(cli: Cli) -> None:
+    with cli.budget() as budget:
+        budget.record(usd="3", user="alice")
+        cli("set", "user=alice", "$4/day", "--backfill")
+        with pytest.raises(BudgetExceeded):
+            budget.reserve("$2", user="alice")
+    [pool] = cli.json("status", "user=alice")
+    assert (pool["spent"], pool["available"]) == ("3", "1")
+
+
+def test_a_temporary_raise(cli: Cli) -> None:
+    cli("set", "user=alice", "$5/day")
+    cli("set", "user=alice", "$50/day", "--until", "7d", "--reason", "release day")
+    [row] = cli.json("limits")
+    assert row["limit"] == "user=alice $50/day"
+    assert row["options"].keys() == {"until"}
+    cli("unset", "user=alice", "$50/day")
+    assert rules(cli) == []
+
+
+def test_adjust_raises_the_present_window(cli: Cli) -> None:
+    cli("set", "per=user", "$5/day", "$9/lifetime")
+    cli("set", "user=alice", "$3/day", "--mode", "shadow")
+    with cli.budget() as budget:
+        budget.record(usd="5", user="alice")
+        with pytest.raises(BudgetExceeded):
+            budget.reserve("$1", user="alice")
+        shown = cli("adjust", "user=alice", "+$10", "--reason", "release day").stdout
+        budget.reserve("$1", user="alice")
+    lines = [line.split(" until")[0] for line in shown.splitlines()]
+    assert sorted(lines) == [
+        "adjusted user=alice: $13/day (shadow)", "adjusted user=alice: $15/day",
+        "adjusted user=alice: $19/lifetime, $14.00 available",
+    ]  # fmt: skip
+    told = [entry["detail"] for entry in cli.json("ledger", "tail") if entry["kind"] == "adjusted"]
+    assert {(each["reason"], each["subject"], each["amount"]) for each in told} == {
+        ("release day", "user=alice", "10"),
+    }  # fmt: skip
+    assert all(each["actor"] for each in told)
+    cli("set", "$500/day")
+    [raised] = cli.json("adjust", "+$10")["adjusted"]
+    assert (raised["limit"], raised["subject"], raised["available"]) == ("$510/day", "everybody", "510")
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["user=alice", "$10"], "'$10' is not an amount to add"), (["user=alice"], "one amount"),
+        (["user=alice", "+$1", "+$2"], "one amount"), (["per=user", "+$1"], "give a subject"),
+        (["user=bob", "+$1"], "no limit of money for user=bob alone"), (["+$1"], "for everybody alone"),
+        (["user=alice", "+ten"], "is not an amount"),
+    ],
+)  # fmt: skip
+def test_adjust_wants_a_subject_and_more(cli: Cli, words: list[str], says: str) -> None:
+    cli("set", "user=alice", "$5/day")
+    cli("set", "user=bob", "5 tokens/day")
+    assert says in cli("adjust", *words, code=2).stderr
+    assert [entry["kind"] for entry in cli.json("ledger", "tail")] == ["limit_set", "limit_set"]
+
+
+def test_unset_of_shadow_limits(cli: Cli) -> None:
+    def set_both() -> None:
+        cli("set", "user=alice", "$5/day")
+        cli("set", "user=alice", "$3/day", "--mode", "shadow")
+
+    set_both()
+    assert cli("unset", "user=alice", "$1/day").stdout == "unset user=alice $5/day\n"
+    assert cli("unset", "user=alice", "$1/day").stdout == "unset user=alice $3/day (shadow)\n"
+    set_both()
+    assert cli("unset", "user=alice", "$1/day", "--mode", "shadow").stdout == "unset user=alice $3/day (shadow)\n"
+    assert "no limit" in cli("unset", "user=alice", "$1/day", "--mode", "shadow", code=2).stderr
+    set_both()
+    assert len(cli.json("unset", "user=alice")["unset"]) == 2
+
+
+@pytest.mark.parametrize("columns", [80, 160])
+def test_limits_and_status_on_a_terminal(cli: Cli, columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    cli("set", "per=session", "$20/7d rolling", "--warn", "80%")
+    cli("set", "user=alice", "$5/day", "--starts", "6", "--tz", "America/Argentina/Buenos_Aires", "--rollover", "$2",
+        "--until", "2200-12-01")  # fmt: skip
+    cli("set", "per=user", "$3/month", "--mode", "shadow")
+    with cli.budget() as budget:
+        budget.record(usd="1", user="alice", session="s" * 40)
+    monkeypatch.setattr("budget.cli.output.is_terminal", lambda: True)
+    shown = cli("limits", columns=columns)
+    assert all(len(line) <= columns for line in shown.stdout.splitlines())
+    assert "$20/7d rolling" in shown.stdout
+    until = "2200-12-01 00:00 -03"
+    assert (f"from 06:00, until {until}, rolls over $2" in shown.stdout) == (columns == 160)
+    assert ("warns at 80%" in shown.stdout) == (columns == 160)
+    assert "$3/month (shadow)" in shown.stdout
+    assert ("options" in shown.stderr) == (columns == 80)
+    pools = cli("status", columns=columns).stdout
+    assert all(len(line) <= columns for line in pools.splitlines())
+    assert "$3/month (shadow)" in pools
+    assert "$20/7d rolling" in pools

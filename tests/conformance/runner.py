@@ -119,6 +119,7 @@ class Runner:
     now: int = 0
     pools: dict[str, Draw] = field(default_factory=dict)
     version: int = 0
+    rebuilt: bool = False
 
     def run(self, lines: list[tuple[int, str]]) -> None:
         for at, line in lines:
@@ -128,7 +129,8 @@ class Runner:
                 self.now = micros(words.pop(0)[2:])
             found = getattr(self, f"do_{words[0]}")(words[1:])
             assert found == (expected.strip() if arrow else None), f"line {at}: {line}"
-        assert books(self.store).faults == []
+        if not self.rebuilt:  # to counters that no entry explains
+            assert books(self.store).faults == []
 
     # Declarations.
 
@@ -193,6 +195,7 @@ class Runner:
             end = start + -(-draw.span // 60) if draw.span else draw.end
             known = stored.get((pool, start), Bucket(start, end, 0, 0, 0, 0, draw.span))
             buckets[pool, start], names[pool] = known.at(spent, reserved), draw.name
+        self.rebuilt = True
         return self._call_store(Rebuild(seq, buckets, names)).status
 
     def do_sweep(self, words: list[str]) -> str:

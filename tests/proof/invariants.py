@@ -60,7 +60,7 @@ class Books:
     seq: int = 0
     head: bytes = GENESIS
     sums: dict[tuple[str, int], list[int]] = field(default_factory=dict)
-    open: dict[str, Entry] = field(default_factory=dict)
+    open: dict[str, dict[tuple[str, int], int]] = field(default_factory=dict)
     ended: dict[str, str] = field(default_factory=dict)
     names: Mapping[str, str] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
@@ -103,19 +103,18 @@ class Books:
             spent, reserved = self._now_in(limit, posting.pool, entry.at_us, posting.start)
             total = spent + reserved + posting.reserved
             must(total <= limit.quantity, "I1", entry, f"{limit}: {spent} + {reserved} + {posting.reserved}")
-        self.open[id] = entry
+        self.open[id] = {(p.pool, p.start): p.reserved for p in entry.postings}
 
     def _ends(self, entry: Entry) -> None:
         id, how = entry.reservation or "", entry.kind
-        made = self.open.pop(id, None)
-        if made is None:
+        held = self.open.pop(id, None)
+        if held is None:
             before = self.ended.get(id)
             unknown = before is None and bool(entry.detail.get("unknown")) and how == "reconciled"
             late = before == "expired" and how != "expired"
             must(unknown or late, "I6", entry, f"it was {before or 'never reserved'}")
             must(not any(p.reserved for p in entry.postings), "I6", entry, "it frees what nobody holds")
         else:
-            held = {(p.pool, p.start): p.reserved for p in made.postings}
             freed = {(p.pool, p.start): -p.reserved for p in entry.postings}
             must(freed == held, "I11", entry, f"it frees {freed}, it held {held}")
             if how == "expired":
@@ -125,17 +124,25 @@ class Books:
             if how == "refunded":
                 must(not any(entry.amounts), "I11", entry, "a refund spends")
         self._posts_its_cost(entry)
-        self.ended[id] = "expired" if how == "expired" else f"late {how}" if made is None else how
+        self.ended[id] = "expired" if how == "expired" else f"late {how}" if held is None else how
 
     def _booked(self, entry: Entry) -> None:
         id = entry.reservation or ""
         must(id not in self.open and id not in self.ended, "I6", entry, "the id was there before")
-        must(not any(p.reserved for p in entry.postings), "I11", entry, "it frees what nobody holds")
-        self._posts_its_cost(entry)
+        slice_ = self.open.get(str(entry.detail.get("of")))
+        for posting in entry.postings if slice_ is not None else ():
+            slice_[posting.pool, posting.start] += posting.reserved  # a slice gives back what was paid out of it
+            must(slice_[posting.pool, posting.start] >= 0, "I10", entry, f"more than the slice has: {posting}")
+        freed = slice_ is None and any(p.reserved for p in entry.postings)
+        must(not freed, "I11", entry, "it frees what nobody holds")
+        if entry.kind == "recorded":
+            self._posts_its_cost(entry)
+        else:
+            must(not any(entry.amounts), "I11", entry, "it spends")
         self.ended[id] = entry.kind
 
     def _moved(self, entry: Entry) -> None:
-        """Counters that follow no call: what was recovered, backfilled or set anew."""
+        """Counters that follow no call: they are set to what the entries and other records say."""
         must(not any(entry.amounts), "I11", entry, "it spends")
 
     def _refused(self, entry: Entry) -> None:
@@ -241,10 +248,9 @@ class Books:
         must(found.seq == self.seq, "I13", None, f"the account is at {found.seq}, its entries end at {self.seq}")
         must(found.head == self.head, "I12", None, "the account's digest is not that of its last entry")
         held: dict[tuple[str, int], int] = {}
-        for entry in self.open.values():
-            for posting in entry.postings:
-                key = (posting.pool, posting.start)
-                held[key] = held.get(key, 0) + posting.reserved
+        for shares in self.open.values():
+            for key, amount in shares.items():
+                held[key] = held.get(key, 0) + amount
         for key in self.sums.keys() | found.buckets.keys():
             bucket, sums = found.buckets.get(key), self.sums.get(key, [0, 0])
             if bucket is None:
@@ -286,9 +292,13 @@ _LAWS: dict[str, Callable[[Books, Entry], None]] = {
     "refunded": Books._ends,
     "expired": Books._ends,
     "recorded": Books._booked,
-    "backfilled": Books._moved,
-    "recovered": Books._moved,
+    "backfilled": Books._booked,
+    "recovered": Books._booked,
+    "returned": Books._booked,
     "rebuilt": Books._moved,
     "refused": Books._refused,
-    **dict.fromkeys(("limit_set", "limit_unset", "frozen", "unfrozen", "adjusted", "fenced", "unfenced"), Books._policy),
+    **dict.fromkeys(
+        ("limit_set", "limit_unset", "frozen", "unfrozen", "adjusted", "adjust_ended", "fenced", "unfenced"),
+        Books._policy,
+    ),
 }

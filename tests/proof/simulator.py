@@ -478,7 +478,7 @@ class Cancelled(BaseException):
 
 def _unset() -> Command:
     from budget.commands import ChangePolicy
-    from budget.policy import limit_body
+    from budget.rows import limit_body
 
     limit = Limit("per=user $1/hour")
     return ChangePolicy("limit", limit_body(limit)[0], None, {"limit": str(limit)})

@@ -47,7 +47,18 @@ POOLS = {
     "calls": (4, 6, 100),
     "huge": (0, MAX, None),
     "slots": (5, 3, None),
+    "rolling": (0, 25, None),
+    "brief": (1, 60, None),
+    "carried": (0, 12, 100),
+    "shadowed": (0, 10, 100),
 }
+MORE: dict[str, dict[str, Any]] = {
+    "rolling": {"span": 300 * S},
+    "brief": {"span": 61 * S + 7, "shadow": True},  # which no 60 whole parts make up
+    "carried": {"rollover": 8},
+    "shadowed": {"shadow": True, "rollover": 10},
+}
+NAMES = {pool: f'["{pool}","300s rolling"]' if "span" in MORE.get(pool, {}) else f"name of {pool}" for pool in POOLS}
 SLOTS = 5  # the unit of calls at once: taken one by one, given back by every end, never spent
 
 
@@ -76,7 +87,7 @@ class Model:
             return self.status(command)
         due = [r for r in self.reservations.values() if r["state"] == "open" and r["lease_end"] <= self.moment]
         for r in sorted(due, key=lambda r: (r["lease_end"], r["id"]))[:64]:
-            self.end(r, "expired", r["amounts"])
+            self.end(r, "expired", self.rest(r))
         if isinstance(command, Sweep):
             return {"status": "swept", "count": min(len(due), 64)}
         answer: dict[str, Any] = getattr(self, type(command).__name__.lower())(command)
@@ -91,8 +102,11 @@ class Model:
         found = [self.present(draw) for draw in command.draws]
         if None in found:
             return {"status": "stale_window"}
-        room = [d.limit - b["spent"] - b["reserved"] for d, b in zip(command.draws, found, strict=True)]  # type: ignore[index]
-        refused = [i for i, d in enumerate(command.draws) if d.amount > max(room[i], 0)]
+        taken = [self.taken(draw, bucket) for draw, bucket in zip(command.draws, found, strict=True)]  # type: ignore[arg-type]
+        bars = [min(MAX, d.limit + b["carry"]) for d, b in zip(command.draws, found, strict=True)]  # type: ignore[index]
+        over = [i for i, d in enumerate(command.draws) if d.amount > max(bars[i] - taken[i], 0)]
+        refused = [i for i in over if not command.draws[i].shadow
+                   or command.draws[i].amount > max(MAX - taken[i], 0)]  # fmt: skip
         if refused or command.frozen is not None:
             self.entries.append(("refused", command.id, 0))
             return {"status": "refused", "refused": refused}
@@ -102,11 +116,11 @@ class Model:
                 bucket["reserved"] += draw.amount  # type: ignore[index]
                 shares.append((self.stored(draw.pool, bucket), draw.unit, draw.amount))  # type: ignore[arg-type]
         made = {"id": command.id, "digest": command.digest, "state": "open", "amounts": command.amounts,
-        "charged": None,
+        "charged": None, "given": [0] * 6,
                 "lease_end": self.moment + command.lease_us, "shares": shares, "ended": 0}  # fmt: skip
         self.reservations[command.id] = made
         self.entries.append(("reserved", command.id, 0))
-        return {"status": "reserved", "known": made}
+        return {"status": "reserved", "known": made, "shadowed": over}
 
     def reconcile(self, command: Reconcile) -> dict[str, Any]:
         known = self.reservations.get(command.id)
@@ -115,7 +129,7 @@ class Model:
                 return {"status": "unknown"}
             found = [self.at(draw, command.made) for draw in command.draws]
             return self.book("reconciled", command.id, "", command.actual, command.draws, found)
-        actual = tuple(u if a is None else a for a, u in zip(command.actual, known["amounts"], strict=True))
+        actual = tuple(u if a is None else a for a, u in zip(command.actual, self.rest(known), strict=True))
         if known["state"] in ("reconciled", "refunded"):
             same = known["state"] == "reconciled" and actual == known["charged"]
             return {"status": "repeated" if same else "conflict", "known": known}
@@ -125,6 +139,7 @@ class Model:
         known = self.reservations.get(command.id)
         if known is None:
             known = {"id": command.id, "digest": "", "state": "refunded", "amounts": (0,) * 5, "charged": (0,) * 5,
+                     "given": [0] * 6,
                      "lease_end": self.moment, "shares": [], "ended": self.moment}  # fmt: skip
             self.reservations[command.id] = known
             return {"status": "refunded", "known": known}
@@ -136,12 +151,33 @@ class Model:
         known = self.reservations.get(command.id)
         if known:
             return {"status": "repeated" if known["digest"] == command.digest else "conflict", "known": known}
+        piece = self.reservations.get(command.of or "")
+        if piece and piece["state"] == "open":
+            return self.pay(command, piece)
         if command.version != self.version:
             return {"status": "stale_policy"}
         found = [self.present(draw) for draw in command.draws]
         if None in found:
             return {"status": "stale_window"}
-        return self.book("recorded", command.id, command.digest, command.actual, command.draws, found)
+        return self.book(command.kind, command.id, command.digest, command.actual, command.draws, found)
+
+    def pay(self, command: Record, piece: dict[str, Any]) -> dict[str, Any]:
+        """The cost goes to spent where the slice is reserved, and what it frees, up to what is left, from there."""
+        frees = command.frees or command.actual
+        freed = [min(f or 0, has - had) for f, has, had in zip(frees, piece["amounts"], piece["given"], strict=False)]
+        for bucket, unit, _ in piece["shares"]:
+            if unit != SLOTS:
+                bucket["reserved"] -= freed[unit]
+                self.spend(bucket, command.actual[unit] or 0)
+        for unit, amount in enumerate(freed):
+            piece["given"][unit] += amount
+        piece["charged"] = tuple(piece["given"][:5]) if any(piece["given"]) else None
+        return self.booked(command.kind, command.id, command.digest, command.actual)
+
+    def rest(self, known: dict[str, Any]) -> tuple[int, ...]:
+        """What is still held of it, if it is open."""
+        given = known["given"] if known["state"] == "open" else [0] * 5
+        return tuple(amount - back for amount, back in zip(known["amounts"], given, strict=False))
 
     def renew(self, command: Renew) -> dict[str, Any]:
         known = self.reservations.get(command.id)
@@ -152,7 +188,7 @@ class Model:
 
     def status(self, command: Status) -> dict[str, Any]:
         """What is due and was not expired yet holds no slot."""
-        newest = [self.newest(pool) for pool in command.pools]
+        newest = [self.view(pool) if "span" in MORE.get(pool, {}) else self.newest(pool) for pool in command.pools]
         held = [r for r in self.reservations.values() if r["state"] == "open" and r["lease_end"] > self.moment]
         taken = [sum(b is bucket for r in held for bucket, _, _ in r["shares"]) for b in newest]
         pairs = zip(command.pools, newest, taken, strict=True)
@@ -171,9 +207,9 @@ class Model:
         return {"status": "changed"}
 
     def end(self, known: dict[str, Any], how: str, actual: tuple[int, ...]) -> dict[str, Any]:
-        before = known["charged"] or (0,) * 5
+        before = (known["charged"] if known["state"] == "expired" else None) or (0,) * 5
         for bucket, unit, amount in known["shares"]:
-            bucket["reserved"] -= amount if known["state"] == "open" else 0
+            bucket["reserved"] -= amount - known["given"][unit] if known["state"] == "open" else 0
             if unit != SLOTS:
                 self.spend(bucket, actual[unit] - before[unit])
         known.update(state=how, charged=tuple(actual), ended=self.moment)
@@ -187,10 +223,13 @@ class Model:
             if draw.unit != SLOTS:
                 self.spend(bucket, actual[draw.unit] or 0)
                 self.stored(draw.pool or "", bucket)
+        return self.booked(how, id, digest, actual)
+
+    def booked(self, how: str, id: str, digest: str, actual: Amounts) -> dict[str, Any]:
         made = {"id": id, "digest": digest, "state": "reconciled", "amounts": actual, "charged": actual, "shares": [],
-                "lease_end": self.moment, "ended": self.moment}  # fmt: skip
+                "lease_end": self.moment, "ended": self.moment, "given": [0] * 6}  # fmt: skip
         self.reservations[id] = made
-        self.entries.append((how, id, actual[0] or 0))
+        self.entries.append((how, id, 0 if how in ("backfilled", "recovered") else actual[0] or 0))
         return {"status": how, "known": made}
 
     def spend(self, bucket: dict[str, int], amount: int) -> None:
@@ -199,33 +238,78 @@ class Model:
     def newest(self, pool: str) -> dict[str, int] | None:
         return max(self.buckets.get(pool, []), key=lambda b: b["start"], default=None)
 
+    def taken(self, draw: Draw, bucket: dict[str, int]) -> int:
+        """What counts against a limit: of a rolling pool all parts that are not wholly outside."""
+        parts = self.living(draw.pool or "", draw.span) if draw.span else [bucket]
+        return sum(part["spent"] + part["reserved"] for part in parts)
+
+    def living(self, pool: str, span: int) -> list[dict[str, int]]:
+        return [part for part in self.buckets.get(pool, []) if self.moment - span < part["end"]]
+
+    def view(self, pool: str) -> dict[str, int] | None:
+        span = MORE[pool]["span"]
+        parts = sorted(self.living(pool, span), key=lambda part: part["start"])
+        if not parts:
+            return None
+        sums = {name: min(MAX, sum(part[name] for part in parts)) for name in ("spent", "reserved")}
+        return {"start": parts[0]["start"], "end": parts[-1]["end"] + span, "carry": 0, **sums}
+
+    def part(self, draw: Draw, at: int) -> dict[str, int]:
+        size = (draw.span + 59) // 60
+        start = at - at % size
+        known = [part for part in self.buckets.get(draw.pool or "", []) if part["start"] == start]
+        return known[0] if known else {"start": start, "end": start + size, "spent": 0, "reserved": 0, "carry": 0}
+
+    def opened(self, draw: Draw, start: int) -> dict[str, int]:
+        """A new window; after one that ended where it starts, with what that left."""
+        newest, carry = self.newest(draw.pool or ""), 0
+        if newest and draw.rollover:
+            left = max(0, min(MAX, draw.limit + newest["carry"]) - newest["spent"] - newest["reserved"])
+            carry = min(draw.rollover, left) if newest["end"] == start else draw.rollover
+        return {"start": start, "end": draw.end, "spent": 0, "reserved": 0, "carry": carry}
+
     def present(self, draw: Draw) -> dict[str, int] | None:
+        if draw.span:
+            return self.part(draw, self.moment)
         newest = self.newest(draw.pool) if draw.pool else None
         if newest and self.moment < newest["end"]:
             return newest
         if not draw.start <= self.moment < draw.end:
             return None
-        start = max(draw.start, newest["end"]) if newest else draw.start
-        return {"start": start, "end": draw.end, "spent": 0, "reserved": 0}
+        return self.opened(draw, max(draw.start, newest["end"]) if newest else draw.start)
 
     def at(self, draw: Draw, made: int) -> dict[str, int]:
+        if draw.span:
+            return self.part(draw, min(made, self.moment))
         newest = self.newest(draw.pool or "")
         if newest and newest["start"] <= made < newest["end"]:
             return newest
         known = [b for b in self.buckets.get(draw.pool or "", []) if b["start"] == draw.start]
-        return known[0] if known else {"start": draw.start, "end": draw.end, "spent": 0, "reserved": 0}
+        if known:
+            return known[0]
+        if newest and newest["end"] <= draw.start:
+            return self.opened(draw, draw.start)
+        return {"start": draw.start, "end": draw.end, "spent": 0, "reserved": 0, "carry": 0}
 
     def stored(self, pool: str, bucket: dict[str, int]) -> dict[str, int]:
+        """Keep a bucket. A part that is outside is not kept; one that is newer than all sweeps those that are."""
         known = self.buckets.setdefault(pool, [])
-        if not any(b is bucket for b in known):
-            known.append(bucket)
+        if any(b is bucket for b in known):
+            return bucket
+        if span := MORE.get(pool, {}).get("span"):
+            if bucket["end"] <= self.moment - span:
+                return bucket
+            if all(part["start"] < bucket["start"] for part in known):
+                known[:] = self.living(pool, span)
+        known.append(bucket)
         return bucket
 
 
 def shown(outcome: Outcome) -> dict[str, Any]:
-    """What two stores must agree on: everything."""
-    return {name: getattr(outcome, name) for name in outcome.__slots__} | {
-        "buckets": list(outcome.buckets), "refused": list(outcome.refused), "rows": sorted(outcome.rows)
+    """What two stores must agree on: everything but the sequence, in which a server has no refusals."""
+    return {name: getattr(outcome, name) for name in outcome.__slots__ if name != "seq"} | {
+        "buckets": list(outcome.buckets), "refused": list(outcome.refused), "rows": sorted(outcome.rows),
+        "shadowed": list(outcome.shadowed),
     }  # fmt: skip
 
 
@@ -246,6 +330,7 @@ FIGURES = st.tuples(AMOUNTS, st.integers(0, 30))
 SOME_POOLS = st.lists(st.sampled_from(sorted(POOLS)), unique=True, min_size=1, max_size=4)
 LEASES = st.sampled_from([1 * S, 60 * S, 60 * S, 600 * S])
 BODIES = st.sampled_from(["1", "2", None])
+KINDS = st.sampled_from(["recorded", "recorded", "backfilled", "recovered", "returned"])
 SHIFTS = st.sampled_from([0, 0, 0, 40])  # callers who put the windows elsewhere
 
 
@@ -315,6 +400,17 @@ class Agreement(RuleBasedStateMachine):
     def record(self, pick: int, figures: tuple[int, int], pools: list[str]) -> None:
         self.give([self.a_record(self.pick(pick, new=3), figures, pools)])
 
+    @precondition(lambda self: any(r["state"] == "open" for r in self.model.reservations.values()))
+    @rule(pick=PICKS, figures=FIGURES, pools=SOME_POOLS, kind=KINDS, frees=st.one_of(st.none(), FIGURES))
+    def pay(
+        self, pick: int, figures: tuple[int, int], pools: list[str], kind: str, frees: tuple[int, int] | None
+    ) -> None:
+        """Out of a slice that is open, or has expired."""
+        record = self.a_record(self.pick(pick, new=8), figures, pools)
+        record.of, record.kind = self.unended(pick), kind
+        record.frees = self.amounts(frees) if frees else None
+        self.give([record])
+
     @rule(what=st.sampled_from(["sweep", "status", "look", "x", "y"]), pools=SOME_POOLS, body=BODIES)
     def look_or_change(self, what: str, pools: list[str], body: str | None) -> None:
         others = {"sweep": Sweep(), "status": Status(pools), "look": Status(pools, sweep=False)}
@@ -338,6 +434,7 @@ class Agreement(RuleBasedStateMachine):
                     commands.append(Refund(self.unended(pick) or id))
                 case "record":
                     commands.append(self.a_record(id, figures, pools))
+                    commands[-1].of = self.unended(pick)  # type: ignore[union-attr]
                 case "renew":
                     commands.append(Renew(id, 60 * S))
                 case "look":
@@ -375,7 +472,7 @@ class Agreement(RuleBasedStateMachine):
             start = 0 if seconds is None else (at - shift * S) // (seconds * S) * seconds * S + shift * S
             end = FOREVER if seconds is None else start + seconds * S
             amount = 1 if unit == SLOTS else amounts[unit]
-            found.append(Draw(pool, f"name of {pool}", unit, limit, amount, start, end, 0))
+            found.append(Draw(pool, NAMES[pool], unit, limit, amount, start, end, 0, pool, **MORE.get(pool, {})))
         return found
 
     def a_reserve(
@@ -402,11 +499,14 @@ class Agreement(RuleBasedStateMachine):
             for name, shape in shapes.items():
                 assert shape == first, f"{name} differs on {command}"
             self.compare(expected, next(iter(answers.values()))[i])
+        for name, outcomes in answers.items():
+            assert outcomes[-1].seq == self.stores[name].last("default")
 
     def compare(self, expected: dict[str, Any], outcome: Outcome) -> None:
         assert outcome.status == expected["status"]
         assert (outcome.now, outcome.count) == (self.model.moment, expected.get("count", 0))
         assert list(outcome.refused) == expected.get("refused", [])
+        assert list(outcome.shadowed) == expected.get("shadowed", [])
         if known := expected.get("known"):
             assert outcome.reservation is not None
             found = outcome.reservation
@@ -414,20 +514,24 @@ class Agreement(RuleBasedStateMachine):
             if known["state"] == "open":
                 assert found.lease_end == known["lease_end"]
         if "now" in expected:
-            model = [b and (b["start"], b["end"], b["spent"], b["reserved"]) for b in expected["now"]]
-            assert [b and (b.start, b.end, b.spent, b.reserved) for b in outcome.buckets] == model
+            model = [b and (b["start"], b["end"], b["spent"], b["reserved"], b["carry"]) for b in expected["now"]]
+            assert [b and (b.start, b.end, b.spent, b.reserved, b.carry) for b in outcome.buckets] == model
 
     def compare_all(self) -> None:
         model = {
-            (pool, b["start"]): (b["end"], b["spent"], b["reserved"])
+            (pool, b["start"]): (b["end"], b["spent"], b["reserved"], b["carry"])
             for pool, found in self.model.buckets.items()
             for b in found
         }
         snapshots = [store.snapshot("default") for store in self.stores.values()]
+        postings: list[Any] = []
         for store, snapshot in zip(self.stores.values(), snapshots, strict=True):
-            assert {key: (b.end, b.spent, b.reserved) for key, b in snapshot.buckets.items()} == model
+            assert {key: (b.end, b.spent, b.reserved, b.carry) for key, b in snapshot.buckets.items()} == model
             assert snapshot[:2] == snapshots[0][:2]  # a server's chain is another one, without the refusals
             entries = store.entries("default", 0)
+            if not postings:
+                postings = [entry.postings for entry in entries]
+            assert [entry.postings for entry in entries] == postings
             assert [(e.kind, e.reservation, e.amounts[0]) for e in entries] == self.model.entries
             open_ids = {r["id"] for r in self.model.reservations.values() if r["state"] == "open"}
             assert {r.id for r in store.reservations("default")} == open_ids
@@ -435,8 +539,8 @@ class Agreement(RuleBasedStateMachine):
         # Reserved is the sum of what is open.
         held: dict[int, int] = {}
         for r in self.model.reservations.values():
-            for bucket, _, amount in r["shares"] if r["state"] == "open" else ():
-                held[id(bucket)] = held.get(id(bucket), 0) + amount
+            for bucket, unit, amount in r["shares"] if r["state"] == "open" else ():
+                held[id(bucket)] = held.get(id(bucket), 0) + amount - r["given"][unit]
         for found in self.model.buckets.values():
             assert all(b["reserved"] == held.get(id(b), 0) for b in found)
 

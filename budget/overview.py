@@ -1,0 +1,103 @@
+"""What operators look at: the pools, as they are now."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from budget.commands import Bucket, Status, Sweep
+from budget.limits import Limit
+from budget.policy import Match, Policy, match, read_name
+from budget.pools import Pool, make_pool
+from budget.stores.base import PAGE
+from budget.subject import Subject
+from budget.window import bounds
+
+if TYPE_CHECKING:
+    from budget.core import Engine
+
+__all__ = ["applies", "fresh", "load_policy", "pools_of", "replaced"]
+
+
+def load_policy(engine: Engine) -> Policy:
+    """Load the policy, whatever this process knew of it."""
+    engine.verbs.forget_policy()
+    policy: Policy = engine.drive(engine.verbs.policy())
+    return policy
+
+
+def applies(limit: Limit, attributes: Mapping[str, str]) -> bool:
+    """Whether a limit has to do with calls that have these attributes: it matches, or is about one of them."""
+    selector = dict(limit.selector)
+    if any(attributes.get(name, value) != value for name, value in selector.items()):
+        return False
+    per = limit.per is None or limit.per in attributes
+    return per and (not selector or bool(selector.keys() & attributes.keys()))
+
+
+def pools_of(engine: Engine, attributes: Mapping[str, str]) -> list[Pool]:
+    """Return the pools of the limits that apply to such calls; without attributes, every pool there is."""
+    policy = load_policy(engine)
+    if attributes:
+        found = list(_asked(policy, attributes))
+        outcome = engine.do(Status([pool for _, _, pool in found]))
+        pairs = zip(found, outcome.buckets, strict=True)
+        return [_pool(policy, m, bucket or fresh(m[0], outcome.now), outcome.now) for m, bucket in pairs]
+    now = engine.do(Sweep()).now
+    names = engine.store.names(engine.settings.account)
+    newest: dict[str, Bucket] = {}
+    for some in _batched(names):
+        present = engine.do(Status(some, sweep=False)).buckets
+        newest.update({pool: bucket for pool, bucket in zip(some, present, strict=True) if bucket is not None})
+    return list(_all(policy, names, newest, now))
+
+
+def _batched(names: Iterable[str]) -> Iterator[list[str]]:
+    """Return pools in portions that one command takes."""
+    rest = iter(names)
+    while some := list(islice(rest, PAGE)):
+        yield some
+
+
+def _asked(policy: Policy, attributes: Mapping[str, str]) -> Iterator[tuple[Limit, Subject, str]]:
+    for limit in policy.limits:
+        kind = limit.window.kind
+        if applies(limit, attributes) and kind != "request" and (kind != "run" or "run" in attributes):
+            found = match(limit, {**dict(limit.selector), **attributes})
+            if found.pool is not None and not replaced(policy, found):
+                yield limit, found.subject, found.pool
+
+
+def replaced(policy: Policy, found: Match) -> bool:
+    """Whether a limit of just this subject stands in the place of a `per=` one."""
+    limit = found.limit
+    known = sorted((name, value) for name, value in found.subject.items() if value is not None and name != "run")
+    return limit.per is not None and policy.has(tuple(known), None, *limit.identity[2:])
+
+
+def _all(policy: Policy, names: Mapping[str, str], newest: Mapping[str, Bucket], now: int) -> Iterator[Pool]:
+    by_limit: dict[Any, list[tuple[str, Subject]]] = {}
+    for pool, name in names.items():
+        identity, subject = read_name(name)
+        by_limit.setdefault(identity, []).append((pool, subject))
+    for limit in policy.limits:
+        known = sorted(by_limit.get(limit.identity, []), key=lambda item: str(item[1]))
+        live = [(limit, subject, pool) for pool, subject in known if pool in newest]
+        if not live and limit.per is None and limit.window.kind not in ("request", "run"):
+            alone = match(limit, dict(limit.selector))
+            yield _pool(policy, (limit, alone.subject, alone.pool or ""), fresh(limit, now), now)
+        for item in live:
+            yield _pool(policy, item, newest[item[2]], now)
+
+
+def _pool(policy: Policy, found: tuple[Limit, Subject, str], bucket: Bucket, now: int) -> Pool:
+    limit, subject, pool = found
+    return make_pool(limit, subject, bucket, now, policy.more(pool, now))
+
+
+def fresh(limit: Limit, now: int) -> Bucket:
+    """Return the present bucket of a pool that nothing has drawn on in it."""
+    start, end = bounds(limit.window, now, limit.tz, limit.starts)
+    since = max(start if limit.window.calendar else 0, min(limit.created_us, now))
+    return Bucket(start, end, since, 0, 0)

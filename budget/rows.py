@@ -1,0 +1,101 @@
+"""The rows of a policy in the store: (kind, identity, body), each a JSON text that a process reads as a whole.
+
+    limit    its text and options; `until` when, and `then` what holds afterwards (another such row, or nothing)
+    freeze   the identity is the selector; the body says nothing
+    adjust   so much more in one pool, from an instant until another
+    fence    the store has lost what it had acknowledged: nothing may be reserved
+
+A row of a kind that is not known is passed over; a limit with an option that is not known is an error, because to leave
+the option out could allow what it forbids.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from budget.errors import ConfigError
+from budget.ledger import dumps
+from budget.limits import Limit
+from budget.subject import Subject
+from budget.window import FOREVER, at_zone
+
+__all__ = ["Raise", "Stored", "limit_body", "raise_body", "read_limit", "read_raises", "selector_identity"]
+
+_OPTIONS = {"text", "created_us", "mode", "tz", "starts", "rollover", "warn"}
+
+
+class Raise(NamedTuple):
+    """An adjustment: so much more in one pool while `start <= now < end`, and the identity of its row."""
+
+    start: int
+    end: int
+    amount: int
+    row: str
+
+
+class Stored(NamedTuple):
+    """A limit's row as it was read, and what holds when the limit has ended."""
+
+    limit: Limit
+    then: Stored | None
+
+
+def selector_identity(selector: Mapping[str, str]) -> str:
+    """Return the identity of a freeze."""
+    return dumps(sorted(selector.items()))
+
+
+def limit_body(limit: Limit, before: str | None = None) -> tuple[str, str]:
+    """Return the identity and the body of a limit's row in the store.
+
+    Args:
+        limit: The limit.
+        before: The body that the row has had, if the limit is to end: what is left of it holds then.
+    """
+    options = {**limit.options, "mode": limit.mode, "until": limit.until_us}
+    usual = {"mode": "enforce", "until": 0}
+    row = {"text": str(limit), "created_us": limit.created_us}
+    row |= {name: value for name, value in options.items() if usual.get(name) != value}
+    then = json.loads(before) if before and limit.until_us else None
+    while then is not None and then.get("until", FOREVER) <= limit.until_us:
+        then = then.get("then")
+    return dumps(limit.identity), dumps(row if then is None else {**row, "then": then})
+
+
+def read_limit(body: str) -> Stored:
+    """Read the body of a limit's row.
+
+    Raises:
+        ConfigError: A newer version of the package wrote it, with an option that this one does not know.
+    """
+    return _read_row(json.loads(body))
+
+
+def _read_row(row: dict[str, Any]) -> Stored:
+    then, until = row.pop("then", None), row.pop("until", 0)
+    if unknown := row.keys() - _OPTIONS:
+        raise ConfigError(
+            f"limit: {str(row.get('text'))[:80]!r} in the store has {min(unknown)!r}, which this version of budget "
+            "does not know; upgrade this process"
+        )
+    limit = Limit(**row, source="store", until=at_zone(until) if until else None)
+    return Stored(limit, None if then is None else _read_row(then))
+
+
+def raise_body(pool: str, limit: Limit, subject: Subject, amount: int, start: int, end: int) -> str:
+    """Return the body of an adjustment's row."""
+    about = {"limit": limit.identity, "subject": subject}
+    return dumps({"pool": pool, "amount": amount, "from": start, "until": end, **about})
+
+
+def read_raises(rows: Iterable[tuple[str, str, str]], now: int) -> dict[str, list[Raise]]:
+    """Return the adjustments that are not over, by pool."""
+    found: dict[str, list[Raise]] = {}
+    for kind, identity, body in rows:
+        if kind == "adjust":
+            row = json.loads(body)
+            if now < row["until"]:
+                found.setdefault(row["pool"], []).append(Raise(row["from"], row["until"], row["amount"], identity))
+    return found
