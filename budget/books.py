@@ -53,6 +53,17 @@ class Books:
         """Whether the store is a server, whose ledger is drained into a records store."""
         return self._server is not None
 
+    @property
+    def kind(self) -> str:
+        """The kind of store, as its URL names it: what else is in the URL may be secret."""
+        return self.store.url.partition("://")[0]
+
+    def remove(self) -> None:
+        """Remove the account, and what was drained of it."""
+        self.store.remove(self.account)
+        if self.records is not None:
+            self.records.store.remove(self.account)
+
     def adopt(self, records: Records, *, always: bool = False) -> None:
         """Use a records store that was not configured: if the account was drained into it, or `always`."""
         if self._server is not None and self.records is None and (always or records.cursor(self.account) is not None):
@@ -172,9 +183,12 @@ class Books:
         by_pool: dict[str, list[int]] = {}
         for pool, start in found.buckets:
             by_pool.setdefault(pool, []).append(start)
-        for pool in sorted({pool for pool, _ in windows}) if self._server is not None else ():
+        server = self._server
+        if server is None:
+            return
+        for pool in sorted({pool for pool, _ in windows}):
             gone = [found.buckets[pool, start] for start in by_pool[pool] if (pool, start) in windows]
-            self._server.retire(self.account, pool, gone, len(gone) == len(by_pool[pool]))
+            server.retire(self.account, pool, gone, len(gone) == len(by_pool[pool]))
 
     def epoch(self) -> str:
         """Return the epoch of a server's account, "" if there is none."""

@@ -52,8 +52,6 @@ class Breaker:
                 if now >= self.probe_at:
                     self._plan(now)
                 return False
-            if not self.troubled:
-                self._row = 0
             if not self.troubled or now - self._since > WITHIN:
                 self._since, self._failed, self._all = now, 0, 0
             self.troubled = True

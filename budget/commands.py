@@ -22,6 +22,7 @@ __all__ = [
     "Command",
     "Draw",
     "Learn",
+    "Load",
     "LoadPolicy",
     "Outcome",
     "Prune",
@@ -156,7 +157,10 @@ class Reservation(NamedTuple):
 
 @dataclass(slots=True)
 class Reserve:
-    """Set aside `amounts` in every pool of `draws`, or in none."""
+    """Set aside `amounts` in every pool of `draws`, or in none.
+
+    `local`: its id was made in this process, so it may be decided from a slice there (`budget.slices`).
+    """
 
     id: str
     digest: str
@@ -168,6 +172,7 @@ class Reserve:
     detail: Mapping[str, Any]
     frozen: str | None = None
     parent: str | None = None
+    local: bool = False
 
 
 @dataclass(slots=True)
@@ -258,6 +263,20 @@ class Prune:
 
 
 @dataclass(slots=True)
+class Load:
+    """Write what another store had into an account of this one, entries first, in the order of their numbers.
+
+    The entries follow the last that is there; the first may have any number, if a checkpoint stands for those before.
+    """
+
+    entries: Sequence[Entry] = ()
+    rows: Sequence[tuple[str, str, str]] = ()
+    buckets: Mapping[tuple[str, int], Bucket] = field(default_factory=dict)
+    names: Mapping[str, str] = field(default_factory=dict)
+    reservations: Sequence[Reservation] = ()
+
+
+@dataclass(slots=True)
 class Renew:
     """Prolong a lease."""
 
@@ -303,7 +322,7 @@ class Learn:
     more: Mapping[str, Mapping[int, int]] = field(default_factory=dict)
 
 
-Command = Reserve | Reconcile | Refund | Record | Renew | Sweep | Status | LoadPolicy | ChangePolicy | Learn | Rebuild | Prune
+Command = Reserve | Reconcile | Refund | Record | Renew | Sweep | Status | LoadPolicy | ChangePolicy | Learn | Rebuild | Prune | Load
 
 
 @dataclass(slots=True)

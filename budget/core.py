@@ -55,7 +55,7 @@ class Engine:
         self.drainer = Drainer(self.books)
         self.leases = Renewer(self._renew)
         self.timeout = settings.timeout or self.store.default_timeout
-        self.outage = Outage(settings, self.store, self.verbs.replay, self._try, self.verbs.clock.now)
+        self.outage = Outage(settings, self.store, self.verbs, self._try, self.books.entries)
         self.store.undelivered = self.outage.undelivered
         self._opened = False
         if settings.disabled:
@@ -139,6 +139,7 @@ class Engine:
         try:
             command = next(flow)
             while True:
+                assert not isinstance(command, Place), "what must be carried out waits for no room"
                 try:
                     outcome = self.store.call(self.settings.account, command, self.timeout)
                 except StoreUnavailable as error:

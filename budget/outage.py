@@ -16,7 +16,7 @@ from __future__ import annotations
 import logging
 import os
 import weakref
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from threading import Event, Lock, Thread
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -26,11 +26,12 @@ from budget.breaker import PROBE_EVERY, Breaker
 from budget.commands import Amounts, Command, LoadPolicy, Outcome, Reconcile, Record, Refund, Reservation, Reserve
 from budget.errors import StoreUnavailable
 from budget.outbox import Item, Kept, Outbox, folder_of
-from budget.stores.base import Store, read_entries
 
 if TYPE_CHECKING:
     from budget.config import Settings
-    from budget.verbs import Flow
+    from budget.ledger import Entry
+    from budget.stores.base import Store
+    from budget.verbs import Flow, Verbs
 
 __all__ = ["Outage"]
 
@@ -50,9 +51,9 @@ class Outage:
     Args:
         settings: What the engine is made of.
         store: Its store.
-        replay: The steps that carry out a command which has waited since an instant.
+        verbs: Its verbs.
         drive: Runs steps to their end, whether the breaker is open or not.
-        clock: The store's time, as far as it is known: microseconds since the epoch.
+        entries: Iterates the ledger since an instant.
 
     Attributes:
         breaker: Whether the store is given up on for now.
@@ -63,11 +64,12 @@ class Outage:
         self,
         settings: Settings,
         store: Store,
-        replay: Callable[[Kept, int], Flow],
+        verbs: Verbs,
         drive: Callable[[Flow], Outcome],
-        clock: Callable[[], int],
+        entries: Callable[[int], Iterable[Entry]],
     ):
-        self._settings, self._store, self._replay, self._drive, self._clock = settings, store, replay, drive, clock
+        self._settings, self._replay, self._clock = settings, verbs.replay, verbs.clock.now
+        self._drive, self._entries = drive, entries
         shared = not store.url.startswith(("memory:", "disabled:"))
         self.outbox = Outbox(folder_of(store.url, settings.account)) if shared else None
         self.degraded = 0
@@ -249,8 +251,7 @@ class Outage:
         if not old:
             return set()
         ids, since = {item.command.id for item in old}, min(item.at for item in old) - _SLACK
-        entries = read_entries(self._store, self._settings.account, since)
-        return {e.reservation for e in entries if e.reservation in ids and e.kind in _ENDS}
+        return {e.reservation for e in self._entries(since) if e.reservation in ids and e.kind in _ENDS}
 
 
 def _say_carried_out(count: int) -> None:

@@ -182,13 +182,14 @@ class Policy:
             amount = drawn(unit, most if capped and most else amounts)
             if amount is None:
                 raise ConfigError(f"tokens: the limit {text!r} counts {limit.unit}; say how many with tokens=")
-            window = _ENDLESS
-            if calendar is not None:
-                window = windows.get(calendar, _NEVER)
-                if not window[0] <= now < window[1]:
-                    window = windows[calendar] = bounds(limit.window, now, limit.tz, limit.starts)
+            if calendar is None:
+                start, end = _ENDLESS
+            else:
+                start, end = windows.get(calendar, _NEVER)
+                if not start <= now < end:
+                    start, end = windows[calendar] = bounds(limit.window, now, limit.tz, limit.starts)
             found.append(_new(Draw, (
-                pool, name, unit, limit.quantity, amount, *window, limit.created_us, text, span, every or shadow,
+                pool, name, unit, limit.quantity, amount, start, end, limit.created_us, text, span, every or shadow,
                 limit.rollover,
             )))  # fmt: skip
         return self._adjusted(found, now) if self._raises else found

@@ -35,6 +35,7 @@ from budget.commands import (
     Command,
     Draw,
     Learn,
+    Load,
     LoadPolicy,
     Outcome,
     Prune,
@@ -55,7 +56,7 @@ from budget.ends import NOTHING, booked, end, log, reconcile, record, refund, re
 from budget.expect import learn
 from budget.ledger import Posting
 from budget.limits import CONCURRENT
-from budget.prune import prune
+from budget.prune import load, prune
 from budget.window import FOREVER, SECOND
 
 __all__ = ["POLICY_KINDS", "SWEEP", "admits", "apply", "booked", "keep_until", "refused_by", "shadowed_by", "verdict"]
@@ -274,4 +275,5 @@ _VERBS: dict[type, Callable[[State, Any, int], Outcome]] = {
     Learn: _learn,
     Rebuild: _rebuild,
     Prune: prune,
+    Load: load,
 }

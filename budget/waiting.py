@@ -428,5 +428,3 @@ def _nudge_next(queue: _Queue) -> None:
         if not place.trying:
             place.nudge()
             return
-
-

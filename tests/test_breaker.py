@@ -32,6 +32,7 @@ def after(events: str, gap: float = 0.1) -> Breaker:
         ("FaFaFaFaF", False),  # half, but of nine
         ("FaFaFaFaFa", False),  # an answer opens nothing
         ("FaFaFaFaFaF", True),
+        ("FaFaFaaFaF", True),  # half of ten
         ("FaaFaaFaaFaaFaaFaaF", False),  # a third
         ("FFFFFa", False),  # an answer closes it
         ("FFFFFaFFFF", False),  # and it begins anew

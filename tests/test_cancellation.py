@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from conftest import books
 
-from budget import Budget, BudgetExceeded
+from budget import Budget, BudgetExceeded, Limit
 from budget.commands import Status
 
 Act = Callable[[Budget], Coroutine[Any, Any, Any]]
@@ -21,7 +21,8 @@ Act = Callable[[Budget], Coroutine[Any, Any, Any]]
 
 @pytest.fixture
 def b(shared_url: str) -> Iterator[Budget]:
-    with Budget(shared_url, limits=["$1000/day"], store_timeout=30) as made:
+    limits = ["$1000/day", Limit("1 concurrent", agent="one"), Limit("1 concurrent", agent="two")]
+    with Budget(shared_url, limits=limits, store_timeout=30) as made:
         made.status()  # it is open; the first opening is cancelled in tests of its own
         yield made
 
@@ -73,7 +74,36 @@ async def _decorated(b: Budget) -> None:
         await made.aclose()
 
 
+async def _wait(b: Budget) -> None:
+    """Wait for a slot that is given back meanwhile."""
+    held = await b.aio.reserve("$0.01", agent="one")
+    waits = asyncio.create_task(b.aio.reserve("$0.01", agent="one", wait=30))
+    try:
+        await asyncio.sleep(0.002)
+    finally:
+        b.refund(held)
+        try:
+            b.refund(await waits)
+        except asyncio.CancelledError:
+            waits.cancel()
+            with suppress(asyncio.CancelledError):
+                b.refund(await waits)
+            raise
+
+
+async def _wait_in_a_block(b: Budget) -> None:
+    """Wait for a slot in vain."""
+    held = b.reserve("$0.01", agent="two")
+    try:
+        with suppress(BudgetExceeded):
+            async with b.reservation("$0.01", agent="two", wait=0.02):
+                raise AssertionError("there is no slot")
+    finally:
+        b.refund(held)
+
+
 ACTS = [_reserve, _reconcile, _refund, _block, _block_that_reconciles, _run_in_a_run, _decorated]
+WAITS = [_wait, _wait_in_a_block]
 
 
 class Stepper:
@@ -123,14 +153,15 @@ def settle(b: Budget) -> None:
 def check(b: Budget) -> None:
     settle(b)
     assert b.engine.store.reservations("default") == []
-    (state,) = b.status()
-    assert state.reserved == 0
+    state, *slots = b.status()
+    assert [pool.reserved for pool in (state, *slots)] == [0] * (1 + len(slots))
+    assert not b.engine.verbs.line._places
     assert state.spent == sum((entry.usd for entry in b.entries()), Decimal(0))
     assert books(b.engine.store).ok
 
 
 @pytest.mark.parametrize("again", [False, True], ids=["once", "twice"])
-@pytest.mark.parametrize("act", ACTS)
+@pytest.mark.parametrize("act", [*ACTS, *WAITS])
 def test_cancelled_at_every_await(b: Budget, act: Act, again: bool) -> None:
     async def main() -> int:
         cancelled = 0

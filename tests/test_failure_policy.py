@@ -1,35 +1,35 @@
-"""What happens when the store cannot answer: nothing is admitted unasked, nothing that ended is lost or booked twice."""
+"""When the store cannot answer: nothing is admitted unasked, nothing that ended is lost or booked twice."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from conftest import ROOT, books, python
 from redisserver import RedisServer, need_server
 
 from budget import Budget, BudgetExceeded, ConfigError, StoreUnavailable
 from budget import core as core_module
-from budget import outage as outage_module
 from budget import outbox as outbox_module
-from budget.commands import LoadPolicy, Outcome, Reserve
+from budget.cli import main
+from budget.commands import Outcome, Reconcile, Record, Reserve
 from budget.outage import Outage
 from budget.outbox import Item, waiting
 from budget.stores.base import open_store
-from conftest import ROOT, books
 
 LIMITS = ["$100/day", "50 requests/day"]
 Make = Callable[..., Budget]
@@ -80,15 +80,13 @@ class Line:
 
 
 @pytest.fixture
-def line(shared_url: str, make_budget: Make) -> Line:
-    return Line(make_budget(shared_url, limits=LIMITS))
+def budget(shared_url: str, make_budget: Make) -> Budget:
+    return make_budget(shared_url, limits=LIMITS)
 
 
 @pytest.fixture
-def budget(line: Line, make_budget: Make) -> Budget:
-    """The budget whose line `line` is: the last one made."""
-    found: Budget = make_budget.__closure__[0].cell_contents[-1]  # type: ignore[attr-defined]
-    return found
+def line(budget: Budget) -> Line:
+    return Line(budget)
 
 
 class Door:
@@ -141,7 +139,7 @@ def ends(budget: Budget) -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize("how", ["cut", "mute"])
 def test_ends_arrive_once(line: Line, budget: Budget, door: Door, how: str, caplog: pytest.LogCaptureFixture) -> None:
-    """Whether the command was lost or its answer: each end is answered as it will be, waits on the disk, arrives once."""
+    """Whether the command was lost or its answer: an end is answered as it will be, waits on the disk, arrives once."""
     held = [door.reserve("$1", user="alice") for _ in range(3)]
     line.state = how
     done = door.reconcile(held[0], usd="0.25")
@@ -279,28 +277,19 @@ def test_a_record_before_anything_is_known_of_the_store(shared_url: str, make_bu
     assert books(line.store).faults == []
 
 
-def test_a_record_whose_window_is_over(line: Line, budget: Budget, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_record_whose_window_is_over(line: Line, budget: Budget) -> None:
     """It is booked in the window in which it was made."""
     budget.record(usd="1")
     line.state = "cut"
     budget.record(usd="0.5")
-    call = line.call
-
-    def later(account: str, command: Any, timeout: float, now: int | None = None) -> Outcome:
-        # Tomorrow, as far as a window can tell.
-        outcome: Outcome = call(account, command, timeout, now)
-        return outcome
-
     outbox = budget.engine.outage.outbox
     assert outbox is not None
     item = outbox.first()
     assert item is not None
-    day = 86_400_000_000
-    moved = [draw._replace(start=draw.start - day, end=draw.end - day) for draw in item.command.draws]  # type: ignore[union-attr]
-    item.command.draws = moved  # type: ignore[union-attr]
-    item.command.version = 99  # type: ignore[union-attr]
-    outbox._items[0] = Item(item.at - day, item.command)
-    line.store.call = later
+    assert isinstance(item.command, Record)
+    day = 86_400_000_000  # since when it has waited
+    draws = [draw._replace(start=draw.start - day, end=draw.end - day) for draw in item.command.draws]
+    outbox._items[0] = Item(item.at - day, replace(item.command, draws=draws, version=item.command.version + 1))
     line.state = "up"
     arrived(budget)
     snapshot = line.store.snapshot("default")
@@ -316,9 +305,7 @@ def test_a_record_whose_window_is_over(line: Line, budget: Budget, monkeypatch: 
 
 @pytest.mark.parametrize("how", ["cut", "mute"])
 @pytest.mark.parametrize("verb", ["reconcile", "record"])
-def test_the_store_has_forgotten_the_id(
-    shared_url: str, make_budget: Make, how: str, verb: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_store_has_forgotten_the_id(shared_url: str, make_budget: Make, how: str, verb: str) -> None:
     """An hour after an end the store knows the id no more: what did arrive then is found in the ledger."""
     budget = make_budget(shared_url, limits=LIMITS)
     line = Line(budget)
@@ -362,13 +349,6 @@ def forget(store: Any, id: str) -> None:
 # The breaker.
 
 
-@contextmanager
-def probes(line: Line) -> Iterator[list[Any]]:
-    before = len(line.tried)
-    yield []
-    assert any(isinstance(command, LoadPolicy) for command in line.tried[before:])
-
-
 def test_the_breaker(line: Line, budget: Budget, door: Door, caplog: pytest.LogCaptureFixture) -> None:
     """After five failures nobody asks any more; a probe finds out that the store is back."""
     budget.reserve("$1")
@@ -386,8 +366,7 @@ def test_the_breaker(line: Line, budget: Budget, door: Door, caplog: pytest.LogC
     assert door.reconcile("a" * 32, usd="1").state == "reconciled", "an end is taken"
     assert line.reserves == tried
     line.state = "up"
-    with probes(line):
-        eventually(lambda: not budget.engine.outage.breaker.open)
+    eventually(lambda: not budget.engine.outage.breaker.open)
     assert door.reserve("$1").state == "open"
     said = [record.getMessage() for record in caplog.records if "given up" in record.getMessage()]
     assert len(said) == 1
@@ -765,6 +744,85 @@ def test_no_text_of_a_prompt(line: Line, budget: Budget) -> None:
     assert canary not in text
     line.state = "up"
     arrived(budget)
+
+
+def test_what_a_store_was_left_with_and_cannot_do(
+    budget: Budget, monkeypatch: pytest.MonkeyPatch, shared_url: str
+) -> None:
+    """A command that nobody waits for, and one whose task was cancelled, come back from the store to be kept."""
+    held = [budget.reserve("$1") for _ in range(2)]
+    budget.close()
+    store: Any = budget.engine.store
+    path = Path(shared_url.removeprefix("sqlite:///"))
+    if path.is_file():
+        path.rename(path.with_suffix(".away"))
+        path.mkdir()  # where the file should be
+    else:
+        monkeypatch.setattr(store._posted, "_carry_out", _unavailable)
+    store.post("default", Reconcile(held[0].id, (250_000_000, 0, 0, 0, 1), {}, known=held[0]))
+
+    async def cancelled() -> None:
+        task = asyncio.create_task(budget.aio.reconcile(held[1], usd="0.5"))
+        await asyncio.sleep(0)
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+    asyncio.run(cancelled())
+    outbox = budget.engine.outage.outbox
+    assert outbox is not None
+    eventually(lambda: {item.command.id for item in outbox.items()} == {each.id for each in held})
+    if path.is_dir():
+        path.rmdir()
+        path.with_suffix(".away").rename(path)
+    monkeypatch.undo()
+    arrived(budget)
+    assert totals(budget) == ("0.75", "0")
+
+
+async def _unavailable(*args: Any) -> Outcome:
+    raise StoreUnavailable("the store cannot be reached")
+
+
+def test_the_doctor_says_what_waits(line: Line, budget: Budget, capsys: pytest.CaptureFixture[str]) -> None:
+    def findings() -> list[tuple[str, str]]:
+        capsys.readouterr()
+        main(["doctor", "--json", "--store", line.store.url], standalone_mode=False)
+        found = json.loads(capsys.readouterr().out)["checks"]
+        return [(each["state"], each["detail"]) for each in found if each["check"] == "outbox"]
+
+    held = [budget.reserve("$1") for _ in range(2)]
+    assert findings() == [("ok", "nothing waits for the store")]
+    line.state = "cut"
+    for each in held:
+        budget.reconcile(each, usd="0.5")
+    ((state, detail),) = findings()
+    assert state == "note"
+    assert detail.startswith("2 ends of calls wait for the store since 20")
+    budget.close()
+    outbox = budget.engine.outage.outbox
+    assert outbox is not None
+    (path,) = outbox.folder.iterdir()
+    path.rename(path.with_suffix(".unread"))
+    assert [state for state, _ in findings()] == ["ok", "FAULT"]
+
+
+ENDING = """
+import sys
+from budget import Budget
+budget = Budget(sys.argv[1], limits=["$100/day"])
+block = budget.reservation("$1").__enter__()
+budget.engine.store.post = lambda account, command: budget.engine.store.undelivered(account, command)
+"""
+
+
+def test_a_process_that_ends_with_a_block_open(shared_url: str, make_budget: Make) -> None:
+    """Its end is left at the very end of the interpreter, when the store takes nothing any more."""
+    python(ENDING, shared_url)
+    budget = make_budget(shared_url, limits=LIMITS)
+    budget.status()
+    arrived(budget)
+    assert ends(budget) == [("reconciled", "1")]
 
 
 # A full disk.

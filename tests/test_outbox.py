@@ -13,13 +13,13 @@ from threading import Thread
 from typing import Any
 
 import pytest
+from conftest import python
 from hypothesis import given
 from hypothesis import strategies as st
 
 from budget import outbox as module
 from budget.commands import Draw, Reconcile, Record, Refund, Reservation, Share
 from budget.outbox import Item, Outbox, decode, encode, folder_of, waiting
-from conftest import python
 
 KNOWN = Reservation(
     "1" * 32, "digest", "open", (5, 1, 1, 0, 1), (Share("pool", 0, 7, 5), Share("other", 4, 7, 1)), 60_000_000, 9, 8,

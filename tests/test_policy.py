@@ -14,7 +14,7 @@ from budget.ledger import dumps
 from budget.limits import Limit
 from budget.money import MAX
 from budget.policy import Match, Policy, match, pool_id, read_name
-from budget.rows import limit_body, raise_body, selector_identity
+from budget.rows import limit_body, raise_body, read_limit, selector_identity
 from budget.window import FOREVER, SECOND, Window, at_zone
 
 AMOUNTS = (10, 20, 15, 5, 1)
@@ -460,7 +460,7 @@ def test_the_next_policy_reads_only_what_changed(monkeypatch: pytest.MonkeyPatch
     rows = [("limit", *limit_body(Limit("$5/day", user=f"u{n}", created_us=n + 1))) for n in range(100)]
     first = Policy(1, rows, ())
     read = []
-    monkeypatch.setattr("budget.policy.read_limit", lambda body: read.append(body) or first._read[rows[0][2]])
+    monkeypatch.setattr("budget.policy.read_limit", lambda body: read.append(body) or read_limit(body))
     changed = limit_body(Limit("$6/day", user="u7", created_us=200))
     second = Policy(2, [*rows[:7], ("limit", *changed), *rows[8:]], (), before=first)
     assert read == [changed[1]]

@@ -40,15 +40,17 @@ _COMMANDS = {
     "freeze": ("policy", "Refuse every call of a subject from now on."),
     "unfreeze": ("policy", "End a freeze."),
     "report": ("records", "Report what calls cost, by user, model, day ..."),
-    "reservations": ("records", "List open reservations, or charge those that are due."),
+    "reservations": ("reservations", "See who holds what, give it back, or charge what is due."),
     "ledger": ("ledger", "Read the ledger, prove it, put the counters right."),
     "drain": ("ledger", "Read a server's ledger into the records store."),
+    "backup": ("operate", "Copy the store's file while others write to it."),
+    "move": ("operate", "Move the account to another store."),
     "replay": ("replay", "Replay a trace: what would these limits refuse?"),
     "prices": ("prices", "See, check and set what models cost."),
     "doctor": ("doctor", "Check the store, the prices and the installed SDKs."),
     "demo": ("demo", "Watch agents try to overrun their limits."),
 }
-_LATER = {"budget top", "budget watch", "budget run", "budget reservations refund"}
+_LATER = {"budget top", "budget watch", "budget run"}
 """What the contract names and this version does not have."""
 
 

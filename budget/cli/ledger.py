@@ -29,7 +29,7 @@ _COLUMNS = ("seq", "at", "kind", "reservation", "usd", "tokens", "input_tokens",
 
 
 @contextmanager
-def _opened(common: Common, *, drains: bool = False) -> Iterator[tuple[Budget, Books]]:
+def opened(common: Common, *, drains: bool = False) -> Iterator[tuple[Budget, Books]]:
     """Open the engine and its books; a server's with the records store, configured or that of the command line."""
     from budget.config import default_records
     from budget.stores.records import Records
@@ -64,7 +64,7 @@ def tail(common: Common, words: tuple[str, ...], count: int) -> None:
       budget ledger tail -n 5 user=alice
     """
     wanted = attributes_of(words)
-    with _opened(common) as (_, books):
+    with opened(common) as (_, books):
         found = books.last(wanted, count)
     if common.json:
         print_json([entry.to_dict() for entry in found])
@@ -91,7 +91,7 @@ def export(common: Common, words: tuple[str, ...], since: str | None, kind: str,
       budget ledger export --since 30d --format csv -o november.csv user=alice
     """
     wanted = attributes_of(words).items()
-    with _opened(common) as (budget, _), _target(output) as stream:
+    with opened(common) as (budget, _), _target(output) as stream:
         found = (entry for entry in budget.entries(since=since) if wanted <= entry.scope.items())
         count = _write_csv(stream, found) if kind == "csv" else _write_lines(stream, found)
     if output is not None:
@@ -146,7 +146,7 @@ def verify(common: Common) -> int:
     Example:
       budget ledger verify --json
     """
-    with _opened(common) as (_, books):
+    with opened(common) as (_, books):
         found = books.verify()
     return _show_audit(common, found)
 
@@ -182,7 +182,7 @@ def rebuild(common: Common, reason: str | None) -> int:
     from budget.admin import actor
     from budget.recovery import recover
 
-    with _opened(common) as (budget, books):
+    with opened(common) as (budget, books):
         restored = recover(books, actor(reason), budget.settings.limits)
         done = books.rebuild()
     told = {} if restored is None else restored._asdict()
@@ -209,7 +209,7 @@ def prune(common: Common, before: str, reason: str | None) -> int:
     from budget.admin import actor
     from budget.pruning import prune as prune_books
 
-    with _opened(common) as (_, books):
+    with opened(common) as (_, books):
         now = time.time_ns() // 1000
         done = prune_books(books, _before(before, now), now, actor(reason))
     if not done.audit.ok:
@@ -244,7 +244,7 @@ def drain(common: Common, follow: bool) -> None:
     from budget.drainer import EVERY
 
     total = 0
-    with _opened(common, drains=True) as (_, books):
+    with opened(common, drains=True) as (_, books):
         if not books.drains:
             raise ConfigError("drain: this store keeps its own ledger; only a server's is drained")
         while True:
@@ -268,5 +268,6 @@ def _about(entry: Entry) -> str:
     detail = entry.detail
     if "actor" not in detail:
         return entry.model or "-"
-    what = detail.get("limit") or scope_text(detail.get("subject", {})) or "everybody"
+    subject = entry.scope if entry.reservation else detail.get("subject", {})
+    what = detail.get("limit") or scope_text(subject) or "everybody"
     return f"{what} by {detail['actor']}" + (f": {detail['reason']}" if "reason" in detail else "")

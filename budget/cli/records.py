@@ -1,25 +1,20 @@
-"""What reads the records: report, reservations."""
+"""report: what calls cost."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from budget.cli.common import Commands, Common, attributes_of, common
-from budget.cli.output import Column, amount, note, print_json, say, scope_text, table, when
-from budget.money import format_usd
-from budget.window import SECOND, at_zone
+from budget.cli.common import Common, common
+from budget.cli.output import Column, amount, note, print_json, table
 
 if TYPE_CHECKING:
-    from budget.commands import Reservation
-    from budget.engine import Budget
     from budget.report import EstimateRow
 
-__all__ = ["sweep_all"]
+__all__ = ["report_costs"]
 
 
 @click.command("report")
@@ -82,85 +77,3 @@ def _show_estimates(common: Common, by: str, rows: Sequence[EstimateRow]) -> Non
 
 def _percent(ratio: Decimal | None) -> str:
     return "-" if ratio is None else f"{100 * ratio:.2f} %"
-
-
-@click.group("reservations", cls=Commands, default="list")
-def reservations() -> None:
-    """List open reservations, or charge those that are due.
-
-    \b
-    Example:
-      budget reservations
-      budget reservations sweep
-    """
-
-
-@reservations.command("list")
-@common
-def list_reservations(common: Common) -> None:
-    """List the open reservations, the oldest first.
-
-    \b
-    Example:
-      budget reservations list --json
-    """
-    with common.open() as budget:
-        found = budget.engine.store.reservations(budget.settings.account)
-    if common.json:
-        print_json([_reservation(known) for known in found])
-        return
-    now = time.time_ns() // 1000
-    columns = [
-        Column("id", shrink=True), Column("age", True), Column("lease ends"), Column("reserved", True),
-        Column("scope", shrink=True),
-    ]  # fmt: skip
-    rows = [(r.id, _age(now - r.made), when(at_zone(r.lease_end)), amount(r.usd), scope_text(r.scope)) for r in found]
-    table(columns, rows)
-
-
-@reservations.command("sweep")
-@common
-def sweep(common: Common) -> None:
-    """Charge the reservations whose lease has ended: what nobody reconciled is presumed spent.
-
-    \b
-    Example:
-      budget reservations sweep
-    """
-    with common.open() as budget:
-        count = sweep_all(budget)
-    print_json({"expired": count}) if common.json else say(f"expired: {count}")
-
-
-def sweep_all(budget: Budget) -> int:
-    """Expire everything that is due, in as many commands as it takes; return how many."""
-    from budget.commands import Sweep
-
-    total = 0
-    while count := budget.engine.do(Sweep()).count:
-        total += count
-    return total
-
-
-def _reservation(known: Reservation) -> dict[str, Any]:
-    usd, tokens, input_tokens, output_tokens, requests = known.amounts
-    return {
-        "id": known.id,
-        "made": at_zone(known.made).isoformat(),
-        "lease_end": at_zone(known.lease_end).isoformat(),
-        "usd": format_usd(usd or 0),
-        "tokens": tokens,
-        "input_tokens": input_tokens,
-        "output_tokens": output_tokens,
-        "requests": requests,
-        "scope": dict(known.scope),
-        "parent": known.parent,
-    }
-
-
-def _age(us: int) -> str:
-    seconds = max(0, us) // SECOND
-    for size, unit in ((86400, "d"), (3600, "h"), (60, "m")):
-        if seconds >= size:
-            return f"{seconds // size}{unit}"
-    return f"{seconds}s"

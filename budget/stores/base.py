@@ -129,6 +129,10 @@ class Store(Protocol):
         """Read the open reservations, oldest first."""
         ...
 
+    def ended(self, account: str) -> Sequence[Reservation]:
+        """Read the ended reservations that are still known, in any order."""
+        ...
+
     def snapshot(self, account: str) -> Snapshot:
         """Read all counters of an account at one instant."""
         ...
@@ -168,6 +172,10 @@ class Drained(Protocol):
 
     def pool_names(self, account: str, pools: Sequence[str]) -> dict[str, str]:
         """Read what some ids of pools stand for."""
+        ...
+
+    def put_reservations(self, account: str, reservations: Sequence[Reservation]) -> None:
+        """Write reservations of another store, open and ended ones, without touching a counter."""
         ...
 
     def retire(self, account: str, pool: str, windows: Sequence[Bucket], whole: bool) -> None:

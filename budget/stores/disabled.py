@@ -63,6 +63,10 @@ class DisabledStore:
         """Return no reservations."""
         return []
 
+    def ended(self, account: str) -> Sequence[Reservation]:
+        """Return no reservations."""
+        return []
+
     def snapshot(self, account: str) -> Snapshot:
         """Return an empty account."""
         return Snapshot({}, {}, 0, bytes(32))

@@ -201,6 +201,11 @@ class MemoryStore:
             known = list(self._read(account).reservations.values())
         return sorted((r for r in known if r.state == "open"), key=lambda r: r.made)
 
+    def ended(self, account: str) -> Sequence[Reservation]:
+        """Read the ended reservations that are still known."""
+        with self._lock:
+            return [known for known in self._read(account).reservations.values() if known.state != "open"]
+
     def snapshot(self, account: str) -> Snapshot:
         """Read all counters at one instant."""
         with self._lock:

@@ -18,7 +18,7 @@ from budget.ledger import GENESIS, dumps
 
 __all__ = [
     "BUCKET", "CHARGED", "KINDS", "NOTHING_KEPT", "NUMBERS", "RECORD", "Buckets", "Marker", "keep", "pack_amounts",
-    "pack_counts", "read_amounts", "read_bucket", "read_buckets", "read_counts", "read_kept", "read_marker",
+    "pack_counts", "pack_record", "read_amounts", "read_bucket", "read_buckets", "read_counts", "read_kept", "read_marker",
     "read_place", "read_record", "read_shares", "seal", "shares_of",
 ]  # fmt: skip
 
@@ -130,6 +130,17 @@ def read_record(id: str, record: bytes) -> Reservation:
         id, digest, _STATES[state], amounts, read_shares(starts, kept), lease, lease_end, made, ended,
         None if state == b"o" and not any(charged) else read_amounts(charged), scope, detail, parent,
     )  # fmt: skip
+
+
+def pack_record(known: Reservation) -> bytes:
+    """Write a reservation as a script stores it."""
+    shares = known.shares
+    units, taken, starts = (NUMBERS[len(shares)].pack(*[share[i] for share in shares]) for i in (1, 3, 2))
+    pools = (len(shares), "\n".join([share.pool for share in shares]).encode(), units)
+    kept = keep(known.amounts, pools, taken, known.digest, known.scope, known.detail, known.parent)
+    times = (known.lease_us, known.lease_end, known.made, known.ended)
+    code = next(code for code, state in _STATES.items() if state == known.state)
+    return RECORD.pack(code, *times, len(starts), pack_amounts(known.charged or (0, 0, 0, 0, 0))) + starts + kept
 
 
 def shares_of(record: bytes) -> tuple[Share, ...]:

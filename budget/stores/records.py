@@ -107,6 +107,11 @@ class Records:
             last = db.execute("select seq from accounts where id = ?", (id,)).fetchone()[0]
             _put_cursor(db, id, replace(place, since=last))
 
+    def begin(self, account: str, place: Cursor) -> None:
+        """Read a server's ledger from its beginning, after what this store has."""
+        with transaction(self.path) as db:
+            _put_cursor(db, account_id(db, account), place)
+
     def beyond(self, account: str, cursor: Cursor, seq: int) -> list[int]:
         """Return the numbers, here, of what was drained up to a place and that the server had after `seq`."""
         return [here for (here,) in self.store.rows(_BEYOND, account, seq, cursor.seq)]

@@ -165,6 +165,14 @@ class RedisStore:
         """Read the open reservations, oldest first."""
         return redisreads.reservations(self._asker(account), self._keys_of(account))
 
+    def ended(self, account: str) -> Sequence[Reservation]:
+        """Read the ended reservations that are still known."""
+        return redisreads.ended(self._asker(account), self._keys_of(account))
+
+    def put_reservations(self, account: str, reservations: Sequence[Reservation]) -> None:
+        """Write reservations of another store."""
+        redisdrain.put_reservations(self._asker(account), self._keys_of(account), reservations)
+
     def snapshot(self, account: str) -> Snapshot:
         """Read all counters at one instant."""
         return redisreads.snapshot(self._asker(account), partial(self._run, account), self._keys_of(account))

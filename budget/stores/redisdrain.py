@@ -11,15 +11,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from budget.commands import Bucket
+from budget.commands import Bucket, Reservation
 from budget.errors import StoreUnavailable
 from budget.ledger import Entry
+from budget.pool import keep_until
 from budget.stores import redisreads
 from budget.stores.base import PAGE, Cursor
-from budget.stores.packed import read_buckets
+from budget.stores.packed import pack_record, read_buckets
 from budget.stores.requests import Keys
 
-__all__ = ["KEPT", "names_of", "read_page", "retire", "trim"]
+__all__ = ["KEPT", "names_of", "put_reservations", "read_page", "retire", "trim"]
 
 Ask = Callable[..., Any]
 KEPT = 128
@@ -88,3 +89,14 @@ def retire(ask: Ask, run: Callable[..., Any], keys: Keys, pool: str, windows: Se
     same = [part for field, value, bucket in pairs if value and read_buckets(value) == [bucket] for part in (field, value)]
     gone = newest if newest and set(read_buckets(newest)) <= set(windows) else b""
     run("retire", [keys.closed, keys.names, keys.pool + pool], [pool, gone, *same])
+
+
+def put_reservations(ask: Ask, keys: Keys, reservations: Sequence[Reservation]) -> None:
+    """Write reservations as scripts do: open ones with their lease, ended ones for as long as they are remembered."""
+    for known in reservations:
+        key, record = keys.reservation + known.id, pack_record(known)
+        if known.state == "open":
+            ask("SET", key, record)
+            ask("ZADD", keys.leases, known.lease_end, known.id)
+        else:
+            ask("SET", key, record, "PXAT", keep_until(known) // 1000 + 1)

@@ -203,8 +203,8 @@ class Driver:
 
 def _plain(reply: Any) -> Any:
     """Return a reply to a greeting; what a later attempt would mend ends it."""
-    if isinstance(reply, ServerError) and fault_of(reply).act in (Act.AGAIN, Act.ELSEWHERE):
-        raise Lost(str(reply))
+    if isinstance(reply, ServerError) and (fault := fault_of(reply)).act in (Act.AGAIN, Act.ELSEWHERE):
+        raise Lost(f"{fault.says} ({reply})")
     return reply
 
 

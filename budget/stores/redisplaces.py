@@ -23,6 +23,7 @@ Address = tuple[str, int]
 Search = Generator[tuple[Address, tuple[str, ...]], Any, Address | None]
 """Yields a server and a request to it, receives the answer or the exception instead, returns the place."""
 _PARTS = re.compile(r"([^/?#]*)([^?#]*)(\?[^#]*)?")
+_NODE = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^\[\]:]+)(?::([0-9]{1,5}))?")
 _PORTS = {"sentinel": 26379, "cluster": 6379}
 _ALIASES = {"valkey": "redis", "valkeys": "rediss"}
 
@@ -191,9 +192,7 @@ def read_location(url: str) -> Location:
 
 
 def _node(text: str, port: int) -> Address:
-    host, colon, given = text.rpartition(":")
-    if not colon or text.endswith("]"):
-        host, given = text, str(port)
-    if not host.strip("[]") or not given.isdigit() or not 0 < int(given) < 65536:
+    parts = _NODE.fullmatch(text)
+    if parts is None or not 0 < int(parts[2] or port) < 65536:
         raise ValueError
-    return host.strip("[]"), int(given)
+    return parts[1].strip("[]"), int(parts[2] or port)

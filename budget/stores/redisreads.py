@@ -32,7 +32,7 @@ from budget.stores.packed import (
 from budget.stores.requests import Keys, Seen
 
 __all__ = [
-    "digest_at", "entries", "epoch", "last", "marker", "names", "remove", "reservations", "snapshot", "stream_entries",
+    "digest_at", "ended", "entries", "epoch", "last", "marker", "names", "remove", "reservations", "snapshot", "stream_entries",
     "stream_refusals",
 ]  # fmt: skip
 
@@ -194,6 +194,19 @@ def reservations(ask: Ask, keys: Keys) -> Sequence[Reservation]:
         records = ask("MGET", *[keys.reservation + id for id in some])
         found += [read_record(id, record) for id, record in zip(some, records, strict=True) if record]
     return sorted((known for known in found if known.state == "open"), key=lambda known: known.made)
+
+
+def ended(ask: Ask, keys: Keys) -> Sequence[Reservation]:
+    """Read the ended reservations that are still known."""
+    found: dict[str, Reservation] = {}
+    cursor = b"0"
+    while True:
+        cursor, page = ask("SCAN", cursor, "MATCH", f"{keys.reservation}*", "COUNT", PAGE)
+        ids = [key.decode().removeprefix(keys.reservation) for key in page]
+        records = ask("MGET", *page) if page else ()
+        found |= {id: read_record(id, record) for id, record in zip(ids, records, strict=True) if record}
+        if cursor == b"0":
+            return [known for known in found.values() if known.state != "open"]
 
 
 def names(ask: Ask, keys: Keys) -> dict[str, str]:

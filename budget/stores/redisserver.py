@@ -12,6 +12,7 @@ awaiting callers. The password stays in the connection: it is in no error and no
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Generator
@@ -115,7 +116,13 @@ class Server:
 
     async def aconnect(self, timeout: float, group: int = 0) -> Any:
         """Like `connect`, for the running event loop."""
-        until = time.monotonic() + timeout
+        try:
+            async with asyncio.timeout(timeout):
+                return await self._aconnect(time.monotonic() + timeout, group)
+        except TimeoutError:
+            raise Lost("the server does not answer") from None
+
+    async def _aconnect(self, until: float, group: int) -> Any:
         search, answer = self.places.search(group), None
         try:
             while True:
@@ -154,12 +161,14 @@ class Server:
             connection.disconnect()
 
     async def _aask(self, node: Address, words: tuple[str, ...], until: float) -> Any:
-        connection = self._make(self._async, self._asking, node, (until - time.monotonic()) / 2)
+        left = (until - time.monotonic()) / 2
+        connection = self._make(self._async, self._asking, node, left)
         try:
-            await connection.connect()
-            await connection.send_command(*words)
-            return await connection.read_response()
-        except (redis.RedisError, OSError) as error:
+            async with asyncio.timeout(left):
+                await connection.connect()
+                await connection.send_command(*words)
+                return await connection.read_response()
+        except (redis.RedisError, OSError) as error:  # a TimeoutError is an OSError
             return _why(error)
         finally:
             await connection.disconnect(nowait=True)
@@ -169,6 +178,8 @@ class Server:
         retry = redis.asyncio.retry.Retry if kind is self._async else redis.retry.Retry
         options = {"retry": retry(NoBackoff(), 0), "protocol": 2}
         limits: dict[str, Any] = dict.fromkeys(("socket_timeout", "socket_connect_timeout"), max(0.001, timeout))
+        if kind is self._async:  # its own use of `asyncio.wait_for` loses a cancellation; whoever calls has a timeout
+            limits["socket_timeout"] = None
         if place is not None:
             limits |= {"host": place[0], "port": place[1]}
         try:

@@ -48,7 +48,8 @@ _ENTRIES = """select seq, at, kind, reservation, usd, tokens, input_tokens, outp
     where account = (select id from accounts where name = ?) and seq > ? and at >= ? order by seq limit ?"""
 _OPEN_ONES = """select body, state, made, id from reservations
     where account = (select id from accounts where name = ?) and (state = 'open') = 1 order by made"""
-
+_ENDED_ONES = """select body, state, made, id from reservations
+    where account = (select id from accounts where name = ?) and (state = 'open') = 0"""
 _NAMES = "select pool, name from pools where account = (select id from accounts where name = ?)"
 
 
@@ -90,7 +91,8 @@ class SqliteStore:
 
         ticket = Ticket(account, command)
         loop = ticket.loop = asyncio.get_running_loop()
-        future = ticket.future = loop.create_future()
+        future: asyncio.Future[Outcome] = loop.create_future()
+        ticket.future = future
         self._hand_over(ticket)
         timer = loop.call_later(self._patience(timeout), _no_answer, future, timeout)
         try:
@@ -208,6 +210,10 @@ class SqliteStore:
     def reservations(self, account: str) -> Sequence[Reservation]:
         """Read the open reservations, oldest first."""
         return [read_reservation(*row) for row in self._read(_OPEN_ONES, account)]
+
+    def ended(self, account: str) -> Sequence[Reservation]:
+        """Read the ended reservations that are still known."""
+        return [read_reservation(*row) for row in self._read(_ENDED_ONES, account)]
 
     def names(self, account: str) -> Mapping[str, str]:
         """Read what the ids of the pools stand for."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -10,7 +11,7 @@ from pathlib import Path
 from budget.errors import StoreUnavailable
 from budget.stores.sqlitefile import FileLock, connect, prepare
 
-__all__ = ["account_id", "backup", "forget_entries", "transaction"]
+__all__ = ["account_id", "copy_file", "forget_entries", "transaction"]
 
 _PORTION = 5000  # rows that one transaction drops at most: tens of milliseconds
 _PATIENCE = 30.0  # seconds to wait for the file's lock
@@ -56,3 +57,22 @@ def forget_entries(path: Path, account: str, upto: int) -> None:
         with transaction(path) as db:
             id = account_id(db, account)
             dropped = db.execute(_FORGET, (id, upto, _PORTION)).rowcount
+
+
+def copy_file(path: Path, target: Path) -> None:
+    """Copy a file at one instant, by SQLite's backup, in one step: who writes meanwhile is not held up, nor seen.
+
+    Raises:
+        sqlite3.Error, OSError: It cannot be read, or the copy cannot be written.
+    """
+    os.close(os.open(target, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    with closing(FileLock(path.with_name(path.name + ".lock"))) as lock:
+        with lock.held(_PATIENCE):
+            source = connect(path)
+        try:
+            with closing(sqlite3.connect(target)) as copy:
+                source.backup(copy)
+                copy.execute("pragma journal_mode = delete")
+        finally:
+            with lock.held(_PATIENCE):
+                source.close()

@@ -80,6 +80,7 @@ class Writer:
         db.execute("begin immediate")
         try:
             self._look_for_changes()
+            self._expect(group)
             moments: dict[str, int] = {}
             for ticket in group:
                 if ticket.command is None:
@@ -113,6 +114,16 @@ class Writer:
             self._states.clear()
             check_version(self.db)
             self._seen = seen
+
+    def _expect(self, group: Sequence[Ticket]) -> None:
+        """Tell each account which reservations are about to be asked for, if there are several."""
+        ids: dict[str, list[str]] = {}
+        for ticket in group:
+            if (id := getattr(ticket.command, "id", None)) is not None:
+                ids.setdefault(ticket.account, []).append(id)
+        for account, asked in ids.items():
+            if len(asked) > 1:
+                self._state(account).expect(asked)
 
     def _state(self, account: str) -> SqliteState:
         state = self._states.get(account)

@@ -86,7 +86,7 @@ def test_reservations_are_listed_and_swept(cli: Cli, monkeypatch: pytest.MonkeyP
     mine = next(row for row in found if row["id"] == open_one.id)
     assert (mine["usd"], mine["tokens"], mine["scope"], mine["parent"]) == ("0.4", 7, {"user": "alice"}, None)
     assert mine["made"] < mine["lease_end"]
-    assert any(row[0] == open_one.id and row[3:] == ["$0.40", "user=alice"] for row in cli.lines("reservations"))
+    assert any(row[0] == open_one.id and row[3:5] == ["$0.40", "user=alice"] for row in cli.lines("reservations"))
     assert cli.json("reservations", "sweep") == {"expired": 0}
     later = time.time_ns() + 3600 * 10**9
     monkeypatch.setattr("time.time_ns", lambda: later)

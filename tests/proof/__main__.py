@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 import tempfile
 from pathlib import Path
@@ -30,6 +31,7 @@ def main(words: list[str]) -> int:
     mutants.add_argument("--list", action="store_true", help="only say which there are")
     mutants.add_argument("--jobs", type=int, default=2)
     asked = parser.parse_args(words)
+    logging.getLogger("budget").setLevel(logging.ERROR)  # what the store cannot do is what is asked for here
     if asked.command == "run":
         from proof.record import prove
 

@@ -23,8 +23,10 @@ from types import SimpleNamespace
 from typing import Any
 
 from budget import Budget, BudgetExceeded, ConfigError, Limit, ReservationConflict, StoreUnavailable
+from budget.breaker import Breaker
 from budget.commands import Command, Outcome, Renew, Reservation
 from budget.money import to_decimal
+from budget.outbox import Item, Orphan
 from budget.stores.memory import MemoryStore
 from budget.stores.sqlite import SqliteStore
 from budget.stores.sqlitefile import connect
@@ -85,7 +87,15 @@ class Wire:
         self.dead = False
 
     def call(self, account: str, command: Command, timeout: float, now: int | None = None) -> Outcome:
-        return self.client.world.carry_out([command], self.client)[0]
+        """What waits in an outbox, probes, and what operators do: while there are faults it may fail, or seem to."""
+        world = self.client.world
+        luck = world.chance.random() if world.replaying and not world.calm else 1.0
+        if luck < 0.1:
+            raise StoreUnavailable("the store gave no answer")
+        outcome = world.carry_out([command], self.client)[0]
+        if luck < 0.2:
+            raise StoreUnavailable("the store's answer was lost")
+        return outcome
 
     async def acall(self, account: str, command: Command, timeout: float) -> Outcome:
         world = self.client.world
@@ -100,6 +110,56 @@ class Wire:
         return getattr(self.client.world.store, name)
 
 
+class Disk:
+    """An outbox on a disk that is a list: what was flushed outlives its process. See `budget.outbox.Outbox`."""
+
+    folder = Path("outbox")
+    full = False
+
+    def __init__(self, world: World):
+        self._world = world
+        self._items: list[Item] = []
+        self.flushed: list[Item] = []
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def leave(self, item: Item) -> None:
+        self._items.append(item)
+
+    def flush(self) -> None:
+        self.flushed = list(self._items)
+
+    def items(self) -> Sequence[Item]:
+        return list(self._items)
+
+    def first(self) -> Item | None:
+        return self._items[0] if self._items else None
+
+    def done(self) -> None:
+        self._items.pop(0)
+        self.flushed = list(self._items) if not self._items else self.flushed  # its file goes when all has arrived
+
+    def orphaned(self) -> bool:
+        return bool(self._world.left)
+
+    def orphans(self) -> Iterator[Orphan]:
+        for left in list(self._world.left):
+            yield Left(self._world, left)
+
+
+class Left(Orphan):
+    """What a killed client had on its disk."""
+
+    def __new__(cls, world: World, items: list[Item]) -> Left:
+        made = super().__new__(cls, Path("outbox"), items, 0)
+        made.world = world  # type: ignore[attr-defined]
+        return made
+
+    def remove(self) -> None:
+        self.world.left.remove(self.items)  # type: ignore[attr-defined]
+
+
 class Client:
     """One process: a budget, a clock of its own, and the calls that it makes at once."""
 
@@ -107,12 +167,38 @@ class Client:
         self.world, self.number = world, number
         self.skew = 0
         self.budget = Budget("memory://", limits=world.limits)
+        self._stores: list[object] = [self.budget.engine.store]
         self.start()
 
     def start(self) -> None:
-        self.wire = Wire(self)
-        self.budget.engine.store = self.wire  # type: ignore[assignment]
-        self.budget.engine.verbs.forget_policy()
+        """Begin anew: a wire, an outbox with nothing in it, no policy, no idea of the time."""
+        engine, self.wire = self.budget.engine, Wire(self)
+        self._stores.append(self.wire)
+        for part in (engine, engine.verbs, engine.verbs.line, engine.outage, engine.books):
+            for name, value in list(vars(part).items()):
+                if value in self._stores:
+                    setattr(part, name, self.wire)
+        engine.verbs.forget_policy()
+        engine.verbs.clock.__init__()  # type: ignore[misc]
+        self.outage = engine.outage
+        self.disk = self.outage.outbox = Disk(self.world)  # type: ignore[assignment]
+        self.outage._reset()
+        self.outage.breaker = Breaker(self.world.chance.random)
+        self.outage._ensure = lambda: None  # type: ignore[method-assign]  # the world says when it has its turn
+
+    @property
+    def behind(self) -> bool:
+        """Whether something waits for the store, of its own or of the dead."""
+        return self.outage._busy or bool(self.world.left)
+
+    def catch_up(self) -> None:
+        """What the thread of the outbox does."""
+        self.world.active, self.world.replaying = self, True
+        try:
+            self.outage.flush()
+            self.outage._round()
+        finally:
+            self.world.replaying = False
 
     async def call(self) -> None:
         world, chance = self.world, self.world.chance
@@ -217,6 +303,8 @@ class World:
         self.active: Client | None = None
         self.trace = 0
         self.buried: list[Task] = []
+        self.left: list[list[Item]] = []  # what killed clients had on their disks
+        self.replaying = self.calm = False
 
     # What happens.
 
@@ -238,7 +326,10 @@ class World:
         if self.counts["steps"] % OBSERVE == 0:
             self._too_late()
         roll = self.chance.random()
-        if roll < 0.30 and len(self.tasks) < 12:
+        behind = [client for client in self.all if client.behind] if roll < 0.05 else []
+        if behind:
+            self.chance.choice(behind).catch_up()
+        elif roll < 0.30 and len(self.tasks) < 12:
             self.begin(self.chance.choice(self.all))
         elif roll < 0.85:
             self.go_on()
@@ -349,6 +440,8 @@ class World:
         """A client dies: its calls go no further, what it left to others may or may not have been sent."""
         client = self.chance.choice(self.all)
         client.wire.dead = True
+        if client.disk.flushed:
+            self.left.append(client.disk.flushed)
         mine = [task for task in self.tasks if task.client is client]
         self.tasks = [task for task in self.tasks if task.client is not client]
         self.buried += mine  # their code must not run any more, not even to clean up
@@ -398,6 +491,7 @@ class World:
         for task in [t for t in self.tasks if t.unsure and self.now - t.unsure > LATE]:
             self.tasks.remove(task)
             self.buried.append(task)
+            task.waits = None
         for message in [m for m in self.under_way if self.now - m.sent > LATE]:
             if message.posted and not message.client.wire.dead:
                 message.sent = self.now  # which its client sends again
@@ -414,14 +508,20 @@ class World:
             self.all[0].budget.unfreeze(user=USERS[0])
         self.now = max(self.now, START) + 2 * 86400 * S  # the clock is right again, and past what it once was
         self._too_late()
+        self.calm = True
         bound = 50 * (len(self.tasks) + len(self.under_way) + 1)
         for _ in range(bound):
+            for client in self.all:
+                if client.behind:
+                    client.catch_up()
             if not self.tasks and not self.under_way:
                 break
             self.now += 1000
+            self.mono += 1
             self.go_on()
             self.look()
         must(not self.tasks and not self.under_way, "L1", None, f"{len(self.tasks)} calls do not end")
+        must(not any(client.behind for client in self.all), "L1", None, "an outbox is not carried out")
         self.now += 7 * 86400 * S
         settle(self.store, now=self.now)
         self.books.observe(self.store)
@@ -457,19 +557,34 @@ class World:
     def reality(self) -> Iterator[None]:
         """Clocks and chance come from here."""
         import budget.core
+        import budget.outage
+        import budget.storetime
         import budget.verbs
 
         def wall() -> int:
             return (self.now + (self.active.skew if self.active else 0)) * 1000
 
-        kept = budget.verbs.time, budget.verbs.os, budget.core.monotonic
-        budget.verbs.time = SimpleNamespace(time_ns=wall)  # type: ignore[assignment]
-        budget.verbs.os = SimpleNamespace(urandom=self.chance.randbytes)  # type: ignore[assignment]
-        budget.core.monotonic = lambda: self.mono
+        clock = SimpleNamespace(time_ns=wall, monotonic_ns=lambda: int(self.mono * 1e9))
+        put = {
+            (budget.verbs, "time"): clock,
+            (budget.verbs, "os"): SimpleNamespace(urandom=self.chance.randbytes),
+            (budget.storetime, "time"): clock,
+            (budget.core, "monotonic"): lambda: self.mono,
+            (budget.outage, "monotonic"): lambda: self.mono,
+            (budget.core, "_in_thread"): _at_once,
+        }
+        kept = {place: getattr(*place) for place in put}
         try:
+            for place, value in put.items():
+                setattr(*place, value)
             yield
         finally:
-            budget.verbs.time, budget.verbs.os, budget.core.monotonic = kept
+            for place, value in kept.items():
+                setattr(*place, value)
+
+
+async def _at_once(work: Callable[[], None]) -> None:
+    work()
 
 
 class Cancelled(BaseException):
