@@ -4,7 +4,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 	command -v $$p >/dev/null && $$p -c 'import sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
 
-.PHONY: help demo test check bench prices clean
+.PHONY: help demo test check bench proof prices clean
 help:  ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
@@ -28,6 +28,10 @@ check: .venv/ready  ## ruff, mypy --strict, import floors, compiled prices
 
 bench: .venv/ready  ## speed beside a floor measured in the same run
 	@$(BIN)/python -m benchmarks
+
+MINUTES ?= 10
+proof: .venv/ready  ## faults, kills and simulated worlds for MINUTES=10, and a dated record of them
+	@$(BIN)/python -m tests.proof run --minutes $(MINUTES) --out tests/proof/RECORD.md
 
 prices: .venv/ready  ## compile prices/*.toml into the package
 	$(BIN)/python -m budget.prices.files prices budget/prices/prices.json

@@ -13,6 +13,7 @@ Waits are of single verbs at the store, in milliseconds.
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 import tempfile
 import time
@@ -58,6 +59,7 @@ _ENTRIES = 2000
 @contextmanager
 def server() -> Iterator[str]:
     """Run a server on loopback; give its URL."""
+    logging.getLogger("budget").setLevel(logging.ERROR)  # that nothing is kept on disk is meant
     with tempfile.TemporaryDirectory(prefix="budget-bench-") as folder:
         running = RedisServer(Path(folder))
         try:

@@ -104,11 +104,11 @@ def _store_rate(url: Callable[[str], str], kind: str, draws_of: list[list[Draw]]
 
 def store_pairs(store: Store, draws_of: list[list[Draw]], prefix: str = "00") -> Pair:
     """Return a pair through the store's own verbs; `prefix` are two hex digits that no other process has."""
-    ids = count()
+    ids, scopes = count(), [attributes(task) for task in range(len(draws_of))]
 
     async def pair(task: int) -> None:
         id = f"{prefix}{next(ids):030x}"
-        reserve = Reserve(id, id, AMOUNTS, draws_of[task], 0, LEASE_US, attributes(task), {})
+        reserve = Reserve(id, id, AMOUNTS, draws_of[task], 0, LEASE_US, scopes[task], {})
         assert (await store.acall("bench", reserve, _TIMEOUT)).status == "reserved"
         assert (await store.acall("bench", Reconcile(id, ACTUAL, {}), _TIMEOUT)).status == "reconciled"
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from budget.pools import Pool as Pool
     from budget.prices.rates import Cost as Cost
     from budget.run import Run as Run
+    from budget.thresholds import Warned as Warned
     from budget.usage import Usage as Usage
     from budget.verbs import Decision as Decision
 
@@ -46,6 +47,7 @@ _HOMES = {
     "Reservation": "commands",
     "Run": "run",
     "Usage": "usage",
+    "Warned": "thresholds",
     "ArgumentTypeError": "errors",
     "BudgetError": "errors",
     "BudgetExceeded": "errors",

@@ -23,7 +23,6 @@ from budget.overview import applies, fresh, load_policy, replaced
 from budget.policy import Policy, match
 from budget.pools import Pool, make_pool
 from budget.rows import limit_body, raise_body
-from budget.stores.base import read_entries
 from budget.subject import Subject
 from budget.window import FOREVER, at_zone, zone
 
@@ -86,7 +85,7 @@ class Limits:
 
     def _fill(self, limit: Limit, change: Outcome) -> None:
         engine = self._budget.engine
-        entries = read_entries(engine.store, engine.settings.account, window_start(limit, change.now))
+        entries = engine.books.entries(window_start(limit, change.now))
         fill(limit, change.seq, self._policy, engine.do, entries, change.now)
 
     def unset(

@@ -1,8 +1,8 @@
 """The audit: proves from the entries alone that no entry is missing or changed, and what every counter must be.
 
 An auditor reads lines one by one and keeps one sum per pool and window, so a ledger may be of any length. It starts at
-the first entry, or at a checkpoint: the entry "pruned", which has the sums of all entries up to `upto` and the digest of
-the last of them. The checkpoint is itself in the chain that it starts, so neither can be changed without the other.
+the first entry, or at a checkpoint: the entry "pruned", which has the sums of all entries up to `upto` and the digest
+of the last of them. The checkpoint is itself in the chain that it starts, so neither can be changed without the other.
 
 The entry "rebuilt" says by how much counters were set right. It moves no sum: it brought the counters to them.
 
@@ -12,21 +12,21 @@ entry "erased" (or "pruned"): it has the digest of all of them as they then were
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import Any, NamedTuple, Protocol
 
-from budget.ledger import GENESIS, link
+from budget.ledger import GENESIS
 from budget.money import MAX
 from budget.window import at_zone
 
-__all__ = ["Audit", "Auditor", "Checkpoint", "Line", "audit", "read_checkpoint", "rolling_pools"]
+__all__ = ["Audit", "Auditor", "Checkpoint", "Line", "Vouch", "audit", "read_checkpoint", "rolling_pools"]
 
 Key = tuple[str, int]
 """A bucket: its pool, and when it starts."""
-_read_json = json.JSONDecoder().raw_decode
+_scan: Any = json.JSONDecoder().scan_once  # type: ignore[attr-defined]
 _VOUCHES = ("erased", "pruned")
 
 
@@ -53,37 +53,54 @@ class Chained(Protocol):
     def own(self) -> bytes: ...
 
 
-class Line:
-    """An entry as a proof needs it: a third of the work of an `Entry`. `content` is what its digest covers."""
+class Line(NamedTuple):
+    """An entry as a proof needs it, as a row of a table: half of the work of an `Entry`.
 
-    __slots__ = ("_content", "_detail", "_postings", "amounts", "at_us", "digest", "kind", "sealed", "seq")
+    `content` is what its digest covers (`ledger.content_digest`), and has the rest in it; `seal` and `moved` are what
+    is `sealed` and `postings` here.
+    """
 
-    def __init__(
-        self, seq: int, at_us: int, kind: str, digest: bytes, sealed: bytes | None, content: bytes, postings: str,
-        detail: str | None, *amounts: int,
-    ):  # fmt: skip
-        self.seq, self.at_us, self.kind, self.digest, self.sealed = seq, at_us, kind, digest, sealed or b""
-        self._content, self._postings, self._detail, self.amounts = content, postings, detail, amounts
+    seq: int
+    kind: str
+    digest: bytes
+    seal: bytes | None
+    content: bytes
+    moved: str
+
+    @property
+    def sealed(self) -> bytes:
+        """The digest of its first content, if that was erased; else empty."""
+        return self.seal or b""
+
+    @property
+    def at_us(self) -> int:
+        """When, in microseconds since the epoch."""
+        return int(self.content.split(b"\n", 2)[1])
+
+    @property
+    def amounts(self) -> Sequence[int]:
+        """What it added to spent, per unit."""
+        return [int(amount) for amount in self.content.split(b"\n", 5)[4].split(b",")]
 
     @property
     def postings(self) -> Iterable[Sequence[Any]]:
         """What it changed per pool and bucket."""
-        found: list[Sequence[Any]] = _read_json(self._postings)[0]
+        found: list[Sequence[Any]] = _scan(self.moved, 0)[0]
         return found
 
     @property
     def detail(self) -> Mapping[str, Any]:
-        """The detail, of the kinds that an audit looks into."""
-        found: Mapping[str, Any] = json.loads(self._detail or "{}")
+        """The rest."""
+        found: Mapping[str, Any] = json.loads(self.content.split(b"\n")[6])
         return found
 
     def follows(self, previous: bytes) -> bool:
         """Whether its digest is that of its content after the digest before it."""
-        return self.digest == link(previous, self.sealed or self.own())
+        return self.digest == sha256(previous + (self.seal or sha256(self.content).digest())).digest()
 
     def own(self) -> bytes:
         """Return the digest of its content as it is now."""
-        return hashlib.sha256(self._content).digest()
+        return sha256(self.content).digest()
 
 
 class Checkpoint(NamedTuple):
@@ -118,6 +135,24 @@ def read_checkpoint(seq: int, detail: Mapping[str, Any]) -> Checkpoint:
     return Checkpoint(detail["upto"], bytes.fromhex(detail["digest"]), tuple(detail["amounts"]), sums, seq, retired)
 
 
+class Vouch:
+    """The digest of the entries whose subject was erased, as they are now, by which another entry vouches for them."""
+
+    __slots__ = ("_digest", "any")
+
+    def __init__(self) -> None:
+        self._digest, self.any = sha256(), False
+
+    def add(self, entry: Chained) -> None:
+        """Add an entry, in the order of their numbers, if it was erased."""
+        if entry.sealed:
+            self._digest.update(b"%d\n" % entry.seq + entry.own())
+            self.any = True
+
+    def __str__(self) -> str:
+        return self._digest.hexdigest() if self.any else ""
+
+
 @dataclass(slots=True)
 class Audit:
     """What an audit found.
@@ -150,14 +185,13 @@ class Auditor:
     Attributes:
         found: What was found so far.
         sums: [spent, reserved] by bucket.
-        touched: When each bucket was last posted to, if that is asked for.
-        amounts: What the entries added to spent, per unit.
+        touched, amounts: If asked for: when each bucket was last posted to, and what was added to spent, per unit.
         seq: The number of the last entry read.
         voucher: The number of the last entry that stands for others, or 0.
 
     Args:
         start: Where the entries begin: after a checkpoint, else with the first.
-        touches: Remember when each bucket was last posted to.
+        touches: Keep what a checkpoint is made of, besides: a fifth of the time more.
         anywhere: They may begin anywhere: nobody here has those before.
     """
 
@@ -171,35 +205,31 @@ class Auditor:
         self.voucher = start.seq
         self._anywhere = anywhere and not start.upto
         self._checkpoint, self._met = start, start.seq == 0
-        self._sealed, self._vouched, self._met_sealed = hashlib.sha256(), True, False
+        self._sealed, self._vouched = Vouch(), True
         self._claims = self._so = ""  # what the last entry that vouches for others says of them, and what is so
 
     def read(self, lines: Iterable[Chained], upto: int | None = None) -> bool:
         """Read lines, the oldest first, up to a number; whether all of them follow."""
-        found, sums, amounts, touched = self.found, self.sums, self.amounts, self.touched
+        found, sums, touched = self.found, self.sums, self.touched
         for line in lines:
             if not line.digest:
                 continue
             seq = line.seq
             if upto is not None and seq > upto:
                 return True
-            if self._anywhere and seq > 1:
-                found.since, found.partial, found.head = seq, True, line.digest
-            elif seq != self.seq + 1:
-                return self._fault(f"entry {self.seq + 1} is missing: the next one is {seq}")
-            elif not line.follows(found.head):
-                return self._fault(f"entry {seq} was changed: its digest does not follow from its content")
+            if seq != self.seq + 1 or not line.follows(found.head):
+                if not self._anywhere or seq == 1:
+                    return self._broken(seq)
+                found.since, found.partial = seq, True
             self.seq, found.head, self._anywhere = seq, line.digest, False
             found.entries += 1
             if line.sealed:
-                self._sealed.update(b"%d\n" % seq + line.own())
-                self._vouched, self._met_sealed = False, True
+                self._sealed.add(line)
+                self._vouched = False
             if line.kind in _VOUCHES:
                 self._look_at(line)
             elif line.kind == "rebuilt":
                 continue
-            for unit, amount in enumerate(line.amounts):
-                amounts[unit] += amount
             for pool, start, spent, reserved in line.postings:
                 total = sums.get((pool, start))
                 if total is None:
@@ -207,20 +237,30 @@ class Auditor:
                 else:
                     total[0] += spent
                     total[1] += reserved
-                if touched is not None:
-                    touched[pool, start] = line.at_us
+            if touched is not None:
+                self._touch(line, touched)
         return True
+
+    def _broken(self, seq: int) -> bool:
+        if seq != self.seq + 1:
+            return self._fault(f"entry {self.seq + 1} is missing: the next one is {seq}")
+        return self._fault(f"entry {seq} was changed: its digest does not follow from its content")
+
+    def _touch(self, line: Chained, touched: dict[Key, int]) -> None:
+        self.amounts = [total + amount for total, amount in zip(self.amounts, line.amounts, strict=True)]
+        for pool, start, _, _ in line.postings:
+            touched[pool, start] = line.at_us
 
     def sealed(self) -> str:
         """Return the digest of the erased entries as they are now; "" if there are none."""
-        return self._sealed.hexdigest() if self._met_sealed else ""
+        return str(self._sealed)
 
     def _look_at(self, line: Chained) -> None:
         """Remember what an entry says of those before it."""
         detail, self.voucher = line.detail, line.seq
         if line.seq == self._checkpoint.seq:
             self._met = read_checkpoint(line.seq, detail) == self._checkpoint
-        # What an earlier erasure said of entries that a later one changed again does not hold any more: the last counts.
+        # What an earlier erasure said does not hold any more where a later one changed entries again: the last counts.
         self._claims, self._vouched = detail.get("sealed", ""), True
         self._so = self.sealed()
 

@@ -1,4 +1,4 @@
-"""Backup: a copy of an SQLite store's file at one instant, made while others write, and proved before it has its name."""
+"""A backup: an SQLite store's file as it is at one instant, while others write; proved before it has its name."""
 
 from __future__ import annotations
 

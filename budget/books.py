@@ -8,14 +8,15 @@ away from the server but where it is told to (`trim`), and then only what was co
 from __future__ import annotations
 
 import secrets
-from collections.abc import Collection, Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import NamedTuple
 
 from budget.audit import Audit, Auditor, rolling_pools
-from budget.commands import Bucket, Command, Outcome, Rebuild
+from budget.commands import Bucket, ChangePolicy, Command, LoadPolicy, Outcome, Rebuild
 from budget.errors import StoreUnavailable
 from budget.ledger import Entry
 from budget.money import MAX
+from budget.pseudonym import Swap
 from budget.stores.base import PAGE, Cursor, Drained, Snapshot, Store, read_entries
 from budget.stores.records import Records
 
@@ -189,6 +190,27 @@ class Books:
         for pool in sorted({pool for pool, _ in windows}):
             gone = [found.buckets[pool, start] for start in by_pool[pool] if (pool, start) in windows]
             server.retire(self.account, pool, gone, len(gone) == len(by_pool[pool]))
+
+    def erase_server(self, swap_of: Callable[[Mapping[str, str]], Swap]) -> None:
+        """Put a pseudonym in the place of a value on a server, and take the ledger away that still has it."""
+        server, records = self._server, self.records
+        assert server is not None
+        assert records is not None
+        while self.drain_step():
+            pass
+        swap = swap_of(self.store.names(self.account))
+        server.swap_all(self.account, swap_of)
+        for kind, identity, body in self.call(LoadPolicy()).rows:
+            other = swap.text(identity), swap.text(body)
+            if other != (identity, body):
+                self.call(ChangePolicy(kind, *other, {"erased": True}))
+                if other[0] != identity:
+                    self.call(ChangePolicy(kind, identity, None, {"erased": True}))
+        while self.drain_step():
+            pass
+        cursor = records.cursor(self.account)
+        if cursor is not None:
+            server.trim_all(self.account, cursor)
 
     def epoch(self) -> str:
         """Return the epoch of a server's account, "" if there is none."""

@@ -46,13 +46,17 @@ class Drainer:
                     _log.warning("the ledger cannot be drained: %s", error)
                 failed = True
 
-    def close(self) -> None:
+    def stop(self) -> None:
         """End after the present step."""
         _DRAINERS.discard(self)
         self._stop.set()
         if self._thread is not None:
             self._thread.join(_PATIENCE)
             self._thread = None
+
+    def close(self) -> None:
+        """End, and let go of the records store."""
+        self.stop()
         if self._books.records is not None:
             self._books.records.close()
 

@@ -146,13 +146,14 @@ def _booked(
 
 def _move(state: State, share: Share, added: int, freed: int, now: int) -> Bucket | None:
     """Move a bucket that a reservation was taken from; a part of a rolling window may be gone, and moves nothing."""
-    bucket = state.bucket(share.pool, share.start)
+    pool = share.pool
+    bucket = state.bucket(pool, share.start)
     if bucket is not None:
         bucket = bucket.at(add(bucket.spent, added), bucket.reserved - freed)
-        state.put_bucket(share.pool, bucket)
+        state.put_bucket(pool, bucket)
         if not bucket.span:
             return bucket
-    return after(state, share.pool, bucket, now)
+    return after(state, pool, bucket, now)
 
 
 def rest(known: Reservation) -> Amounts:

@@ -54,7 +54,10 @@ class Budget:
         account: One world of limits, pools and ledger in the store.
         records: With a server: the SQLite file ("sqlite:////var/lib/records.db") that its ledger is drained into, once a
             second in the background, each entry once, and dropped from the server only then. One file per account.
-        on_store_error: "refuse".
+        on_store_error: What becomes of a call whose reserve the store cannot answer. "refuse": it raises
+            `StoreUnavailable`. "local_allowance:$1": this process spends so much meanwhile, bought in advance from the
+            pools. "allow:i-accept-unbounded-spend": it goes on without a reservation, and its cost is booked when the
+            store is back.
         on_unpriced: "refuse", or "allow": such a call counts tokens and requests, no money.
         on_unbounded: "refuse", or an allowance such as "$0.50" for a request without an upper bound.
         count_with: "tokenizer": estimates are made here alone. "provider": where the bound of a wrapped client's call
@@ -230,7 +233,9 @@ class Budget:
         Raises:
             ReservationConflict: It has ended already, with other figures.
             ConfigError, ArgumentTypeError: The cost cannot be read.
-            StoreUnavailable: The store did not answer in time; what was handed over may still be carried out.
+
+        While the store cannot answer, this is kept on disk and carried out once it can; what is returned is then what
+        it will presumably be.
         """
         done: Reservation = self._engine.drive(self._engine.reconcile(reservation, usage, usd, tokens, model))
         return done
@@ -240,7 +245,8 @@ class Budget:
 
         Raises:
             ReservationConflict: It was already reconciled.
-            StoreUnavailable: The store did not answer.
+
+        While the store cannot answer: as with `reconcile`.
         """
         done: Reservation = self._engine.drive(self._engine.verbs.refund(known_reservation(reservation), {}))
         return done
@@ -254,7 +260,8 @@ class Budget:
         Raises:
             UnknownModel: The model has no price.
             ConfigError, ArgumentTypeError: The cost cannot be read.
-            StoreUnavailable: The store did not answer.
+
+        While the store cannot answer: as with `reconcile`.
         """
         done: Reservation = self._engine.drive(self._engine.record(usage, usd, tokens, model, provider, id, attributes))
         return done

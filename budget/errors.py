@@ -132,7 +132,7 @@ class Refusal:
     @property
     def held(self) -> bool:
         """Whether it would fit if what is reserved were given back."""
-        return self.verdict == "wait" and 0 < self.reserved and self.requested <= self.available + self.reserved
+        return self.verdict == "wait" and self.reserved > 0 and self.requested <= self.available + self.reserved
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON types; amounts of money are decimal strings."""

@@ -112,7 +112,6 @@ class Guard:
 
         Raises:
             ConfigError, ArgumentTypeError: The cost cannot be read; the block is still open.
-            StoreUnavailable: The store did not answer in time.
         """
         if self._engine.settings.disabled:
             return
@@ -128,7 +127,10 @@ class Guard:
         self.claim()
 
     def end(self, amounts: Amounts, detail: Mapping[str, Any], refund: bool = False) -> bool:
-        """End it and wait for the store; a failure is logged, not raised: the call has happened."""
+        """End it and wait for the store; a failure is logged, not raised: the call has happened.
+
+        While the store cannot answer, the end is kept on disk.
+        """
         if not self.claim():
             return False
         try:

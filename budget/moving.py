@@ -1,13 +1,13 @@
 """Moving an account from one store to another: limits, pools, open reservations with their leases, ended ones that are
 still remembered, and the ledger.
 
-There are never two that admit. The source is frozen first, and stays so; the copy is frozen until it is proved. Ends may
-still come in at the source while it is copied: then the copy is thrown away and made again. A move that was killed leaves
-a frozen source and at most a frozen part of a copy, which the next one replaces.
+There are never two that admit. The source is frozen first, and stays so; the copy is frozen until it is proved. Ends
+may still come in at the source while it is copied: then the copy is thrown away and made again. A move that was killed
+leaves a frozen source and at most a frozen part of a copy, which the next one replaces.
 
-A file takes the ledger as it is, digests included. A server cannot take another's chain: its ledger begins anew, and what
-came before is in the records store, in one chain with what will be drained. Coming from a server whose ledger was never
-drained, entries are chained anew.
+A file takes the ledger as it is, digests included. A server cannot take another's chain: its ledger begins anew, and
+what came before is in the records store, in one chain with what will be drained. Coming from a server whose ledger was
+never drained, entries are chained anew.
 """
 
 from __future__ import annotations
@@ -93,7 +93,9 @@ def _check(source: Books, target: Books) -> None:
 def _copy(source: Books, target: Books, detail: Mapping[str, Any]) -> Moved | None:
     """Copy the account as it is at one instant; None if it has moved meanwhile."""
     target.remove()
-    target.call(ChangePolicy(*_EVERYBODY, _MOVING, dict(detail)) if target.drains else Load(rows=[(*_EVERYBODY, _MOVING)]))
+    target.call(
+        ChangePolicy(*_EVERYBODY, _MOVING, dict(detail)) if target.drains else Load(rows=[(*_EVERYBODY, _MOVING)])
+    )
     found = source.snapshot()
     rows = [row for row in source.call(LoadPolicy()).rows if row[:2] != _EVERYBODY]
     reservations = [*source.store.reservations(source.account), *source.store.ended(source.account)]

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 from budget.asks import filled
 from budget.breaker import PROBE_EVERY, Breaker
 from budget.commands import Amounts, Command, LoadPolicy, Outcome, Reconcile, Record, Refund, Reservation, Reserve
-from budget.errors import StoreUnavailable
+from budget.errors import BudgetError, StoreUnavailable
 from budget.outbox import Item, Kept, Outbox, folder_of
 
 if TYPE_CHECKING:
@@ -165,7 +165,6 @@ class Outage:
         if self.outbox is not None:
             self.outbox.close()
             self._look_at = 0.0
-        self._stop_at = float("inf")
 
     # The thread.
 
@@ -174,6 +173,7 @@ class Outage:
             try:
                 if self._thread is None:
                     self._wake.clear()
+                    self._stop_at = float("inf")
                     self._thread = Thread(target=self._work, name="budget-outbox", daemon=True)
                     self._thread.start()
             except RuntimeError:  # the interpreter is ending: what waits is written at its end
@@ -185,9 +185,9 @@ class Outage:
         pause = 0.05
         while True:
             self.flush()
-            arrived = self._round()
+            self._round()
             closing = self._stop_at < float("inf")
-            if closing or (arrived and not self.breaker.open):
+            if closing or not self._busy:
                 with self._starting:
                     self._thread = None
                 # Who left something while the lock was held found it held, and started nobody.
@@ -201,19 +201,19 @@ class Outage:
     def _busy(self) -> bool:
         return self.breaker.open or (self.outbox is not None and len(self.outbox) > 0)
 
-    def _round(self) -> bool:
-        """Probe the store, if need be, and carry out what waits; False if it cannot answer, or the time is over."""
+    def _round(self) -> None:
+        """Probe the store, if need be, and carry out what waits, as far as it can answer and there is time."""
         outbox = self.outbox
         try:
             if self.breaker.open:
                 self._drive(_once(LoadPolicy()))
             if outbox is None:
-                return True
+                return
             arrived = self._arrived(outbox.items())
             count = len(outbox)
             while (item := outbox.first()) is not None:
                 self._carry_out(item, arrived)
-                outbox.done()
+                outbox.done(item)
             self._told = self._told and not count
             _say_carried_out(count)
             for orphan in outbox.orphans():
@@ -222,12 +222,14 @@ class Outage:
                     self._carry_out(item, arrived)
                 orphan.remove()
                 _say_carried_out(len(orphan.items))
-        except StoreUnavailable:
-            return False
+        except BudgetError as error:
+            if not isinstance(error, StoreUnavailable):
+                self.answered()  # callers are told themselves what is wrong
         except OSError as error:
             self._look_at = float("inf")
             _log.warning("an outbox that a process left cannot be taken over: %s", error)
-        return True
+        except Exception:  # a fault of ours: the thread must not end by it, for nobody else probes the store
+            _log.exception("what waits for the store was not carried out")
 
     def _carry_out(self, item: Item, arrived: Container[str]) -> None:
         command = item.command

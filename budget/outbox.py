@@ -190,11 +190,15 @@ class Outbox:
 
     def first(self) -> Item | None:
         """Return what has waited longest."""
-        return self._items[0] if self._items else None
+        try:
+            return self._items[0]
+        except IndexError:
+            return None
 
-    def done(self) -> None:
+    def done(self, item: Item) -> None:
         """Forget what has waited longest: it was carried out."""
-        self._items.popleft()
+        if self._items and self._items[0] is item:  # else it was closed meanwhile, and the file is whoever's comes next
+            self._items.popleft()
         if not self._items:
             with self._lock:
                 self._tidy()

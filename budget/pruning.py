@@ -18,8 +18,8 @@ from budget.window import SECOND
 __all__ = ["KEPT_WINDOWS", "Pruned", "prune"]
 
 KEPT_WINDOWS = 30 * 86400 * SECOND
-"""How long a window that is over is kept after its last posting, microseconds: an end may come in for what was taken from
-it as long as that is remembered (`pool.keep_until`: a week and two leases, of at most a week each)."""
+"""How long a window that is over is kept after its last posting, microseconds: an end may come in for what was taken
+from it as long as that is remembered (`pool.keep_until`: a week and two leases, of at most a week each)."""
 
 
 class Pruned(NamedTuple):
@@ -99,7 +99,9 @@ def _over(
 ) -> list[Key]:
     """Return the windows that nothing can come in for any more."""
     until = min(before_us, now_us - KEPT_WINDOWS)
-    held = {(share.pool, share.start) for open_one in books.store.reservations(books.account) for share in open_one.shares}
+    held = {
+        (share.pool, share.start) for open_one in books.store.reservations(books.account) for share in open_one.shares
+    }
     rolling = rolling_pools(found.names)
     gone = []
     for key, (spent, reserved) in known.checkpoint.sums.items():

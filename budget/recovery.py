@@ -1,4 +1,4 @@
-"""After a server has lost acknowledged writes: what the records store has of them is restored, and the fence comes down.
+"""After a server lost acknowledged writes: what the records store has of them is restored, and the fence comes down.
 
 An ambiguity ends in a charge. The end of a reservation that the server still has is carried out again, with the same
 id. What left no trace on the server is recorded under an id that follows from the lost entry, so that a recovery that
@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
-from budget.books import OPERATOR_TIMEOUT, TRIES, Books
+from budget.books import TRIES, Books
 from budget.commands import Amounts, ChangePolicy, Command, Draw, LoadPolicy, Outcome, Reconcile, Record, Refund
 from budget.errors import StoreUnavailable
 from budget.ledger import Entry, Posting
@@ -193,9 +193,7 @@ def _restore(books: Books, cursor: Cursor, found: Sequence[Entry], policy: Polic
     return restored
 
 
-def _record(
-    books: Books, cursor: Cursor, call: _Call, names: Mapping[str, str], policy: Policy
-) -> Outcome | None:
+def _record(books: Books, cursor: Cursor, call: _Call, names: Mapping[str, str], policy: Policy) -> Outcome | None:
     """Record what a call that the server knows nothing of has moved, in the windows that still hold."""
     now = books.call(LoadPolicy()).now
     draws, actual = [], [0] * 5
@@ -221,9 +219,7 @@ def _amounts(actual: Sequence[int]) -> Amounts:
     return usd, tokens, input_tokens, output_tokens, requests
 
 
-def _draws(
-    call: _Call, names: Mapping[str, str], policy: Policy, now: int
-) -> Iterator[tuple[Draw, int, int]]:
+def _draws(call: _Call, names: Mapping[str, str], policy: Policy, now: int) -> Iterator[tuple[Draw, int, int]]:
     """Return what a call has moved as draws on the pools as they are now, with the window and the amount."""
     limits = {limit.identity: limit for limit in policy.limits}
     for (pool, start), amount in call.moved.items():

@@ -10,6 +10,7 @@ answers that the policy or the window is not the present one, nothing was writte
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -281,7 +282,9 @@ class Verbs:
             policy = yield from self.policy()
             draws = policy.draws(self._matches(policy, ask), command.actual, at)
         if command.of is not None:
-            return (yield replace(command, draws=draws, version=outcome.version))
+            outcome = yield replace(command, draws=draws, version=outcome.version)
+            if outcome.status not in ("stale_policy", "stale_window"):
+                return outcome
         return (yield Reconcile(command.id, command.actual, detail, draws, command.scope, at))
 
     def refund(self, reservation: Reservation | str, detail: Mapping[str, Any]) -> Flow:
@@ -385,10 +388,13 @@ class Verbs:
     def _guard(self, policy: Policy, ask: Ask) -> dict[str, str] | None:
         """Return the frozen subject, if there is one; else check the guards of the call's runs."""
         if policy.fenced is not None:
-            raise StoreUnavailable(
+            self.forget_policy()  # the next one looks whether it was rebuilt
+            error = StoreUnavailable(
                 "the store has lost what it had acknowledged, and nothing is admitted on what is left: "
                 "`budget ledger rebuild` restores it"
             )
+            error.sent, error.lost = False, json.loads(policy.fenced)["lost"]
+            raise error
         frozen = policy.frozen([ask.scope, *self._run_scopes(ask)])
         if frozen is None and ask.run is not None and not self.settings.disabled:
             ask.run.check_guards()

@@ -25,13 +25,14 @@ from contextlib import suppress
 from itertools import count
 from threading import Event, Lock, Thread
 from time import monotonic
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from budget.buckets import allowed
 from budget.commands import Bucket, Draw, Outcome, Sweep
 from budget.errors import ArgumentTypeError, BudgetError, ConfigError
 from budget.limits import CONCURRENT
 from budget.pool import verdict
+from budget.queues import Queue, Want
 from budget.stores.base import Moved, Store, Watch
 from budget.storetime import StoreTime
 
@@ -46,7 +47,6 @@ LONGEST = 3600.0
 """Seconds that one call may wait."""
 _LOOK = 1.0  # seconds after which the watching thread sees to leases that have ended, and whether it is still needed
 _LINGER = 5.0  # seconds that it stays when nobody waits: the next who does often comes soon
-_LOG = 256  # postings of one pool that are kept apart
 _numbers = count()
 
 
@@ -65,64 +65,6 @@ def wait_seconds(value: object) -> float | None:
     return float(value)
 
 
-class _Want(NamedTuple):
-    """What a place needs of one pool, and from when on it would fit by itself (rolling windows; else the pool's)."""
-
-    amount: int
-    limit: int
-    fits_at: int | None
-
-
-class _Queue:
-    """A pool that somebody waits for: its places in order, and what is taken of it.
-
-    `taken` is spent + reserved after the entry `at`, or None if that is not known; `log` has what later entries moved.
-    """
-
-    def __init__(self, at: int, rolling: bool, slots: bool):
-        self.places: list[Place] = []
-        self.rolling, self.slots = rolling, slots
-        self.at, self.taken, self.carry = at, None, 0
-        self.log: deque[tuple[int, int]] = deque()
-        self.start = self.end = 0
-
-    at: int
-    taken: int | None
-
-    def learn(self, bucket: Bucket, seq: int) -> None:
-        """Take what an answer said of the pool."""
-        if seq < self.at:
-            return
-        while self.log and self.log[0][0] <= seq:
-            self.log.popleft()
-        self.at, self.taken, self.carry = seq, bucket.spent + bucket.reserved, bucket.carry
-        self.start, self.end = bucket.start, bucket.end
-
-    def move(self, seq: int, start: int, change: int) -> None:
-        """Take what an entry moved."""
-        if seq <= self.at or (start < self.start and not self.rolling):
-            return
-        if start > self.start and not self.rolling:
-            self.forget(seq)  # another window has begun
-            return
-        self.log.append((seq, change))
-        if len(self.log) > _LOG:
-            self.at, first = self.log.popleft()
-            self.taken = None if self.taken is None else self.taken + first
-
-    def forget(self, seq: int) -> None:
-        """Have what is taken found out by asking."""
-        if seq >= self.at:
-            self.at, self.taken = seq, None
-            self.log.clear()
-
-    def room(self, want: _Want) -> int | None:
-        """Return what is left for one who wants that, or None if it is not known."""
-        if self.taken is None:
-            return None
-        return want.limit + self.carry - self.taken - sum([change for _, change in self.log])
-
-
 class Place:
     """The place of one call in the line; made by `Line.place`. Used by one thread or task at a time."""
 
@@ -130,7 +72,7 @@ class Place:
         self._line = line
         self.until = monotonic() + seconds
         self.number = next(_numbers)
-        self.wants: dict[str, _Want] = {}
+        self.wants: dict[str, Want] = {}
         self.tried = self.trying = self.over = False
         self._wake = Lock()
         self._wake.acquire()
@@ -200,7 +142,7 @@ class Line:
 
     def __init__(self, store: Store, account: str, clock: StoreTime):
         self._store, self._account, self._clock = store, account, clock
-        self._queues: dict[str, _Queue] = {}
+        self._queues: dict[str, Queue] = {}
         self._places: set[Place] = set()
         self._lock = Lock()
         self._gone: deque[Place] = deque()
@@ -221,9 +163,9 @@ class Line:
         with self._lock:
             for pool, bucket in pools:
                 queue = self._queues.get(pool or "")
-                if queue is not None and bucket is not None and bucket.start >= queue.start:
+                if queue is not None and bucket is not None:
                     queue.learn(bucket, seq)
-                    _nudge_next(queue)
+                    queue.nudge()
         self._clear()
 
     def enter(self, place: Place, draws: Sequence[Draw]) -> bool:
@@ -232,7 +174,7 @@ class Line:
             if len(self._places) >= MOST:
                 return False
             wanted = [draw for draw in draws if draw.pool is not None and not draw.shadow]
-            self._stand(place, {draw: _Want(draw.amount, draw.limit, 0 if draw.span else None) for draw in wanted})
+            self._stand(place, {draw: Want(draw.amount, draw.limit, 0 if draw.span else None) for draw in wanted})
             place.trying = self._may(place)
         self._clear()
         return not place.trying
@@ -246,17 +188,17 @@ class Line:
             return False
         with self._lock:
             self._stand(place, {
-                draw: _Want(draw.amount, draw.limit, bucket.end if draw.span else None)
+                draw: Want(draw.amount, draw.limit, bucket.end if draw.span else None)
                 for draw, bucket in found if bucket is not None
             })  # fmt: skip
             for draw, bucket in found:
                 if draw.pool is not None and bucket is not None:
                     self._queues[draw.pool].learn(bucket, outcome.seq)
-                    _nudge_next(self._queues[draw.pool])
+                    self._queues[draw.pool].nudge()
         self._clear()
         return True
 
-    def _stand(self, place: Place, wants: Mapping[Draw, _Want]) -> None:
+    def _stand(self, place: Place, wants: Mapping[Draw, Want]) -> None:
         """Have a place stand in the queues of these pools, and in no others."""
         self._places.add(place)
         before, place.wants = place.wants, {draw.pool or "": want for draw, want in wants.items()}
@@ -264,7 +206,7 @@ class Line:
             queue = self._queues.get(draw.pool or "")
             if queue is None:
                 at = -1 if self._watch is None else self._seen
-                queue = self._queues[draw.pool or ""] = _Queue(at, bool(draw.span), draw.unit == CONCURRENT)
+                queue = self._queues[draw.pool or ""] = Queue(at, bool(draw.span), draw.unit == CONCURRENT)
             if place not in queue.places:
                 insort(queue.places, place)
         self._leave_queues(place, before.keys() - place.wants.keys())
@@ -275,12 +217,13 @@ class Line:
             left = place.until - monotonic()
             if left <= 0 or place.over:
                 closed, place.over = place.over, True
-                place.trying = not closed and (not place.tried or self._may(place, alone=True))
+                may = not place.tried or (place in self._places and self._may(place, alone=True))
+                place.trying = may and not closed
                 return place.trying, 0.0
             if self._may(place):
                 place.trying = True
                 for pool in place.wants:
-                    _nudge_next(self._queues[pool])
+                    self._queues[pool].nudge()
                 return True, 0.0
             if self._watch is None:
                 self._begin()
@@ -310,7 +253,7 @@ class Line:
     def _first(self, place: Place, pool: str) -> bool:
         return self._queues[pool].places[0] is place
 
-    def _fits_at(self, pool: str, want: _Want) -> int:
+    def _fits_at(self, pool: str, want: Want) -> int:
         return self._queues[pool].end if want.fits_at is None else want.fits_at
 
     # Leaving.
@@ -339,7 +282,7 @@ class Line:
             with suppress(ValueError):
                 queue.places.remove(place)
             if queue.places:
-                _nudge_next(queue)
+                queue.nudge()
             else:
                 del self._queues[pool]
 
@@ -369,7 +312,17 @@ class Line:
             self._watch = None
 
     def _follow(self, watch: Watch) -> None:
-        """Bring what others write, until nobody has waited for a while."""
+        try:
+            self._bring(watch)
+        finally:
+            watch.stop()
+            watch.wait(0.0)  # now it lets go of what it holds
+            with self._lock:
+                if watch is self._watch:  # it failed in a way that nobody thought of: the next who waits begins anew
+                    self._watch = None
+
+    def _bring(self, watch: Watch) -> None:
+        """Bring what is written, until nobody has waited for a while."""
         idle = looked = monotonic()
         pause = Event()
         while True:
@@ -398,7 +351,7 @@ class Line:
         """
         with self._lock:
             self._gone.extend([place for place in self._places if place.dead()])
-            return any([queue.slots for queue in self._queues.values()])
+            return any(queue.slots for queue in self._queues.values())
 
     def _take(self, moved: Sequence[Moved] | None) -> None:
         """Carry the pools on by what was written; None: it cannot be known now, and whoever is first asks."""
@@ -419,12 +372,4 @@ class Line:
                         self._queues[pool].move(seq, start, spent + reserved)
             self._seen = max(self._seen, seq)
         for pool in changed:
-            _nudge_next(self._queues[pool])
-
-
-def _nudge_next(queue: _Queue) -> None:
-    """Have the first who is not asking look whether it may."""
-    for place in queue.places:
-        if not place.trying:
-            place.nudge()
-            return
+            self._queues[pool].nudge()

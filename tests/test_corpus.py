@@ -575,7 +575,9 @@ def test_redis_py_4121_connections_leak(redis_url: str, make_budget: Make) -> No
     assert asyncio.run(everybody()) <= before + 2 < 12
 
 
-def test_opencode_14970_a_network_file_system(tmp_path: Path, make_budget: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_opencode_14970_a_network_file_system(
+    tmp_path: Path, make_budget: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("budget.stores.sqlitefile._file_system", lambda folder: "nfs4")
     with pytest.raises(StoreUnavailable, match="network file system"):
         make_budget(f"sqlite:///{tmp_path}/budget.db", limits=["$1/day"]).reserve("$0.10")
@@ -611,4 +613,3 @@ def test_sqlite_wal_reset_corrupts_a_file(tmp_path: Path, make_budget: Make) -> 
     with sqlite3.connect(tmp_path / "budget.db") as db:
         assert db.execute("pragma integrity_check").fetchall() == [("ok",)]
     db.close()
-

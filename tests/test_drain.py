@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -13,14 +14,15 @@ from pathlib import Path
 
 import pytest
 import redis
+from click.testing import CliRunner
 
 from budget.books import Books
+from budget.cli import main
 from budget.engine import Budget
-from budget.errors import BudgetExceeded, StoreUnavailable
+from budget.errors import BudgetExceeded, ConfigError, StoreUnavailable
 from budget.stores.base import open_store
 from budget.stores.records import Records
 from budget.stores.redisdrain import KEPT
-
 
 STREAM = "budget:{default}:j"
 
@@ -57,7 +59,9 @@ def drain_all(books: Books) -> int:
 
 def what(entry: object) -> tuple[object, ...]:
     """What an entry says, apart from its number and digest."""
-    return tuple(getattr(entry, name) for name in ("at_us", "kind", "reservation", "amounts", "scope", "detail", "postings"))
+    return tuple(
+        getattr(entry, name) for name in ("at_us", "kind", "reservation", "amounts", "scope", "detail", "postings")
+    )
 
 
 def test_everything_arrives_in_order_and_proves(budget: Budget, records: Records, client: redis.Redis) -> None:
@@ -150,7 +154,7 @@ def test_a_server_that_is_not_what_it_was_is_not_drained(
     else:
         client.flushall()
         use(budget, 12)
-    with pytest.raises(StoreUnavailable, match="entry|entries|account"):
+    with pytest.raises(StoreUnavailable, match=r"entry|entries|account"):
         drain_all(books)
     assert list(records.store.entries("default", 0)) == kept
 
@@ -170,7 +174,6 @@ from budget.books import Books
 from budget.stores import redisdrain
 from budget.stores.base import open_store
 from budget.stores.records import Records
-import budget.books, budget.stores.base
 redisdrain.PAGE = 20
 redisdrain.KEPT = 5
 books = Books(open_store(sys.argv[1]), "default", Records(sys.argv[2]))
@@ -237,3 +240,51 @@ def test_records_of_a_file_are_its_own(sqlite_url: str, make_budget: Callable[..
     budget.record(usd="1")
     assert len(list(budget.entries())) == 1
     assert not (tmp_path / "records.db").exists()
+
+
+def test_the_command_drains_into_the_default_place(
+    redis_url: str, budget: Budget, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(budget, 200)
+    run = CliRunner()
+    told = json.loads(run.invoke(main, ["drain", "--store", redis_url, "--json"]).stdout)
+    place = tmp_path / "xdg" / "budget" / "records.db"
+    assert told == {"entries": 200, "records": str(place)}
+    assert place.stat().st_mode & 0o777 == 0o600
+    use(budget, 1)
+    found = json.loads(run.invoke(main, ["ledger", "verify", "--store", redis_url, "--json"]).stdout)
+    assert (found["ok"], found["entries"], found["since"], found["partial"]) == (True, 201, 1, False)
+    assert len(run.invoke(main, ["ledger", "export", "--store", redis_url]).stdout.splitlines()) == 201
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "elsewhere"))
+    found = json.loads(run.invoke(main, ["ledger", "verify", "--store", redis_url, "--json"]).stdout)
+    assert (found["ok"], found["partial"], found["since"] > 1) == (True, True, True)
+    assert not (tmp_path / "elsewhere" / "budget" / "records.db").exists()
+    refused = run.invoke(main, ["drain", "--store", redis_url])
+    assert refused.exit_code == 4
+    assert "somebody else has trimmed it" in refused.stderr
+
+
+def test_follow_goes_on_until_it_is_stopped(redis_url: str, budget: Budget, records: Records) -> None:
+    use(budget, 5)
+    command = [sys.executable, "-m", "budget.cli", "drain", "--follow", "--store", redis_url]
+    environment = {**os.environ, "BUDGET_RECORDS": f"sqlite:///{records.path}"}
+    child = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+    try:
+        until = time.monotonic() + 20
+        while records.store.last("default") < 5 and time.monotonic() < until:
+            time.sleep(0.05)
+        use(budget, 3)
+        while records.store.last("default") < 8 and time.monotonic() < until:
+            time.sleep(0.05)
+        child.send_signal(signal.SIGINT)
+        assert child.communicate(timeout=20)[0] == f"drained: 8 entries to {records.path}\n"
+        assert child.returncode == 0
+    finally:
+        child.kill()
+        child.wait()
+
+
+@pytest.mark.parametrize("url", ["redis://x", "sqlite:///", "records.db", ""])
+def test_records_are_a_file(url: str) -> None:
+    with pytest.raises(ConfigError, match="records"):
+        Records(url)

@@ -26,7 +26,7 @@ from budget import Budget, BudgetExceeded, ConfigError, StoreUnavailable
 from budget import core as core_module
 from budget import outbox as outbox_module
 from budget.cli import main
-from budget.commands import Outcome, Reconcile, Record, Reserve
+from budget.commands import Outcome, Reconcile, Record, Renew, Reserve
 from budget.outage import Outage
 from budget.outbox import Item, waiting
 from budget.stores.base import open_store
@@ -40,13 +40,14 @@ class Line:
 
     Attributes:
         state: up, cut, or mute (the command is carried out, and nobody hears of it).
-        tried: The commands that were tried.
+        tried, posted: The commands that were tried, and those that were left with the store.
     """
 
     def __init__(self, budget: Budget):
         self.store: Any = budget.engine.store
         self.state = "up"
         self.tried: list[Any] = []
+        self.posted: list[Any] = []
         self._call, self._acall, self._post = self.store.call, self.store.acall, self.store.post
         self.store.call, self.store.acall, self.store.post = self.call, self.acall, self.post
 
@@ -65,6 +66,7 @@ class Line:
         return outcome
 
     def post(self, account: str, command: Any) -> None:
+        self.posted.append(command)
         if self.state != "cut":
             self._post(account, command)
         if self.state != "up":
@@ -200,6 +202,26 @@ def test_an_end_that_nobody_waits_for(line: Line, budget: Budget) -> None:
     assert ends(budget) == [("reconciled", "1")]
 
 
+def test_nothing_is_left_with_a_store_that_is_given_up_on(line: Line, budget: Budget) -> None:
+    """It would have it in memory, where a kill takes it; a lease need not be renewed in an outbox."""
+    block = budget.reservation("$1").__enter__()
+    line.state = "cut"
+    for _ in range(5):
+        with pytest.raises(StoreUnavailable):
+            budget.reserve("$1", id="f" * 32)
+    outbox = budget.engine.outage.outbox
+    assert outbox is not None
+    budget.engine.post(Renew(block.id, 60_000_000))
+    assert len(outbox) == 0
+    del line.posted[:]
+    id = block.id
+    del block
+    assert [item.command.id for item in outbox.items()] == [id]
+    assert line.posted == []
+    line.state = "up"
+    arrived(budget)
+
+
 def test_a_run_knows_of_an_end_that_waits(line: Line, budget: Budget) -> None:
     with budget.run(agent="support") as run:
         held = budget.reserve("$1")
@@ -300,6 +322,20 @@ def test_a_record_whose_window_is_over(line: Line, budget: Budget) -> None:
     assert books(line.store).faults == []
 
 
+def test_a_cost_out_of_a_slice_whose_window_is_over(make_budget: Make) -> None:
+    """The policy of now is taken first; if the slice's window is over, it is booked as of then, like any other."""
+    verbs = make_budget("memory://").engine.verbs
+    command = Record("a" * 32, "", (5, 0, 0, 0, 1), [], 3, {"user": "alice"}, {}, of="b" * 32)
+    flow = verbs.replay(command, 77)
+    assert next(flow) == command
+    assert flow.send(Outcome("stale_policy", 100, 9)) == replace(command, version=9)
+    booked = flow.send(Outcome("stale_window", 100, 9))
+    assert booked == Reconcile("a" * 32, command.actual, {}, [], command.scope, 77)
+    with pytest.raises(StopIteration) as end:
+        flow.send(Outcome("reconciled", 100, 9))
+    assert end.value.value.status == "reconciled"
+
+
 # Longer than the store knows an id.
 
 
@@ -373,6 +409,17 @@ def test_the_breaker(line: Line, budget: Budget, door: Door, caplog: pytest.LogC
     assert sum("store answers again" in record.getMessage() for record in caplog.records) == 1
 
 
+def test_a_probe_finds_out_when_nothing_waits(line: Line, budget: Budget) -> None:
+    budget.reserve("$1")
+    line.state = "cut"
+    for _ in range(5):
+        with pytest.raises(StoreUnavailable):
+            budget.reserve("$1", id="f" * 32)
+    assert len(budget.engine.outage.outbox or "") == 0
+    line.state = "up"
+    eventually(lambda: not budget.engine.outage.breaker.open)
+
+
 def test_a_refusal_is_an_answer(line: Line, budget: Budget) -> None:
     for _ in range(3):
         line.state = "cut"
@@ -414,6 +461,41 @@ def test_a_store_that_lost_entries_has_answered(line: Line, budget: Budget, monk
     assert not budget.engine.outage.breaker.troubled
 
 
+@pytest.mark.parametrize("error", [ConfigError("store: the server may evict keys"), RuntimeError("a fault of ours")])
+def test_a_probe_that_goes_wrong(
+    line: Line, budget: Budget, error: Exception, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A wrong setting is for the callers to hear of; a fault of ours does not end the probes."""
+    budget.reserve("$1")
+    line.state = "cut"
+    for _ in range(5):
+        with pytest.raises(StoreUnavailable):
+            budget.reserve("$1", id="f" * 32)
+
+    wrong = 0
+
+    def fails(*args: Any, **options: Any) -> Outcome:
+        nonlocal wrong
+        wrong += 1
+        raise error
+
+    breaker = budget.engine.outage.breaker
+    with monkeypatch.context() as patch:
+        patch.setattr(line.store, "call", fails)
+        eventually(lambda: wrong > 0)
+        if isinstance(error, ConfigError):
+            eventually(lambda: not breaker.open)
+            with pytest.raises(ConfigError):
+                budget.reserve("$1")
+        else:
+            eventually(lambda: wrong > 1)
+            assert breaker.open
+            assert "a fault of ours" in caplog.text
+    line.state = "up"
+    eventually(lambda: not breaker.open)
+    assert budget.reserve("$1").state == "open"
+
+
 def test_threads_and_tasks_share_it(line: Line, budget: Budget) -> None:
     budget.reserve("$1")
     line.state = "cut"
@@ -443,6 +525,34 @@ def test_no_thread_before_there_is_work(line: Line, budget: Budget) -> None:
     line.state = "up"
     arrived(budget)
     eventually(lambda: "budget-outbox" not in [thread.name for thread in threading.enumerate()])
+
+
+def test_what_is_left_while_the_thread_ends(line: Line, budget: Budget) -> None:
+    """Whoever leaves it then can start no other thread; the one that ends looks again."""
+    held, outage = budget.reserve("$1"), budget.engine.outage
+
+    class Starting:
+        """The lock, and at the thread's end somebody who leaves something while it is held."""
+
+        def __init__(self) -> None:
+            self._lock, self.left = threading.Lock(), False
+            self.acquire, self.release = self._lock.acquire, self._lock.release
+
+        def __enter__(self) -> None:
+            self._lock.acquire()
+            if not self.left:
+                self.left = True
+                outage.keep(Reconcile(held.id, (250_000_000, 0, 0, 0, 1), {}, known=held))
+
+        def __exit__(self, *error: object) -> None:
+            self._lock.release()
+
+    starting: Any = Starting()
+    outage._starting = starting
+    outage.keep(Reconcile("a" * 32, (125_000_000, 0, 0, 0, 1), {}))
+    eventually(lambda: starting.left)
+    arrived(budget)
+    assert totals(budget) == ("0.375", "0")
 
 
 def test_a_forked_child_asks_for_itself(line: Line, budget: Budget) -> None:
@@ -544,7 +654,7 @@ def test_opening_is_not_part_of_it(line: Line, budget: Budget, door: Door, monke
 
 def test_too_much_waits(line: Line, budget: Budget, door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(outbox_module, "MOST", 2)
-    monkeypatch.setattr(Outage, "_round", lambda self: False)  # nothing gets through yet
+    monkeypatch.setattr(Outage, "_round", lambda self: None)  # nothing gets through yet
     held = [door.reserve("$1") for _ in range(3)]
     line.state = "cut"
     for each in held:

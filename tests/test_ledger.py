@@ -98,7 +98,14 @@ def test_every_amount_counts(unit: int) -> None:
 
 
 def test_no_field_is_forgotten_here() -> None:
-    assert {f.name for f in fields(Entry)} == FORGED.keys() | {"texts", "scope", "detail", "postings", "content", "sealed"}
+    assert {f.name for f in fields(Entry)} == FORGED.keys() | {
+        "texts",
+        "scope",
+        "detail",
+        "postings",
+        "content",
+        "sealed",
+    }
 
 
 @given(st.integers(0, 19))

@@ -25,8 +25,8 @@ TABLES = {
     "pools": "account, pool, name",
     "buckets": 'account, pool, start, "end", since, spent, reserved',
     "reservations": "account, id, state, due, made, body",
-    "entries": "account, seq, at, kind, reservation, usd, tokens, input_tokens, output_tokens, requests, scope, detail, "
-    "postings, digest",
+    "entries": "account, seq, at, kind, reservation, usd, tokens, input_tokens, output_tokens, requests, scope, "
+    "detail, postings, digest",
 }
 
 
@@ -140,12 +140,12 @@ def test_many_pages_are_chained_anew(path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_newer_version_migrates_while_the_file_is_open(path: Path) -> None:
-    with Budget(f"sqlite:///{path}") as budget:
+    with Budget(f"sqlite:///{path}", store_timeout=60) as budget:
         budget.record(usd="1")
         db = sqlite3.connect(path)
         db.execute(f"pragma user_version = {SCHEMA_VERSION + 1}")
         db.close()
-        with pytest.raises(StoreUnavailable, match="newer version.*start this process again"):
+        with pytest.raises(StoreUnavailable, match=r"newer version.*start this process again"):
             budget.reserve("$1")
         db = sqlite3.connect(path)
         assert db.execute("select count(*) from entries").fetchone() == (1,)

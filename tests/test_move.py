@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +30,8 @@ class World:
         self.urls = [self._url(folder, kind, i) for i, kind in enumerate(kinds)]
         self.stores: list[Store] = [open_store(url) for url in self.urls]
         self.records = [Records(f"sqlite:///{folder / f'records{i}.db'}") for i in range(2)]
-        self.source, self.target = (
-            Books(store, "default", records) for store, records in zip(self.stores, self.records, strict=True)
-        )
+        pairs = zip(self.stores, self.records, strict=True)
+        self.source, self.target = (Books(store, "default", records) for store, records in pairs)
 
     @staticmethod
     def _url(folder: Path, kind: str, which: int) -> str:
@@ -45,7 +45,7 @@ class World:
             each.close()
 
 
-@pytest.fixture(params=PAIRS, ids=lambda pair: "-".join(pair))
+@pytest.fixture(params=PAIRS, ids="-".join)
 def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
     if "redis" in request.param:
         empty_redis()
@@ -152,9 +152,8 @@ def test_a_move_that_was_killed_is_made_again(
             return call(command)
 
         patch.setattr(world.target, "call", dies)
-        with pytest.raises(KeyboardInterrupt):
+        with suppress(KeyboardInterrupt):
             move(world.source, world.target, ACTOR)
-            raise KeyboardInterrupt
     admitted = 0
     for store in world.stores:
         if not store.call("default", LoadPolicy(), 5.0).version:

@@ -37,6 +37,12 @@ def refund(n: int) -> Item:
     return Item(1000 + n, Refund(f"{n:032x}", {"outcome": "no answer"}))
 
 
+def done(outbox: Outbox) -> None:
+    item = outbox.first()
+    assert item is not None
+    outbox.done(item)
+
+
 def left(outbox: Outbox) -> list[int]:
     """What somebody else finds, taken over in full."""
     found: list[int] = []
@@ -117,9 +123,9 @@ def test_the_file_goes_when_all_is_carried_out(outbox: Outbox) -> None:
         outbox.leave(refund(n))
     outbox.flush()
     assert outbox.first() == refund(0)
-    outbox.done()
+    done(outbox)
     assert waiting(outbox.folder)[0] == 2, "what is sent twice counts once; what is removed early is lost"
-    outbox.done()
+    done(outbox)
     assert outbox.first() is None
     assert list(outbox.folder.iterdir()) == []
     outbox.leave(refund(5))
@@ -129,9 +135,23 @@ def test_the_file_goes_when_all_is_carried_out(outbox: Outbox) -> None:
 
 def test_what_was_carried_out_before_it_was_written(outbox: Outbox) -> None:
     outbox.leave(refund(0))
-    outbox.done()
+    done(outbox)
     outbox.flush()
     assert not outbox.folder.exists() or list(outbox.folder.iterdir()) == []
+
+
+def test_it_is_closed_while_something_is_carried_out(outbox: Outbox) -> None:
+    """It is carried out once more by whoever comes next; twice counts once."""
+    for n in range(2):
+        outbox.leave(refund(n))
+    item = outbox.first()
+    assert item is not None
+    outbox.close()
+    outbox.done(item)
+    outbox.leave(refund(2))
+    outbox.done(item)
+    assert len(outbox) == 1
+    assert left(outbox) == [0, 1]
 
 
 def test_a_torn_last_line_was_promised_to_nobody(outbox: Outbox) -> None:

@@ -155,6 +155,13 @@ def test_matches_by_brute_force(texts: list[str], scope: dict[str, str]) -> None
     assert [m.limit for m in policy(*own).matches(scope, [], [])] == expected
 
 
+def test_of_two_limits_of_one_identity_in_the_code_the_first_holds() -> None:
+    """The argument's over the file's: they come first, and a pool is drawn on once. Caps share nothing, so all hold."""
+    found = policy(Limit("$0.50/day"), Limit("$100/day"), Limit("$3/request"), Limit("$2/request"))
+    draws = found.draws(found.matches({}), AMOUNTS, 5)
+    assert [draw.limit for draw in draws] == [5 * 10**8, 3 * 10**9, 2 * 10**9]
+
+
 # Which pools.
 
 

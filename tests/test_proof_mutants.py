@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 from proof.mutants import ROOT, Mutant, catch, mutants
 
@@ -25,11 +23,18 @@ def test_the_command_can_tell(capsys: pytest.CaptureFixture[str], monkeypatch: p
     money = "tests/test_money.py::test_an_error_is_short"
     rows = [
         ("bad", "x", "budget/money.py", "text[:37]", "text[:377]", (money,)),
-        ("harmless", "x", "budget/money.py", '"""Write nano-dollars for a person', '"""Write nanos for a person', (money,)),
+        (
+            "harmless",
+            "x",
+            "budget/money.py",
+            '"""Write nano-dollars for a person',
+            '"""Write nanos for a person',
+            (money,),
+        ),
         ("gone", "x", "budget/money.py", "no such text", "", (money,)),
     ]
     monkeypatch.setattr("proof.mutants.TABLE", rows)
     assert not catch("", 2)
     said = capsys.readouterr().out
-    assert [line.split()[0] for line in said.splitlines()] == ["caught", "SURVIVED", "NOT", "1"]
-    assert Path(ROOT / "budget").is_dir()
+    words = [line.rpartition(": ")[2].split()[0] for line in said.splitlines()]
+    assert words == ["caught", "SURVIVED", "NOT", "1"]

@@ -1,10 +1,9 @@
-"""Connections that are cut, stalled, closed by half, swallowed or repeated at a byte: the account is as if in some order."""
+"""Connections that fail at a chosen byte, in every way: the account is as some legal order makes it."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from proof.faults import DOORS, KINDS, PATIENCE, UNANSWERED, lengths, run, trials

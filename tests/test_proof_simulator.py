@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 from proof.invariants import Violation
-from proof.simulator import Message, World, simulate
+from proof.simclients import Message
+from proof.simulator import World, simulate
 
 from budget.commands import Reconcile, Record, Refund
 
@@ -70,5 +71,5 @@ def test_a_lost_refund_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
         deliver(world, group, lose_answer)
 
     monkeypatch.setattr(World, "deliver", lying)
-    with pytest.raises(Violation, match="I15: .* was acknowledged, and is not in the ledger"):
+    with pytest.raises(Violation, match=r"I15: .* was acknowledged, and is not in the ledger"):
         simulate(4, STEPS)

@@ -415,3 +415,22 @@ def test_a_reconcile_that_was_sent_for_an_unknown_call_finds_it(store_url: str) 
     less = store.call("default", Reconcile("1" * 32, (4, None, None, None, None), {}), 10.0)
     assert less.status == "conflict"  # what it does not say is what was reserved, and that was not what it cost
     store.close()
+
+
+def test_what_requests_have_in_common_is_not_taken_for_the_rest(store: Store) -> None:
+    """Two accounts with pools of the same ids, two costs of the same pools, looks that differ at the front alone."""
+    pools = [f"p{n}" for n in range(12)]
+    draws = [Draw(pool, f"name of {pool}", 0, 100, 1, 0, FOREVER, 0, "its limit") for pool in pools]
+    figures = (1, 0, 0, 0, 1)
+    for account, times in (("one", 1), ("two", 2)):
+        for n in range(times):
+            reserve = Reserve(f"{n:032x}", "asked", figures, draws, 0, 60 * S, {}, {})
+            assert store.call(account, reserve, 10.0).status == "reserved"
+    assert store.call("one", Reconcile(f"{0:032x}", figures, {}), 10.0).status == "reconciled"
+    unknown = Reconcile(f"{9:032x}", figures, {}, draws, {}, 1)
+    assert store.call("one", unknown, 10.0).status == "reconciled"
+    for account, expected in (("one", (2, 0)), ("two", (0, 2))):
+        for asked in (pools, pools[::-1], ["none", *pools[1:]], pools):
+            found = store.call(account, Status(asked), 10.0).buckets
+            assert [b and (b.spent, b.reserved) for b in found] == [None if p == "none" else expected for p in asked]
+        assert books(store, account).faults == []

@@ -233,13 +233,11 @@ def test_a_line(word: str, door: str, case: Case) -> None:
             assert reserve(hasty, door, loop.run).state == "open"
         else:
             if word == "LOADING":  # who meets a connection that broke when the server ended cannot know
-                with pytest.raises(StoreUnavailable):
-                    reserve(hasty, door, loop.run)
-            with pytest.raises(StoreUnavailable) as caught:
-                reserve(hasty, door, loop.run)
-            assert caught.value.sent is not fault.harmless
+                refusal(hasty, door, loop.run)
+            error = refusal(hasty, door, loop.run)
+            assert error.sent is not fault.harmless
             told = (fault.says, "is a replica", "no node of the cluster has the account's slot")
-            assert fault.act is Act.FLOW or any(words in str(caught.value) for words in told)
+            assert fault.act is Act.FLOW or any(words in str(error) for words in told)
         if patient:
             timer = Timer(0.4, case.end)
             timer.start()
@@ -256,6 +254,16 @@ def test_a_line(word: str, door: str, case: Case) -> None:
 
 def reserve(budget: Budget, door: str, run: Callable[..., Any]) -> Any:
     return budget.reserve("$0.10") if door == "threads" else run(budget.aio.reserve("$0.10"))
+
+
+def refusal(budget: Budget, door: str, run: Callable[..., Any]) -> StoreUnavailable:
+    """What a reserve is told; on a busy machine the last answer may come too late, and then it is asked once more."""
+    for _ in range(5):
+        with pytest.raises(StoreUnavailable) as caught:
+            reserve(budget, door, run)
+        if "(" in str(caught.value) or "refused to" in str(caught.value):
+            break
+    return caught.value
 
 
 def answer(case: Case, word: str) -> str:
@@ -406,7 +414,7 @@ def test_tasks_wait_for_their_turn(case: Case, late: bool) -> None:
 
     async def one(n: int) -> Any:
         try:
-            return await store.acall("acct", Reserve(f"{n:032x}", *_rest(A_RESERVE)), 0.5 if late else 30.0)
+            return await store.acall("acct", Reserve(f"{n:032x}", *_rest(A_RESERVE)), 2.0 if late else 30.0)
         except StoreUnavailable as error:
             return error
 

@@ -7,7 +7,7 @@ import multiprocessing
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import timedelta
 from decimal import Decimal
@@ -29,8 +29,12 @@ from budget import (
     RunStopped,
     StoreUnavailable,
 )
-from budget.stores.base import Store
+from budget.commands import Bucket, Draw, Outcome
+from budget.queues import Queue, Want
+from budget.stores.base import Store, open_store
 from budget.storetime import StoreTime
+from budget.waiting import Line, Place
+from budget.window import FOREVER
 
 Make = Callable[..., Budget]
 LONG = 60.0
@@ -39,7 +43,7 @@ LONG = 60.0
 class Caller(threading.Thread):
     """A thread that reserves, and what came of it."""
 
-    def __init__(self, b: Budget, amount: str = "$1", wait: float | None = LONG, **request: Any):
+    def __init__(self, b: Budget, amount: str = "$1", wait: float = 3600, **request: Any):
         super().__init__(daemon=True)
         self._call = lambda: b.reserve(amount, wait=wait, **request)
         self.answer: Reservation | BaseException | None = None
@@ -350,7 +354,7 @@ def test_the_frozen_do_not_wait(b: Budget) -> None:
 
 def test_a_freeze_ends_the_waits_of_its_subject(b: Budget) -> None:
     b.reserve("$1")
-    waits = Caller(b, user="alice", wait=3600)
+    waits = Caller(b, user="alice")
     in_line(b, 1)
     b.freeze(user="alice")
     assert isinstance(waits.result(), Frozen)
@@ -375,9 +379,9 @@ def test_the_line_is_full(b: Budget, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_closing_ends_the_waits(b: Budget) -> None:
     b.reserve("$1")
-    tried, behind = Caller(b, wait=3600), None
+    tried = Caller(b)
     in_line(b, 1)
-    behind = Caller(b, wait=3600)
+    behind = Caller(b)
     in_line(b, 2)
     b.close()
     assert isinstance(tried.result(), BudgetExceeded)
@@ -445,7 +449,6 @@ def test_an_event_loop_that_ends_with_waiters(b: Budget) -> None:
 
 def test_an_interrupt_leaves_nothing(b: Budget) -> None:
     held = b.reserve("$1")
-    behind = None
     signal.signal(signal.SIGALRM, signal.default_int_handler)
     try:
         signal.setitimer(signal.ITIMER_REAL, 0.1)
@@ -501,6 +504,130 @@ def test_what_a_watch_tells(budget_factory: Make) -> None:
     assert [each.seq for each in seen] == [1, 2, 3]
     moved = [None if each.postings is None else [p[2:] for p in each.postings] for each in seen]
     assert moved == [[(0, 400_000_000)], [(100_000_000, -400_000_000)], None]
+
+
+# The line itself.
+
+DRAW = Draw("pool", "name", 0, 10, 1, 100, FOREVER, 0)
+
+
+@pytest.fixture
+def line() -> Iterator[Line]:
+    made = Line(open_store("memory://"), "default", StoreTime())
+    yield made
+    made.close()
+
+
+def stands(line: Line, amount: int, seconds: float = LONG) -> Place:
+    """A place that was refused: nine of ten are taken."""
+    place = line.place(seconds)
+    draws = [DRAW._replace(amount=amount)]
+    place.queues(draws)
+    refused = Outcome("refused", 0, 0, [Bucket(100, FOREVER, 100, 0, 9)], [0], seq=7)
+    assert place.stays(draws, refused)
+    return place
+
+
+def may_ask(*places: Place) -> list[bool]:
+    return [place._line.look(place)[0] is True for place in places]
+
+
+def test_so_many_ask_as_there_seems_to_be_room_for(line: Line) -> None:
+    places = [stands(line, 3) for _ in range(4)]
+    assert may_ask(*places) == [False] * 4
+    line.told([("pool", Bucket(100, FOREVER, 100, 0, 4))], 8)
+    assert may_ask(*places) == [True, True, False, False]
+    line.told([("pool", Bucket(100, FOREVER, 100, 0, 7))], 9)  # the first has got it
+    places[0].leave()
+    assert may_ask(places[2], places[3]) == [False, False]
+    line.told([("pool", Bucket(100, FOREVER, 100, 0, 0))], 10)
+    assert may_ask(places[2], places[3]) == [True, True]
+
+
+def test_a_small_one_does_not_overtake(line: Line) -> None:
+    big, small = stands(line, 9), stands(line, 2)
+    line.told([("pool", Bucket(100, FOREVER, 100, 0, 5))], 8)
+    assert may_ask(big, small) == [False, False]
+    big.leave()
+    assert may_ask(small) == [True]
+
+
+def test_who_comes_first_is_waited_for(line: Line) -> None:
+    """Also where it is another pool that holds that one up."""
+    first = line.place(LONG)
+    draws = [DRAW, DRAW._replace(pool="other")]
+    first.queues(draws)
+    full = Bucket(100, FOREVER, 100, 0, 10)
+    assert first.stays(draws, Outcome("refused", 0, 0, [full, full], [0, 1], seq=7))
+    second = line.place(LONG)
+    assert second.queues([DRAW])
+    line.told([("pool", Bucket(100, FOREVER, 100, 0, 0))], 8)
+    assert may_ask(first, second) == [False, False]
+    line.told([("other", Bucket(100, FOREVER, 100, 0, 0))], 9)
+    assert may_ask(first, second) == [True, True]
+
+
+def test_at_the_end_of_its_time_a_place_takes_what_there_is(line: Line) -> None:
+    big, small = stands(line, 9), stands(line, 2, 0.0)
+    line.told([("pool", Bucket(100, FOREVER, 100, 0, 5))], 8)
+    assert may_ask(big, small) == [False, True]
+    other = stands(line, 2, 0.0)
+    line.told([("pool", Bucket(100, FOREVER, 100, 0, 9))], 9)
+    assert line.look(other) == (False, 0.0)  # there is none, and it knows
+
+
+def test_a_newcomer_asks_alone_until_something_is_known(line: Line) -> None:
+    places = [line.place(LONG) for _ in range(3)]
+    assert [place.queues([DRAW]) for place in places] == [False, True, True]
+    line.told([("pool", Bucket(100, FOREVER, 100, 0, 1))], 8)
+    assert may_ask(*places[1:]) == [True, True]
+
+
+# What is known of a pool.
+
+
+def bucket(start: int, taken: int) -> Bucket:
+    return Bucket(start, start + 100, start, taken, 0)
+
+
+def room(queue: Queue) -> int | None:
+    return queue.room(Want(1, 10, None))
+
+
+def test_what_is_taken_is_carried_on() -> None:
+    queue = Queue(-1, False, False)
+    assert room(queue) is None
+    queue.learn(bucket(100, 7), 5)
+    queue.move(5, 100, -7)  # is in it already
+    queue.move(6, 100, 2)
+    queue.move(7, 0, -5)  # a late end in the window before
+    assert room(queue) == 1
+    queue.learn(bucket(100, 9), 6)
+    assert room(queue) == 1
+    queue.learn(bucket(100, 0), 4)  # an answer that is older than what is known
+    assert room(queue) == 1
+    queue.move(8, 200, 3)
+    assert room(queue) is None  # another window
+
+
+def test_an_answer_that_is_older_than_the_last_entries() -> None:
+    queue = Queue(3, False, False)
+    for seq in range(4, 1000):
+        queue.move(seq, 100, 1 if seq % 2 else -1)
+    queue.learn(bucket(100, 4), 500)
+    assert room(queue) == 10 - 4 - 1
+    queue.forget(999)
+    queue.learn(bucket(100, 4), 998)
+    assert room(queue) is None  # the policy was changed since
+
+
+def test_many_movements() -> None:
+    queue = Queue(-1, True, False)
+    queue.learn(bucket(100, 4), 0)
+    for seq in range(1, 2001):
+        queue.move(seq, seq, 1 if seq % 2 else -1)
+    assert room(queue) == 6
+    assert len(queue.log) < 300
 
 
 # The store's time.

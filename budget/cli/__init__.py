@@ -45,6 +45,7 @@ _COMMANDS = {
     "drain": ("ledger", "Read a server's ledger into the records store."),
     "backup": ("operate", "Copy the store's file while others write to it."),
     "move": ("operate", "Move the account to another store."),
+    "erase": ("operate", "Put a pseudonym in the place of a subject."),
     "replay": ("replay", "Replay a trace: what would these limits refuse?"),
     "prices": ("prices", "See, check and set what models cost."),
     "doctor": ("doctor", "Check the store, the prices and the installed SDKs."),

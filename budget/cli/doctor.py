@@ -110,6 +110,7 @@ def _server(facts: Mapping[str, str]) -> Iterator[Finding]:
         return
     name = f"Valkey {facts['valkey_version']}" if "valkey_version" in facts else f"Redis {facts.get('redis_version')}"
     yield Finding("server", "ok", f"{name}, maxmemory-policy {facts.get('maxmemory_policy')}")
+    yield Finding("topology", "ok", f"{facts.get('topology')}, profile {facts.get('profile')}")
     kept = facts.get("aof_enabled") == "1"
     lost = "no append-only file: a restart loses what came after the last snapshot (appendonly yes)"
     yield Finding("persistence", *(("ok", "append-only file") if kept else ("note", lost)))

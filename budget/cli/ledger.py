@@ -84,7 +84,7 @@ def tail(common: Common, words: tuple[str, ...], count: int) -> None:
 @click.option("-o", "--output", metavar="FILE", help="Where to; it must not exist. Default: stdout.")
 @common
 def export(common: Common, words: tuple[str, ...], since: str | None, kind: str, output: str | None) -> None:
-    """Write the entries, one a line, the oldest first: as JSON, or as CSV whose cells no spreadsheet takes for formulas.
+    """Write the entries, one a line, the oldest first: as JSON, or as CSV in which no cell is a formula.
 
     \b
     Example:
@@ -244,7 +244,8 @@ def drain(common: Common, follow: bool) -> None:
     from budget.drainer import EVERY
 
     total = 0
-    with opened(common, drains=True) as (_, books):
+    with opened(common, drains=True) as (budget, books):
+        budget.engine.drainer.stop()  # what is done here is counted
         if not books.drains:
             raise ConfigError("drain: this store keeps its own ledger; only a server's is drained")
         while True:

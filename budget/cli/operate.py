@@ -8,7 +8,7 @@ import click
 
 from budget.cli.common import Common, common
 from budget.cli.ledger import opened
-from budget.cli.output import print_json, say
+from budget.cli.output import note, print_json, say
 from budget.errors import ConfigError
 
 
@@ -66,3 +66,32 @@ def move(common: Common, to: str, reason: str | None) -> None:
         print_json(told)
     else:
         say("moved: " + ", ".join(f"{count} {name}" for name, count in told.items()))
+
+
+@click.command("erase")
+@click.argument("word", metavar="attr=value")
+@click.option("--reason", metavar="TEXT", help="Why, for the ledger.")
+@common
+def erase(common: Common, word: str, reason: str | None) -> None:
+    """Put a pseudonym in the place of a value, in all that is kept of it. Sums and chain stay provable.
+
+    The pseudonym is made with the key in BUDGET_ERASE_KEY, else with that of a file beside the store (.erase-key).
+
+    \b
+    Example:
+      budget erase user=alice --reason 'request of 3 March'
+    """
+    from budget.admin import actor
+    from budget.cli.common import attributes_of
+    from budget.erasing import erase as erase_value
+
+    wanted = attributes_of((word,))
+    [(attribute, value)] = wanted.items()
+    with opened(common) as (_, books):
+        done = erase_value(books, attribute, value, actor(reason))
+    if not done.clean:
+        note(
+            "a reader keeps the file's log: it still has the value until that reader has gone and something is written"
+        )
+    told = {"entries": done.entries, "pseudonym": done.pseudonym, "clean": done.clean}
+    print_json(told) if common.json else say(f"erased: {done.entries} entries; it is now {attribute}={done.pseudonym}")

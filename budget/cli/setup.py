@@ -36,7 +36,8 @@ TEMPLATE = """\
 # What a call sets aside: "max", the most it can cost; or "p99", "p95" or "expected", learned, which can be overrun.
 #reserve_at = "max"
 
-# When the store cannot answer: "refuse".
+# A call whose reserve the store cannot answer: "refuse", "local_allowance:$1" (what this process may spend meanwhile,
+# bought in advance) or "allow:i-accept-unbounded-spend".
 #on_store_error = "refuse"
 
 # Seconds that one call may wait for the store.
@@ -48,7 +49,7 @@ TEMPLATE = """\
 #price_files = []
 
 # Limits of every process that reads this file, besides those set in the store (`budget set`), which win where both
-# exist. An amount per window: request, run, minute, hour, day, week, month, year or lifetime.
+# exist. An amount per window: request, run, minute, hour, day, week, month, year, lifetime, or "7d rolling".
 
 # Everybody together.
 #[[limits]]
@@ -82,6 +83,16 @@ TEMPLATE = """\
 #[[limits]]
 #limit = "8 concurrent"
 #per = "user"
+
+# Options: where windows begin (a day at "06:00", a week on "sunday", a month on 15, a year on "04-01"), how much of what
+# a window of money left unspent the next one may use, when to warn, and mode = "shadow", which never refuses.
+#[[limits]]
+#limit = "$100/month"
+#per = "team"
+#starts = 15
+#rollover = "$20"
+#warn = ["80%"]
+#mode = "shadow"
 
 # Single prices of your own, USD per million tokens, as text. They go before all of those. A price that is half or less
 # of the one known must say so: lower = true.

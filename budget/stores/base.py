@@ -21,6 +21,7 @@ from budget.audit import Chained, Checkpoint
 from budget.commands import Bucket, Command, Outcome, Reservation
 from budget.errors import ConfigError
 from budget.ledger import Entry, Posting
+from budget.pseudonym import Swap
 
 __all__ = ["PAGE", "Cursor", "Drained", "Moved", "Snapshot", "Store", "Watch", "open_store", "read_entries"]
 
@@ -57,7 +58,7 @@ class Watch(Protocol):
         ...
 
     def stop(self) -> None:
-        """End a wait, from any thread, and let go of what it holds."""
+        """End a wait, from any thread. From then on `wait` returns nothing, and lets go of what it holds."""
         ...
 
 
@@ -176,6 +177,14 @@ class Drained(Protocol):
 
     def put_reservations(self, account: str, reservations: Sequence[Reservation]) -> None:
         """Write reservations of another store, open and ended ones, without touching a counter."""
+        ...
+
+    def swap_all(self, account: str, swap_of: Callable[[Mapping[str, str]], Swap]) -> None:
+        """Put a pseudonym in the place of a value in pools, ended reservations and sketches."""
+        ...
+
+    def trim_all(self, account: str, cursor: Cursor) -> None:
+        """Drop every entry up to a place."""
         ...
 
     def retire(self, account: str, pool: str, windows: Sequence[Bucket], whole: bool) -> None:

@@ -29,8 +29,10 @@ class LoopWire(asyncio.Protocol):
         self.meeting = asyncio.Lock()
         """Held by who compares."""
         self._opening = asyncio.Lock()
+        self._failed: Lost | None = None  # the last attempt that failed
         self._connection: Any = None
-        self._transport: asyncio.Transport | None = None
+        self.line: asyncio.Transport | None = None
+        """The present connection."""
         self._pending: deque[tuple[asyncio.Future[Any], float]] = deque()  # who waits, until when
         self._queue: deque[tuple[bytes, asyncio.Future[Any], float]] = deque()  # whose turn has not come
         self._timer: asyncio.TimerHandle | None = None
@@ -43,26 +45,28 @@ class LoopWire(asyncio.Protocol):
         """Whether it was ever connected."""
         return self._end is not None
 
-    @property
-    def line(self) -> object:
-        """The present connection, or None."""
-        return self._transport
-
     async def open(self, timeout: float) -> None:
         """Connect, unless it is connected.
 
         Raises:
             Lost: It cannot.
         """
+        before = self._failed
         async with self._opening:
-            if self._transport is not None:
+            if self.line is not None:
                 return
-            connection = await self._connect(timeout)
+            if self._failed is not before and self._failed is not None:
+                raise Lost(str(self._failed))  # who waited for an attempt has had one
+            try:
+                connection = await self._connect(timeout)
+            except Lost as error:
+                self._failed = error
+                raise
             # The handshake is over and nothing is on its way: from here the bytes come to us.
             self._replies = reader()
             self._connection = connection
-            self._transport = connection._writer.transport
-            self._transport.set_protocol(self)
+            self.line = connection._writer.transport
+            self.line.set_protocol(self)
             if self._end is None:  # one for all connections: the end of an earlier one would close this one
                 self._end = self._until_the_loop_ends()
                 await anext(self._end)
@@ -74,7 +78,7 @@ class LoopWire(asyncio.Protocol):
         the loop's clock); `Unsent` if its turn did not come by then.
         """
         future = self.loop.create_future()
-        if self._transport is None:
+        if self.line is None:
             future.set_exception(Lost("the connection to the server was lost"))
             return future
         if self._queue or len(self._pending) >= IN_FLIGHT:
@@ -91,7 +95,7 @@ class LoopWire(asyncio.Protocol):
 
     def close(self) -> None:
         """Close the connection. The next `open` makes another."""
-        transport, self._transport = self._transport, None
+        transport, self.line = self.line, None
         if transport is not None:
             transport.abort()
             self._connection._writer = self._connection._reader = None
@@ -111,7 +115,7 @@ class LoopWire(asyncio.Protocol):
 
     def leave(self, line: object) -> None:
         """Close this connection, if it is the present one."""
-        if line is self._transport:
+        if line is self.line:
             self.close()
 
     # What the loop calls.
@@ -135,8 +139,8 @@ class LoopWire(asyncio.Protocol):
         self.close()
 
     def _flush(self) -> None:
-        if self._transport is not None and self._output:
-            self._transport.write(b"".join(self._output))
+        if self.line is not None and self._output:
+            self.line.write(b"".join(self._output))
         self._output.clear()
 
     def _admit(self) -> None:

@@ -12,12 +12,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from heapq import heappop, heappush
 from itertools import islice
 from threading import Lock
+from typing import Any
 from weakref import WeakSet
 
-from budget.audit import Checkpoint, read_checkpoint
+from budget.audit import Checkpoint, Vouch, read_checkpoint
 from budget.commands import Account, Bucket, Command, Outcome, Reservation
+from budget.ends import NOTHING, log
 from budget.ledger import Entry
 from budget.pool import apply, keep_until
+from budget.pseudonym import Swap
 from budget.stores.base import PAGE, Snapshot
 from budget.stores.watches import LedgerWatch
 
@@ -188,6 +191,33 @@ class MemoryStore:
         """Read the last checkpoint."""
         found = next((entry for entry in reversed(self._read(account).ledger) if entry.kind == "pruned"), None)
         return None if found is None else read_checkpoint(found.seq, found.detail)
+
+    def erase(self, account: str, swap_of: Callable[[Mapping[str, str]], Swap], detail: Mapping[str, Any]) -> int:
+        """Put a pseudonym in the place of a value; return how many entries have changed."""
+        with self._lock:
+            old = self._read(account)
+            swap, new, vouch, count = swap_of(old.names), _MemoryState(), Vouch(), 0
+            new.account = old.account
+            for (kind, identity), body in old.rows.items():
+                new.account.version += new.put_policy(kind, swap.text(identity), swap.text(body))
+            for pool, buckets in old.pools.items():
+                other, name = swap.pools.get(pool, (pool, old.names[pool]))
+                for bucket in buckets.values():
+                    known = new.bucket(other, bucket.start)
+                    more = bucket.at(bucket.spent + known.spent, bucket.reserved + known.reserved) if known else bucket
+                    new.put_bucket(other, more, name)
+            for id in (*old.ended, *(id for _, id in old.leases)):
+                if id in old.reservations:
+                    new.put_reservation(swap.reservation(old.reservations[id]))
+            new.sketches = {swap.sketch(name): counts for name, counts in old.sketches.items()}
+            for entry in old.ledger:
+                new.append(swap.entry(entry))
+                vouch.add(new.ledger[-1])
+                count += new.ledger[-1] is not entry
+            told = {**detail, "entries": count, **({"sealed": str(vouch)} if vouch.any else {})}
+            log(new, new.account.clock, "erased", None, NOTHING, {}, told, ())
+            self._states[account] = new
+            return count
 
     def forget_entries(self, account: str, upto: int) -> None:
         """Drop entries that a checkpoint stands for."""

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Mapping, Sequence
 from struct import Struct
 from typing import Any, NamedTuple
@@ -17,9 +19,9 @@ from budget.commands import Amounts, Bucket, Reservation, Share
 from budget.ledger import GENESIS, dumps
 
 __all__ = [
-    "BUCKET", "CHARGED", "KINDS", "NOTHING_KEPT", "NUMBERS", "RECORD", "Buckets", "Marker", "keep", "pack_amounts",
-    "pack_counts", "pack_record", "read_amounts", "read_bucket", "read_buckets", "read_counts", "read_kept", "read_marker",
-    "read_place", "read_record", "read_shares", "seal", "shares_of",
+    "BUCKET", "CHARGED", "KINDS", "NOTHING_KEPT", "NUMBERS", "RECORD", "Buckets", "Marker", "Named", "keep",
+    "named_in", "pack_amounts", "pack_counts", "pack_ids", "pack_record", "read_amounts", "read_bucket",
+    "read_buckets", "read_counts", "read_kept", "read_marker", "read_place", "read_record", "read_shares", "seal",
 ]  # fmt: skip
 
 KINDS = {
@@ -51,7 +53,11 @@ _MARKER = Struct("<3d40s")  # of a marker: version, sequence, epoch, digest; bef
 _PLACE = Struct("<3d")
 _BEFORE_VERSION = 40
 _FIRST_MARKER = Struct("<2d16x40s")  # of the first format: version, sequence, digest
-_STATES = {b"o": "open", b"r": "reconciled", b"f": "refunded", b"x": "expired"}
+_COMPACT, _ALL_TAKEN, _NONE_TAKEN = 2**15, 2**14, 2**13  # added to the number of pools
+_OPEN = b"p"
+_FRESH = Struct("<cdddH")  # the head of a reservation that is open and has given nothing back: RECORD's, but for that
+_HEX = re.compile("[0-9a-f]{32}")
+_STATES = {b"o": "open", _OPEN: "open", b"r": "reconciled", b"f": "refunded", b"x": "expired"}
 
 
 def pack_counts(counts: Mapping[int, int]) -> bytes:
@@ -77,34 +83,85 @@ def keep(
 
     Args:
         amounts: What was asked for.
-        pools: How many, their ids, their units packed.
-        taken: What was taken from each, packed.
+        pools: How many, their ids (`pack_ids`), their units, a byte each.
+        taken: What was taken from each, packed. It is left out where that is the amount of its unit, or nothing.
         digest: Of what the caller asked.
         scope, detail, parent: Of the reservation.
     """
     count, ids, units = pools
-    asked = digest.encode()
+    asked = _pack_digest(digest)
     body = dumps((scope, detail, parent)).encode()
-    widths = _WIDTHS.pack(count, len(ids), len(asked))
+    shape = _COMPACT + count
+    if not any(taken):
+        shape, taken = shape + _NONE_TAKEN, b""
+    elif None not in amounts:
+        usual = (*amounts, 1)
+        if taken == NUMBERS[count].pack(*[usual[unit] for unit in units]):
+            shape, taken = shape + _ALL_TAKEN, b""
+    widths = _WIDTHS.pack(shape, len(ids), len(asked))
     return seal(b"".join((pack_amounts(amounts), widths, units, taken, ids, asked, body)))
+
+
+def pack_ids(ids: Sequence[str]) -> bytes:
+    """Write the ids of pools. Those that are made of 96 bits (all but those of tests) are written as such."""
+    if ids and all(len(id) == 16 for id in ids):
+        raw = urlsafe_b64decode("".join(ids))
+        if urlsafe_b64encode(raw).decode() == "".join(ids):
+            return b"\0" + raw
+    return "\n".join(ids).encode()
+
+
+def _read_ids(packed: bytes) -> list[str]:
+    if not packed.startswith(b"\0"):
+        return packed.decode().split("\n")
+    text = urlsafe_b64encode(packed[1:]).decode()
+    return [text[i : i + 16] for i in range(0, len(text), 16)]
+
+
+def _pack_digest(digest: str) -> bytes:
+    return b"\0" + bytes.fromhex(digest) if _HEX.fullmatch(digest) else digest.encode()
+
+
+def _read_digest(packed: bytes) -> str:
+    return packed[1:].hex() if packed.startswith(b"\0") else packed.decode()
+
+
+def _layout(kept: bytes) -> tuple[int, int, int, int]:
+    """Return how many pools a request has, where their ids begin, and the bytes of these and of the digest."""
+    shape, width, length = _WIDTHS.unpack_from(kept, _KEPT)
+    start = _KEPT + _WIDTHS.size
+    if shape < _COMPACT:
+        return shape, start + 16 * shape, width, length
+    count = shape % _NONE_TAKEN
+    return count, start + count + (8 * count if shape - count == _COMPACT else 0), width, length
 
 
 def read_kept(kept: bytes) -> tuple[Amounts, str, dict[str, str], dict[str, Any], str | None]:
     """Read what was kept of a request: amounts, digest, scope, detail, parent."""
-    count, width, length = _WIDTHS.unpack_from(kept, _KEPT)
-    digest = _KEPT + _WIDTHS.size + 16 * count + width
+    _, ids, width, length = _layout(kept)
+    digest = ids + width
     scope, detail, parent = json.loads(kept[digest + length :])
-    return read_amounts(kept[16:_KEPT]), kept[digest : digest + length].decode(), scope, detail, parent
+    return read_amounts(kept[16:_KEPT]), _read_digest(kept[digest : digest + length]), scope, detail, parent
 
 
 def read_shares(starts: bytes, kept: bytes) -> tuple[Share, ...]:
     """Read what a request took from which buckets (at 0 if it took nothing)."""
-    count, width, _ = _WIDTHS.unpack_from(kept, _KEPT)
-    numbers = list(map(int, NUMBERS[2 * count].unpack_from(kept, _KEPT + _WIDTHS.size)))
-    ids = _KEPT + _WIDTHS.size + 16 * count
-    names = kept[ids : ids + width].decode().split("\n")
+    count, ids, width, _ = _layout(kept)
+    start = _KEPT + _WIDTHS.size
+    units: Sequence[int] = kept[start : start + count]
+    shape = _WIDTHS.unpack_from(kept, _KEPT)[0] - count
+    if shape == 0:  # the first format
+        numbers = list(map(int, NUMBERS[2 * count].unpack_from(kept, start)))
+        units, taken = numbers[:count], numbers[count:]
+    elif shape == _COMPACT:
+        taken = list(map(int, NUMBERS[count].unpack_from(kept, start + count)))
+    elif shape == _COMPACT + _ALL_TAKEN:
+        usual: Any = (*read_amounts(kept[16:_KEPT]), 1)
+        taken = [usual[unit] for unit in units]
+    else:
+        taken = [0] * count
     places = map(int, NUMBERS[count].unpack(starts)) if starts else (0,) * count
-    return tuple(map(Share, names, numbers[:count], places, numbers[count:]))
+    return tuple(map(Share, _read_ids(kept[ids : ids + width]), units, places, taken))
 
 
 def pack_amounts(amounts: Amounts) -> bytes:
@@ -120,33 +177,51 @@ def read_amounts(packed: bytes) -> Amounts:
     return tuple([None if figure < 0 else figure for figure in figures]) if min(figures) < 0 else figures  # type: ignore[return-value]
 
 
+def _parts(record: bytes) -> tuple[bytes, list[int], bytes, bytes, bytes]:
+    """Return state, times, what was charged, starts and kept of a reservation."""
+    if record[:1] == _OPEN:
+        code, *times, width = _FRESH.unpack_from(record)
+        charged, start = bytes(_FIVE.size), _FRESH.size
+    else:
+        code, *times, width, charged = RECORD.unpack_from(record)
+        start = RECORD.size
+    moments = [*map(int, times), 0][:4]
+    return code, moments, charged, record[start : start + width], record[start + width :]
+
+
 def read_record(id: str, record: bytes) -> Reservation:
     """Read a reservation as a script stored it."""
-    state, *times, width, charged = RECORD.unpack_from(record)
-    lease, lease_end, made, ended = map(int, times)
-    starts, kept = record[RECORD.size : RECORD.size + width], record[RECORD.size + width :]
+    state, (lease, lease_end, made, ended), charged, starts, kept = _parts(record)
     amounts, digest, scope, detail, parent = read_kept(kept)
     return Reservation(
         id, digest, _STATES[state], amounts, read_shares(starts, kept), lease, lease_end, made, ended,
-        None if state == b"o" and not any(charged) else read_amounts(charged), scope, detail, parent,
+        None if _STATES[state] == "open" and not any(charged) else read_amounts(charged), scope, detail, parent,
     )  # fmt: skip
 
 
 def pack_record(known: Reservation) -> bytes:
-    """Write a reservation as a script stores it."""
+    """Write a reservation that has ended as a script stores it."""
     shares = known.shares
-    units, taken, starts = (NUMBERS[len(shares)].pack(*[share[i] for share in shares]) for i in (1, 3, 2))
-    pools = (len(shares), "\n".join([share.pool for share in shares]).encode(), units)
+    taken, starts = (NUMBERS[len(shares)].pack(*[share[i] for share in shares]) for i in (3, 2))
+    pools = (len(shares), pack_ids([share.pool for share in shares]), bytes(share.unit for share in shares))
     kept = keep(known.amounts, pools, taken, known.digest, known.scope, known.detail, known.parent)
     times = (known.lease_us, known.lease_end, known.made, known.ended)
     code = next(code for code, state in _STATES.items() if state == known.state)
     return RECORD.pack(code, *times, len(starts), pack_amounts(known.charged or (0, 0, 0, 0, 0))) + starts + kept
 
 
-def shares_of(record: bytes) -> tuple[Share, ...]:
+class Named(NamedTuple):
+    """The shares of a stored reservation, and the ids of their pools as they stand there."""
+
+    shares: tuple[Share, ...]
+    ids: bytes
+
+
+def named_in(record: bytes) -> Named:
     """Read the shares of a reservation alone."""
-    kept = RECORD.size + RECORD.unpack_from(record)[5]
-    return read_shares(record[RECORD.size : kept], record[kept:])
+    *_, starts, kept = _parts(record)
+    _, ids, width, _ = _layout(kept)
+    return Named(read_shares(starts, kept), kept[ids : ids + width])
 
 
 def read_bucket(value: bytes) -> Bucket | None:

@@ -1,9 +1,9 @@
 """The records store: an SQLite file into which the ledger of a server is drained.
 
 It is a file like that of the SQLite store: its accounts have entries, and no pools in use. The entries come from a
-server's stream, each exactly once, and are chained anew by SHA-256 as they come, under numbers of this file; `origin` is
-the number that an entry had on the server. How far a server was read stands in the same transaction as the entries, so
-a drain may be killed at any point and two may run at once: whoever finds that the place has moved writes nothing.
+server's stream, each exactly once, and are chained anew by SHA-256 as they come, under numbers of this file; `origin`
+is the number that an entry had on the server. How far a server was read stands in the same transaction as the entries,
+so a drain may be killed at any point and two may run at once: whoever finds that the place has moved writes nothing.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class Records:
         return True
 
     def number_of(self, account: str, seq: int) -> int:
-        """Return the number, here, of the server's entry `seq`; of the last before the server's first, if it has none."""
+        """Return the number, here, of the server's entry `seq`; or of the last before the server's first."""
         found: int | None = self.store.rows(_NUMBER, account, seq)[0][0]
         if found is None:
             cursor = self.cursor(account)

@@ -23,7 +23,8 @@ from typing import Any
 from budget.commands import Bucket, Command, Learn, LoadPolicy, Outcome, Reservation, Reserve, Status, Sweep
 from budget.errors import StoreUnavailable
 from budget.ledger import Entry
-from budget.stores import redisdrain, redisreads
+from budget.pseudonym import Swap
+from budget.stores import redisdrain, rediserase, redisreads
 from budget.stores.base import Cursor, Snapshot
 from budget.stores.multiplex import ServerError
 from budget.stores.redisdrive import Driver
@@ -80,7 +81,11 @@ class RedisStore:
         try:
             if self._posted.waiting:
                 timeout -= await self._posted.asettle(timeout / 2)
-            return await self._aflow(account, command, timeout)
+            known = self._accounts.get(account) or self._account(account)
+            outcome: Outcome = await self._driver.adrive(known, _steps(known, command, None), timeout)
+            if outcome.status in _TOLD and (steps := known.told(outcome)):
+                await self._driver.adrive(known, steps, timeout)
+            return outcome
         except asyncio.CancelledError:
             if not isinstance(command, _LEFT_ALONE):
                 self.post(account, command)
@@ -149,6 +154,15 @@ class RedisStore:
     def trim(self, account: str, cursor: Cursor) -> None:
         """Drop what was read up to a place, and is kept elsewhere."""
         redisdrain.trim(self._asker(account), self._keys_of(account), cursor)
+
+    def swap_all(self, account: str, swap_of: Callable[[Mapping[str, str]], Swap]) -> None:
+        """Put a pseudonym in the place of a value."""
+        asker, run = self._asker(account), partial(self._run, account)
+        rediserase.swap_all(asker, run, self._keys_of(account), swap_of(self.names(account)))
+
+    def trim_all(self, account: str, cursor: Cursor) -> None:
+        """Drop every entry up to a place."""
+        rediserase.trim_all(self._asker(account), self._keys_of(account), cursor)
 
     def retire(self, account: str, pool: str, windows: Sequence[Bucket], whole: bool) -> None:
         """Drop windows of a pool, if nothing has moved them since."""

@@ -86,7 +86,9 @@ def retire(ask: Ask, run: Callable[..., Any], keys: Keys, pool: str, windows: Se
     values = ask("HMGET", keys.closed, *fields)
     newest = ask("GET", keys.pool + pool) if whole else None
     pairs = zip(fields, values, windows, strict=True)
-    same = [part for field, value, bucket in pairs if value and read_buckets(value) == [bucket] for part in (field, value)]
+    same = [
+        part for field, value, bucket in pairs if value and read_buckets(value) == [bucket] for part in (field, value)
+    ]
     gone = newest if newest and set(read_buckets(newest)) <= set(windows) else b""
     run("retire", [keys.closed, keys.names, keys.pool + pool], [pool, gone, *same])
 

@@ -34,11 +34,11 @@ _PAUSE = 0.02  # seconds between attempts
 class _Attempts:
     """How often a request was tried, until when it may be, and whether an attempt may have been carried out."""
 
-    __slots__ = ("_count", "_now", "_sent", "_timeout", "_until")
+    __slots__ = ("_count", "_now", "_sent", "_timeout", "_until", "_why")
 
     def __init__(self, now: Callable[[], float], until: float, timeout: float):
         self._now, self._until, self._timeout = now, until, timeout
-        self._sent, self._count = False, 0
+        self._sent, self._count, self._why = False, 0, ""
 
     def after(self, error: Exception, fault: Fault) -> float:
         """Return how long to pause before the next attempt.
@@ -49,11 +49,11 @@ class _Attempts:
         self._sent = self._sent or not (fault.harmless or isinstance(error, Unsent) or not getattr(error, "sent", True))
         self._count += 1
         if fault is SILENT:
-            raise self._known(late(self._timeout))
+            raise self._known(StoreUnavailable(self._why) if self._why else late(self._timeout))
         text = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        self._why = f"the store cannot be reached: {text}" if fault is CLOSED else f"{fault.says} ({text})"
         if fault.act is Act.STOP or self._now() + _PAUSE >= self._until:
-            cause = f"the store cannot be reached: {text}" if fault is CLOSED else f"{fault.says} ({text})"
-            raise self._known(StoreUnavailable(cause))
+            raise self._known(StoreUnavailable(self._why))
         # Whoever was only told where else to go, or lost a connection that had worked, goes at once.
         return 0.0 if self._count == 1 and fault.act is Act.ELSEWHERE else _PAUSE
 
@@ -83,20 +83,22 @@ class Driver:
         if not wire.opened:
             _open(wire)
         until = monotonic() + timeout
-        attempts = _Attempts(monotonic, until, timeout)
-        data = next(steps)
+        attempts = None
+        data, name = next(steps), account.name
         while True:
             line = wire.line
             try:
-                reply = wire.exchange(data, until, account.name)
+                reply = wire.exchange(data, until, name)
                 if reply is STRANGE:
                     self._meet(account, wire, until)
                     continue
             except (Lost, TimeoutError) as error:
+                attempts = attempts or _Attempts(monotonic, until, timeout)
                 time.sleep(attempts.after(error, SILENT if isinstance(error, TimeoutError) else CLOSED))
                 continue
             if type(reply) is ServerError and (fault := fault_of(reply)).act is not Act.FLOW:
                 self._leave(account, wire, line, reply, fault)
+                attempts = attempts or _Attempts(monotonic, until, timeout)
                 time.sleep(attempts.after(reply, fault))
                 continue
             try:
@@ -129,10 +131,10 @@ class Driver:
             await _aopen(wire)
         until = loop.time() + timeout
         attempts = None
-        data = next(steps)
+        data, name = next(steps), account.name
         while True:
             try:
-                while account.name not in wire.met:
+                while name not in wire.met:
                     await self._ameet(account, wire, until)
                 line = wire.line
                 reply = await wire.exchange(data, until)

@@ -32,8 +32,8 @@ from budget.stores.packed import (
 from budget.stores.requests import Keys, Seen
 
 __all__ = [
-    "digest_at", "ended", "entries", "epoch", "last", "marker", "names", "remove", "reservations", "snapshot", "stream_entries",
-    "stream_refusals",
+    "digest_at", "ended", "entries", "epoch", "last", "marker", "names", "remove", "reservations", "snapshot",
+    "stream_entries", "stream_refusals",
 ]  # fmt: skip
 
 Ask = Callable[..., Any]
@@ -229,7 +229,7 @@ def snapshot(ask: Ask, run: Callable[..., Any], keys: Keys) -> Snapshot:
             break
     values = list(zip(known, newest, strict=True))
     values += [(p.rpartition(b":")[0].decode(), value) for p, value in zip(closed[::2], closed[1::2], strict=True)]
-    buckets = {(pool, bucket.start): bucket for pool, value in values for bucket in read_buckets(value)}
+    buckets = {(pool, bucket.start): bucket for pool, value in values if value for bucket in read_buckets(value)}
     found = read_marker(told)
     return Snapshot(buckets, known, found.seq, found.head)
 

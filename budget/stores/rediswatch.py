@@ -35,6 +35,7 @@ class RedisWatch:
     def wait(self, timeout: float) -> Sequence[Moved]:
         """Return what was written since the last time, or nothing after so many seconds (at most 4)."""
         if self._stopped:
+            self._close()
             return ()
         try:
             if self._connection is None:

@@ -23,7 +23,6 @@ from budget.commands import (
     Renew,
     Reservation,
     Reserve,
-    Share,
     Status,
     Sweep,
 )
@@ -34,9 +33,11 @@ from budget.stores.packed import (
     NOTHING_KEPT,
     NUMBERS,
     Marker,
+    Named,
     keep,
     pack_amounts,
     pack_counts,
+    pack_ids,
     read_marker,
     seal,
 )
@@ -104,10 +105,10 @@ class Keys:
         """The keys of a verb on a reservation and its pools."""
         return (*self.base, self.reservation + id, *pools)
 
-    def named(self, pools: Sequence[str]) -> tuple[Sequence[str], str | bytes]:
+    def named(self, pools: Sequence[str]) -> tuple[Sequence[str], bytes]:
         """The keys of pools, and their ids."""
         known = self._pools.get(tuple(pools))
-        return (known.keys, known.ids) if known else ([self.pool + each for each in pools], "\n".join(pools))
+        return (known.keys, known.ids) if known else ([self.pool + each for each in pools], pack_ids(pools))
 
     def drawn(self, draws: Sequence[Draw]) -> _Pools:
         """What is always the same about the pools of some draws."""
@@ -116,17 +117,17 @@ class Keys:
         if found is None:
             if len(self._pools) >= _CACHED:
                 self._pools.clear()
-            units = NUMBERS[len(ids)].pack(*[draw.unit for draw in draws])
+            units = bytes([draw.unit for draw in draws])
             names = "\n".join([draw.name for draw in draws])
             keys = tuple([self.pool + each for each in ids])
-            found = self._pools[ids] = _Pools(keys, "\n".join(ids).encode(), units, names)
+            found = self._pools[ids] = _Pools(keys, pack_ids(ids), units, names)
         return found
 
 
 # `at` is a scratch account's own time, else -1; `pools` are those that the server named, None: as the caller thinks.
 
 
-def _reserve(keys: Keys, command: Reserve, at: int, swept: int, pools: Sequence[Share] | None) -> Encoded:
+def _reserve(keys: Keys, command: Reserve, at: int, swept: int, pools: Named | None) -> Encoded:
     draws = command.draws
     pooled = draws
     if None in [draw[0] for draw in draws]:  # caps, which have no key and come last
@@ -155,7 +156,7 @@ def _reserve(keys: Keys, command: Reserve, at: int, swept: int, pools: Sequence[
     return "reserve", keys.verb(command.id, drawn.keys), (command.id, numbers, kept, texts, drawn.names, more)
 
 
-def _reconcile(keys: Keys, command: Reconcile, at: int, swept: int, pools: Sequence[Share] | None) -> Encoded:
+def _reconcile(keys: Keys, command: Reconcile, at: int, swept: int, pools: Named | None) -> Encoded:
     detail = _sealed(command.detail)
     if command.draws is None or pools is not None:
         named, ids, made = _named(keys, command.known, pools)
@@ -169,13 +170,13 @@ def _reconcile(keys: Keys, command: Reconcile, at: int, swept: int, pools: Seque
     return "reconcile", keys.verb(command.id, drawn.keys), (*head, drawn.ids, kept, windows, drawn.names)
 
 
-def _refund(keys: Keys, command: Refund, at: int, swept: int, pools: Sequence[Share] | None) -> Encoded:
+def _refund(keys: Keys, command: Refund, at: int, swept: int, pools: Named | None) -> Encoded:
     named, ids, made = _named(keys, command.known, pools)
     args = (command.id, NUMBERS[3].pack(at, swept, made), _sealed(command.detail), ids, NOTHING_KEPT)
     return "refund", keys.verb(command.id, named), args
 
 
-def _record(keys: Keys, command: Record, at: int, swept: int, pools: Sequence[Share] | None) -> Encoded:
+def _record(keys: Keys, command: Record, at: int, swept: int, pools: Named | None) -> Encoded:
     draws = booked(command.draws)
     drawn = keys.drawn(draws)
     numbers = NUMBERS[3 + 6 * len(draws)].pack(at, command.version, swept, *_windows(draws))
@@ -184,17 +185,17 @@ def _record(keys: Keys, command: Record, at: int, swept: int, pools: Sequence[Sh
     return "record", keys.verb(command.id, drawn.keys), args
 
 
-def payment(keys: Keys, command: Record, at: int, swept: int, pools: Sequence[Share] | None) -> Encoded:
+def payment(keys: Keys, command: Record, at: int, swept: int, pools: Named | None) -> Encoded:
     """Return the request that pays a cost out of a slice; its pools are those of the draws, or those that it named."""
     if pools is None:
-        pools = [Share(draw.pool, draw.unit, 0, 0) for draw in command.draws if draw.pool is not None]
-    named, ids = keys.named([share.pool for share in pools])
-    ids = ids if isinstance(ids, bytes) else ids.encode()
-    units = NUMBERS[len(pools)].pack(*[share.unit for share in pools])
-    kept = _kept(_Pools(tuple(named), ids, units, ""), command, command.digest)
+        drawn = keys.drawn([draw for draw in command.draws if draw.pool is not None])
+    else:
+        units = bytes([share.unit for share in pools.shares])
+        drawn = _Pools(tuple([keys.pool + share.pool for share in pools.shares]), pools.ids, units, "")
+    kept = _kept(drawn, command, command.digest)
     frees = pack_amounts(command.frees or command.actual)
     args = (command.id, NUMBERS[2].pack(at, swept), pack_amounts(command.actual), kept, frees, _CODES[command.kind])
-    return "pay", (*keys.verb(command.id, named), f"{keys.reservation}{command.of}"), args
+    return "pay", (*keys.verb(command.id, drawn.keys), f"{keys.reservation}{command.of}"), args
 
 
 def rebuilding(keys: Keys, command: Rebuild, at: int) -> list[Encoded]:
@@ -206,8 +207,8 @@ def rebuilding(keys: Keys, command: Rebuild, at: int) -> list[Encoded]:
         values: dict[str, list[float]] = {}
         for (pool, _), bucket in some:
             values.setdefault(pool, []).extend(bucket)
-        ids = "\n".join([pool for (pool, _), _ in some]).encode()
-        kept = keep((0, 0, 0, 0, 0), (len(some), ids, bytes(8 * len(some))), bytes(8 * len(some)), "", {}, {})
+        ids = pack_ids([pool for (pool, _), _ in some])
+        kept = keep((0, 0, 0, 0, 0), (len(some), ids, bytes(len(some))), b"", "", {}, {})
         args: list[Any] = [NUMBERS[2].pack(at, command.seq + n), kept]
         for pool, numbers in values.items():
             args += [command.names.get(pool, ""), NUMBERS[len(numbers)].pack(*numbers)]
@@ -215,27 +216,27 @@ def rebuilding(keys: Keys, command: Rebuild, at: int) -> list[Encoded]:
     return found
 
 
-def _renew(keys: Keys, command: Renew, at: int, swept: int, pools: Sequence[Share] | None) -> Encoded:
+def _renew(keys: Keys, command: Renew, at: int, swept: int, pools: Named | None) -> Encoded:
     names = [keys.marker, keys.leases, keys.reservation + command.id]
     return "renew", names, [command.id, NUMBERS[3].pack(at, swept, command.lease_us)]
 
 
-def _status(keys: Keys, command: Status | Sweep, at: int, swept: int, pools: Sequence[Share] | None) -> Encoded:
+def _status(keys: Keys, command: Status | Sweep, at: int, swept: int, pools: Named | None) -> Encoded:
     names = command.pools if type(command) is Status else ()
     head = NUMBERS[2].pack(at, swept)
     return "status", [keys.marker, keys.leases, *[keys.pool + each for each in names]], [head]
 
 
-def _load(keys: Keys, command: LoadPolicy, at: int, swept: int, pools: Sequence[Share] | None) -> Encoded:
+def _load(keys: Keys, command: LoadPolicy, at: int, swept: int, pools: Named | None) -> Encoded:
     return "policy", [keys.marker, keys.policy], [NUMBERS[1].pack(at)]
 
 
-def _learn(keys: Keys, command: Learn, at: int, swept: int, pools: Sequence[Share] | None) -> Encoded:
+def _learn(keys: Keys, command: Learn, at: int, swept: int, pools: Named | None) -> Encoded:
     pairs = [part for name in sorted(command.more) for part in (name, pack_counts(command.more[name]))]
     return "learn", [keys.marker, keys.sketches], [NUMBERS[1].pack(at), *pairs]
 
 
-def _change(keys: Keys, command: ChangePolicy, at: int, swept: int, pools: Sequence[Share] | None) -> Encoded:
+def _change(keys: Keys, command: ChangePolicy, at: int, swept: int, pools: Named | None) -> Encoded:
     kind = _CODES[POLICY_KINDS[command.kind, command.body is not None]]
     return "change", [keys.marker, keys.leases, keys.ledger, keys.policy], (
         f"{command.kind}\n{command.identity}", NUMBERS[3].pack(at, swept, command.body is None), command.body or "",
@@ -254,22 +255,24 @@ def _kept(drawn: _Pools, command: Reconcile | Record, digest: str) -> bytes:
     detail = command.detail
     if isinstance(command, Record) and command.of is not None:
         detail = {**detail, "of": command.of}
-    return keep(command.actual, pools, bytes(len(drawn.units)), digest, command.scope, detail)
+    return keep(command.actual, pools, b"", digest, command.scope, detail)
 
 
-def expiry(keys: Keys, id: str, pools: Sequence[str], at: int) -> Encoded:
+def expiry(keys: Keys, id: str, pools: Named, at: int) -> Encoded:
     """Return the request that expires one reservation."""
-    named, ids = keys.named(pools)
-    return "expire", keys.verb(id, named), (id, NUMBERS[1].pack(at), _EXPIRED, ids)
+    named = [keys.pool + share.pool for share in pools.shares]
+    return "expire", keys.verb(id, named), (id, NUMBERS[1].pack(at), _EXPIRED, pools.ids)
 
 
 def _named(
-    keys: Keys, known: Reservation | None, pools: Sequence[Share] | None
-) -> tuple[Sequence[str], str | bytes, int]:
+    keys: Keys, known: Reservation | None, pools: Named | None
+) -> tuple[Sequence[str], bytes, int]:
     """Return the keys of a reservation's pools, their ids, and when it was made (-1: who asks does not know)."""
     if pools is None and known is not None:
         return *keys.named([share[0] for share in known.shares]), known.made
-    return *keys.named([share.pool for share in pools or ()]), -1
+    if pools is None:
+        return (), b"", -1
+    return [keys.pool + share.pool for share in pools.shares], pools.ids, -1
 
 
 def _sealed(detail: object) -> bytes:

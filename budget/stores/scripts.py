@@ -42,12 +42,13 @@ from budget.stores.packed import (
     CHARGED,
     NUMBERS,
     Buckets,
+    Named,
+    named_in,
     read_amounts,
     read_bucket,
     read_counts,
     read_place,
     read_record,
-    shares_of,
 )
 from budget.stores.requests import ENCODE, Keys, expiry, payment, rebuilding
 
@@ -55,12 +56,36 @@ __all__ = ["Steps", "flow", "request", "run_script"]
 
 Steps = Generator[bytes, Any, Any]
 _new: Any = tuple.__new__
+_SHARED = 7  # keys of a verb before those of its pools: the account's, and the reservation's
+_WRITTEN: dict[tuple[str, int, tuple[str, ...], tuple[str, ...]], tuple[bytes, bytes]] = {}
+_MOST_WRITTEN = 4096
 
 
 def request(*words: str | bytes | int | float) -> bytes:
     """Write a command in the server's protocol."""
     packed: bytes = hiredis.pack_command(words)  # type: ignore[arg-type]
     return packed
+
+
+def _by_digest(digest: str, keys: Sequence[str], args: Sequence[Any]) -> bytes:
+    """Write the request that runs a script. What is the same for all calls on the same pools is written once."""
+    if len(keys) <= _SHARED:
+        return request("EVALSHA", digest, len(keys), *keys, *args)
+    same = (digest, len(args), tuple(keys[: _SHARED - 1]), tuple(keys[_SHARED:]))
+    known = _WRITTEN.get(same)
+    if known is None:
+        if len(_WRITTEN) >= _MOST_WRITTEN:
+            _WRITTEN.clear()
+        count = b"*%d\r\n" % (3 + len(keys) + len(args))
+        head = count + _words("EVALSHA", digest, len(keys), *keys[: _SHARED - 1])
+        known = _WRITTEN[same] = head, _words(*keys[_SHARED:])
+    return b"".join((known[0], _words(keys[_SHARED - 1]), known[1], _words(*args)))
+
+
+def _words(*words: str | bytes | int | float) -> bytes:
+    """Write words of a command, without how many they are."""
+    packed = request(*words)
+    return packed[packed.index(b"\n") + 1 :]
 
 
 def flow(keys: Keys, command: Command, now: int | None) -> Steps:
@@ -80,7 +105,7 @@ def flow(keys: Keys, command: Command, now: int | None) -> Steps:
     encode, decode = ENCODE[type(command)], _DECODE[type(command)]
     if type(command) is Record and command.of is not None:
         encode = payment
-    pools: Sequence[Share] | None = None
+    pools: Named | None = None
     looks = type(command) is Status and not command.sweep
     swept = expired = 0
     free: dict[str, int] = {}
@@ -92,7 +117,7 @@ def flow(keys: Keys, command: Command, now: int | None) -> Steps:
         elif status == b"due":
             swept, expired = 1, (yield from _expire(keys, reply[3:], at))
         elif status == b"pools":
-            pools = shares_of(reply[3])
+            pools = named_in(reply[3])
         elif status == b"over":
             encode, pools = ENCODE[type(command)], None
         else:
@@ -126,7 +151,7 @@ def _rebuild(keys: Keys, command: Rebuild, at: int) -> Steps:
 def run_script(verb: str, keys: Sequence[str], args: Sequence[Any]) -> Steps:
     """Run a script by its digest; a server that does not have it (any more) gets its text."""
     text, digest = _SCRIPTS[verb]
-    reply = yield request("EVALSHA", digest, len(keys), *keys, *args)
+    reply = yield _by_digest(digest, keys, args)
     if isinstance(reply, ServerError) and str(reply).startswith("NOSCRIPT"):
         reply = yield request("EVAL", text, len(keys), *keys, *args)
     if isinstance(reply, ServerError):
@@ -144,8 +169,7 @@ def _expire(keys: Keys, ids: Sequence[bytes], at: int) -> Steps:
         if record is None:  # the lease of nothing: a reserve that was refused half-way by a damaged account
             yield request("ZREM", keys.leases, id)
         elif isinstance(record, bytes):
-            pools = [share.pool for share in shares_of(record)]
-            reply = yield from run_script(*expiry(keys, id, pools, at))
+            reply = yield from run_script(*expiry(keys, id, named_in(record), at))
             count += reply[0] == b"ended"
     return count
 
@@ -155,7 +179,7 @@ def _slots(keys: Keys, ids: Sequence[bytes]) -> Steps:
     free: dict[str, int] = {}
     for id in [each.decode() for each in ids]:
         record = yield request("GET", keys.reservation + id)
-        for share in shares_of(record) if isinstance(record, bytes) else ():
+        for share in named_in(record).shares if isinstance(record, bytes) else ():
             if share.unit == CONCURRENT:
                 free[share.pool] = free.get(share.pool, 0) + share.amount
     return free
@@ -270,9 +294,9 @@ def _load_scripts() -> dict[str, tuple[str, str]]:
 
 _PARTS = {
     "reserve": ("prelude", "windows", "records"),
-    "reconcile": ("prelude", "windows", "records", "ends"),
+    "reconcile": ("prelude", "windows", "records", "ends", "book"),
     "refund": ("prelude", "windows", "records", "ends"),
-    "record": ("prelude", "windows", "records", "ends"),
+    "record": ("prelude", "windows", "records", "ends", "book"),
     "expire": ("prelude", "windows", "records", "ends"),
     "renew": ("prelude", "records"),
     "pay": ("prelude", "windows", "records", "ends"),
@@ -283,6 +307,7 @@ _PARTS = {
     "learn": ("prelude",),
     "snapshot": (),
     "retire": (),
+    "rename": (),
 }
 _SCRIPTS = _load_scripts()
 _ENDS: dict[type, str] = {Reconcile: "reconciled", Refund: "refunded"}

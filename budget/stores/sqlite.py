@@ -14,6 +14,7 @@ import json
 import os
 import sqlite3
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -32,7 +33,7 @@ from budget.stores.sqlitefile import connect
 from budget.stores.sqlitelines import CHECKPOINT, LINES
 from budget.stores.sqlitestate import read_entry, read_reservation
 from budget.stores.sqlitewriter import OPEN_TIMEOUT, Writer
-from budget.stores.tickets import Ticket, hand_back, late
+from budget.stores.tickets import Deadlines, Ticket, hand_back, late
 from budget.stores.watches import LedgerWatch
 
 if TYPE_CHECKING:
@@ -70,7 +71,10 @@ class SqliteStore:
         _STORES.add(self)
 
     def _reset(self) -> None:
-        self._queue: SimpleQueue[Ticket | None] = SimpleQueue()
+        self._queue: deque[Ticket | None] = deque()
+        self._bell: SimpleQueue[None] = SimpleQueue()  # rung after the queue got something
+        self._ringer: asyncio.AbstractEventLoop | None = None  # who will ring it when its tick is over
+        self._deadlines: Deadlines | None = None  # of the loop that was served last
         self._start_lock, self._read_lock = Lock(), Lock()
         self._thread: Thread | None = None
         self._opened = Event()
@@ -93,16 +97,20 @@ class SqliteStore:
         loop = ticket.loop = asyncio.get_running_loop()
         future: asyncio.Future[Outcome] = loop.create_future()
         ticket.future = future
-        self._hand_over(ticket)
-        timer = loop.call_later(self._patience(timeout), _no_answer, future, timeout)
-        try:
-            return await future
-        finally:
-            timer.cancel()
+        self._queue.append(ticket)
+        if self._ringer is not loop:  # what one tick of a loop asks for is one group
+            self._ringer = loop
+            loop.call_soon(self._ring)
+        deadlines = self._deadlines
+        if deadlines is None or deadlines.loop is not loop:
+            deadlines = self._deadlines = Deadlines(loop)
+        deadlines.watch(future, self._patience(timeout))
+        return await future
 
     def post(self, account: str, command: Command) -> None:
         """Leave a command with the writer. A finalizer may call this anywhere: it waits for no lock."""
-        self._queue.put(Ticket(account, command))
+        self._queue.append(Ticket(account, command))
+        self._bell.put(None)
         if self._thread is None and self._start_lock.acquire(blocking=False):
             try:
                 with suppress(RuntimeError):  # the interpreter is ending: no thread starts any more
@@ -124,10 +132,15 @@ class SqliteStore:
     def _hand_over(self, ticket: Ticket | None) -> None:
         """Queue a ticket, and have a writer. In this order: a writer that gives up looks into the queue after that."""
         if ticket is not None:
-            self._queue.put(ticket)
+            self._queue.append(ticket)
+        self._bell.put(None)
         if self._thread is None:
             with self._start_lock:
                 self._start()
+
+    def _ring(self) -> None:
+        self._ringer = None
+        self._hand_over(None)
 
     def _start(self) -> None:
         if self._thread is None:
@@ -150,17 +163,18 @@ class SqliteStore:
         self._opened.set()
         stop = False
         while not stop:
+            if not self._queue:
+                self._bell.get()
+            with suppress(Empty):
+                while True:  # who rang before is in the queue by now
+                    self._bell.get_nowait()
             group: list[Ticket] = []
-            ticket = self._queue.get()
-            while ticket is not None:
+            while self._queue and len(group) < GROUP:
+                ticket = self._queue.popleft()
+                if ticket is None:
+                    stop = True
+                    break
                 group.append(ticket)
-                if len(group) == GROUP:
-                    break
-                try:
-                    ticket = self._queue.get_nowait()
-                except Empty:
-                    break
-            stop = ticket is None
             if group:
                 writer.commit(group)
                 hand_back(group, self.undelivered)
@@ -172,12 +186,11 @@ class SqliteStore:
         self._failure, self._thread = error, None
         self._opened.set()
         group: list[Ticket] = []
-        with suppress(Empty):
-            while True:
-                ticket = self._queue.get_nowait()
-                if ticket is not None:
-                    ticket.error = error
-                    group.append(ticket)
+        while self._queue:
+            ticket = self._queue.popleft()
+            if ticket is not None:
+                ticket.error = error
+                group.append(ticket)
         hand_back(group, self.undelivered)
 
     # Reading.
@@ -195,7 +208,7 @@ class SqliteStore:
     def lines(self, account: str, after: int) -> Iterator[Line]:
         """Iterate the entries as an audit needs them."""
         while page := self._read(LINES, account, after, PAGE):
-            yield from (Line(*row) for row in page)
+            yield from map(Line._make, page)
             after = page[-1][0]
 
     def checkpoint(self, account: str) -> Checkpoint | None:
@@ -286,7 +299,8 @@ class SqliteStore:
         thread = self._thread
         if thread is None or not self._opened.wait(OPEN_TIMEOUT) or (writer := self._writer) is None:
             return
-        self._queue.put(None)
+        self._queue.append(None)
+        self._bell.put(None)
         thread.join(OPEN_TIMEOUT)
         if thread.is_alive():
             return  # it waits for another process; what it has is still written if that ends
@@ -299,7 +313,7 @@ class SqliteStore:
         writer.lock.close()
 
     def _go_on(self) -> None:
-        if not self._queue.empty():  # handed over while it closed
+        if self._queue:  # handed over while it closed
             self._hand_over(None)
 
     def _pause(self) -> None:
@@ -321,11 +335,6 @@ class SqliteStore:
         if self._writer is not None:
             self._writer.lock.close()
         self._reset()
-
-
-def _no_answer(future: asyncio.Future[Outcome], timeout: float) -> None:
-    if not future.done():
-        future.set_exception(late(timeout))
 
 
 _STORES: WeakSet[SqliteStore] = WeakSet()

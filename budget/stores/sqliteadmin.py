@@ -1,4 +1,4 @@
-"""What operators do to an SQLite file: transactions of their own, beside the writer of a store that may be open on it."""
+"""What operators do to an SQLite file: transactions of their own, beside a store's writer that may be open on it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from budget.errors import StoreUnavailable
 from budget.stores.sqlitefile import FileLock, connect, prepare
 
-__all__ = ["account_id", "copy_file", "forget_entries", "transaction"]
+__all__ = ["account_id", "copy_file", "file_lock", "forget_entries", "transaction"]
 
 _PORTION = 5000  # rows that one transaction drops at most: tens of milliseconds
 _PATIENCE = 30.0  # seconds to wait for the file's lock
@@ -28,17 +28,28 @@ def transaction(path: Path) -> Iterator[sqlite3.Connection]:
     """
     try:
         prepare(path)
-        with closing(FileLock(path.with_name(path.name + ".lock"))) as lock, lock.held(_PATIENCE):
-            with closing(connect(path)) as db:
-                db.execute("begin immediate")
-                try:
-                    yield db
-                    db.execute("commit")
-                except BaseException:
-                    db.execute("rollback") if db.in_transaction else None
-                    raise
+        with file_lock(path), closing(connect(path)) as db:
+            db.execute("pragma secure_delete = on")
+            db.execute("begin immediate")
+            try:
+                yield db
+                db.execute("commit")
+            except BaseException:
+                db.execute("rollback") if db.in_transaction else None
+                raise
     except (sqlite3.Error, OSError) as error:
         raise StoreUnavailable(f"the store {str(path)!r} cannot be written: {error}") from error
+
+
+@contextmanager
+def file_lock(path: Path) -> Iterator[None]:
+    """Hold the file's lock, as for a moment of one's own.
+
+    Raises:
+        StoreUnavailable: Somebody else kept it for too long.
+    """
+    with closing(FileLock(path.with_name(path.name + ".lock"))) as lock, lock.held(_PATIENCE):
+        yield
 
 
 def account_id(db: sqlite3.Connection, name: str) -> int:
@@ -66,13 +77,12 @@ def copy_file(path: Path, target: Path) -> None:
         sqlite3.Error, OSError: It cannot be read, or the copy cannot be written.
     """
     os.close(os.open(target, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-    with closing(FileLock(path.with_name(path.name + ".lock"))) as lock:
-        with lock.held(_PATIENCE):
-            source = connect(path)
-        try:
-            with closing(sqlite3.connect(target)) as copy:
-                source.backup(copy)
-                copy.execute("pragma journal_mode = delete")
-        finally:
-            with lock.held(_PATIENCE):
-                source.close()
+    with file_lock(path):
+        source = connect(path)
+    try:
+        with closing(sqlite3.connect(target)) as copy:
+            source.backup(copy)
+            copy.execute("pragma journal_mode = delete")
+    finally:
+        with file_lock(path):  # the last to close writes the log into the file
+            source.close()

@@ -14,12 +14,11 @@ from budget.ledger import GENESIS, link
 
 __all__ = ["CHECKPOINT", "LINES", "rechain"]
 
-_CONTENT = """cast(seq || char(10) || at || char(10) || kind || char(10) || coalesce(reservation, '') || char(10) || usd || ','
-    || tokens || ',' || input_tokens || ',' || output_tokens || ',' || requests || char(10) || scope || char(10) || detail
-    || char(10) || postings as blob)"""  # what `ledger.content_digest` is of
-LINES = f"""select seq, at, kind, digest, sealed, {_CONTENT}, postings,
-    case when kind in ('pruned', 'erased') then detail end, usd, tokens, input_tokens, output_tokens, requests
-    from entries where account = (select id from accounts where name = ?) and seq > ? order by seq limit ?"""
+_CONTENT = """cast(seq || char(10) || at || char(10) || kind || char(10) || coalesce(reservation, '') || char(10)
+    || usd || ',' || tokens || ',' || input_tokens || ',' || output_tokens || ',' || requests || char(10)
+    || scope || char(10) || detail || char(10) || postings as blob)"""  # what `ledger.content_digest` is of
+LINES = f"""select seq, kind, digest, sealed, {_CONTENT}, postings from entries
+    where account = (select id from accounts where name = ?) and seq > ? order by seq limit ?"""  # noqa: S608 - what is put in is above
 """The lines of an account after a number, so many at most."""
 CHECKPOINT = """select seq, detail from entries
     where account = (select id from accounts where name = ?) and kind = 'pruned' order by seq desc limit 1"""
@@ -52,7 +51,7 @@ def _rows(db: sqlite3.Connection) -> Iterator[tuple[int, int, bytes, bytes]]:
     # In portions: a row that is changed while a query over its table is read may be met twice.
     account, seq = -1, 0
     query = f"""select account, seq, digest, {_CONTENT} from entries where (account, seq) > (?, ?)
-        order by account, seq limit {_PORTION}"""
+        order by account, seq limit {_PORTION}"""  # noqa: S608 - what is put in is above
     while portion := db.execute(query, (account, seq)).fetchall():
         yield from portion
         account, seq = portion[-1][:2]

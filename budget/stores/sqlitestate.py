@@ -107,10 +107,12 @@ class SqliteState:
         self._put[reservation.id] = reservation
 
     def newest(self, pool: str) -> Bucket | None:
-        if pool not in self._newest:
+        try:
+            return self._newest[pool]
+        except KeyError:
             row = self._db.execute(_NEWEST, (self._id, pool)).fetchone()
-            self._newest[pool] = None if row is None else Bucket(*row)
-        return self._newest[pool]
+            found = self._newest[pool] = None if row is None else Bucket(*row)
+            return found
 
     def bucket(self, pool: str, start: int) -> Bucket | None:
         newest = self.newest(pool)
@@ -124,14 +126,14 @@ class SqliteState:
         return None if row is None else Bucket(*row)
 
     def put_bucket(self, pool: str, bucket: Bucket, name: str | None = None) -> None:
-        newest = self.newest(pool)
-        if newest is None and name is not None:
-            self._names[pool] = name
-        if newest is None or bucket.start >= newest.start:
+        newest, start = self.newest(pool), bucket.start
+        if newest is None or start >= newest.start:
             self._newest[pool] = bucket
+            if newest is None and name is not None:
+                self._names[pool] = name
         if bucket.span:
-            self._all_parts(pool)[bucket.start] = bucket
-        self._buckets[pool, bucket.start] = bucket
+            self._all_parts(pool)[start] = bucket
+        self._buckets[pool, start] = bucket
 
     def parts(self, pool: str) -> Sequence[Bucket]:
         return sorted(self._all_parts(pool).values())
@@ -279,7 +281,7 @@ class _Body:
         return same and r.detail is first.detail and r.digest == first.digest and r.lease_us == first.lease_us
 
     def text(self, r: Reservation) -> str:
-        return f"{self._head},{r.lease_end},{r.ended},{dumps(r.charged)},{self._tail}"
+        return f"{self._head},{r.lease_end},{r.ended},{dumps(r.charged) if r.charged else 'null'},{self._tail}"
 
 
 def read_reservation(body: str, state: str, made: int, id: str) -> Reservation:

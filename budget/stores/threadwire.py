@@ -119,8 +119,11 @@ class _Line:
             return
         self._heard = monotonic()
         self._replies.feed(data)
-        while (reply := self._replies.gets()) is not MORE:
-            self.pending.popleft().give(reply)
+        try:
+            while (reply := self._replies.gets()) is not MORE:
+                self.pending.popleft().give(reply)
+        except (Lost, IndexError):  # not the protocol, or more replies than requests
+            self.fail()
         self._torn = False
         while self.queue and len(self.pending) < IN_FLIGHT:
             self._send(self.queue.popleft())
@@ -165,6 +168,7 @@ class ThreadWire:
         self._connect = connect
         self._lock = Lock()
         self._line: _Line | None = None
+        self._failed: Lost | None = None  # the last attempt to connect that failed
 
     @property
     def opened(self) -> bool:
@@ -183,9 +187,10 @@ class ThreadWire:
             Lost: It cannot.
             TimeoutError: Another thread is still at it.
         """
+        before = self._failed
         self._enter(until)
         try:
-            self._present(until)
+            self._present(until, before)
         finally:
             self._lock.release()
 
@@ -196,10 +201,10 @@ class ThreadWire:
             Lost: The connection is gone.
             TimeoutError: No reply came in time (`time.monotonic`); `Unsent` if the turn of the request did not come.
         """
-        waiter = _Waiter(data, until)
+        waiter, before = _Waiter(data, until), self._failed
         self._enter(until)
         try:
-            line = self._present(until)
+            line = self._present(until, before)
             if account is not None and account not in line.met:
                 return STRANGE
             line.ask(waiter)
@@ -228,10 +233,16 @@ class ThreadWire:
         if not self._lock.acquire(timeout=max(0.0, until - monotonic())):
             raise Unsent
 
-    def _present(self, until: float) -> _Line:
+    def _present(self, until: float, before: Lost | None) -> _Line:
         line = self._line
         if line is None or not line.usable:
-            line = self._line = _Line(self._connect(max(0.001, until - monotonic())))
+            if self._failed is not before and self._failed is not None:
+                raise Lost(str(self._failed))  # who waited for an attempt has had one
+            try:
+                line = self._line = _Line(self._connect(max(0.001, until - monotonic())))
+            except Lost as error:
+                self._failed = error
+                raise
         return line
 
     def _wait(self, line: _Line, waiter: _Waiter, until: float) -> None:

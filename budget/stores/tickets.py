@@ -13,9 +13,10 @@ from budget.errors import StoreUnavailable
 if TYPE_CHECKING:
     import asyncio
 
-__all__ = ["Ticket", "hand_back", "late"]
+__all__ = ["Deadlines", "Ticket", "hand_back", "late"]
 
 Undelivered = Callable[[str, Command], None]
+_TICK = 0.02  # seconds between looks at deadlines
 _log = logging.getLogger("budget")
 
 
@@ -75,6 +76,29 @@ def _resolve(tickets: Sequence[Ticket], undelivered: Undelivered | None) -> None
             future.set_exception(ticket.error)
         elif ticket.outcome is not None:
             future.set_result(ticket.outcome)
+
+
+class Deadlines:
+    """Ends the waits of an event loop that have lasted long enough. One timer for all costs less than one each."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop):
+        self.loop = loop
+        self._waits: list[tuple[asyncio.Future[Outcome], float, float]] = []
+        self._timer: asyncio.TimerHandle | None = None
+
+    def watch(self, future: asyncio.Future[Outcome], timeout: float) -> None:
+        """Have a wait end with an error after so many seconds, or at most a few hundredths later."""
+        self._waits.append((future, self.loop.time() + timeout, timeout))
+        if self._timer is None:
+            self._timer = self.loop.call_later(_TICK, self._look)
+
+    def _look(self) -> None:
+        now = self.loop.time()
+        for future, until, timeout in self._waits:
+            if until <= now and not future.done():
+                future.set_exception(late(timeout))
+        self._waits = [wait for wait in self._waits if not wait[0].done()]
+        self._timer = self.loop.call_later(_TICK, self._look) if self._waits else None
 
 
 def late(timeout: float) -> StoreUnavailable:

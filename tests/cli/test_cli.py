@@ -124,7 +124,7 @@ def test_the_memory_store_does_not_crash(cli: Cli) -> None:
                 "set": ["$1/day"], "freeze": ["--all"], "check": SMALL_CALL, "prices show": ["gpt-5"],
                 "prices set": ["gpt-5", "--input", "2", "--output", "11"],
             }  # fmt: skip
-            code = 2 if path[0] in ("unset", "unfreeze", "estimate") else 0
+            code = 2 if path[0] in ("unset", "unfreeze", "adjust", "estimate") else 0
             cli(*path, *words.get(" ".join(path), []), "--store", "memory://", code=code)
 
 

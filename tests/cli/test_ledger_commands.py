@@ -111,7 +111,7 @@ def test_ledger_verify_reports_what_is_saturated_and_is_no_fault(cli: Cli) -> No
 def test_export_as_lines_and_as_csv(cli: Cli, tmp_path: Path) -> None:
     with cli.budget() as budget:
         budget.record(usd="0.5", user="=HYPERLINK(1)", model="m")
-        budget.record(usd="0.25", user="bob, the \"builder\"\u2028")
+        budget.record(usd="0.25", user='bob, the "builder"\u2028')
         entries = [entry.to_dict() for entry in budget.entries()]
     assert [json.loads(line) for line in cli("ledger", "export").stdout.splitlines()] == entries
     target = tmp_path / "out.csv"
@@ -163,3 +163,23 @@ def test_prune_is_told_what_and_why(cli: Cli) -> None:
 
 def test_drain_is_for_servers(cli: Cli) -> None:
     assert "keeps its own ledger" in cli("drain", code=2).stderr
+
+
+# What operators do to an account as a whole.
+
+
+def test_backup_move_and_erase(cli: Cli, tmp_path: Path) -> None:
+    with cli.budget() as budget:
+        budget.record(usd="0.5", user="alice")
+    copy, other = tmp_path / "copy.db", f"sqlite:///{tmp_path / 'other.db'}"
+    assert cli.json("backup", str(copy)) == {"file": str(copy), "entries": 1}
+    assert "exists" in cli("backup", str(copy), code=2).stderr
+    found = cli.json("erase", "user=alice", "--reason", "asked")
+    assert (found["entries"], found["clean"]) == (1, True)
+    assert cli.json("ledger", "tail")[0]["scope"] == {"user": found["pseudonym"]}
+    assert "alice" not in cli("ledger", "export").stdout
+    assert cli.json("move", "--to", other) == {"entries": 3, "pools": 0, "reservations": 1}
+    assert cli.json("ledger", "verify", "--store", other)["ok"]
+    assert cli("check", "--json", "--model", "claude-sonnet-4-6", "--in", "1", "--max-out", "1", code=3)
+    assert "has an account" in cli("move", "--to", other, code=2).stderr
+    assert "is in" in cli("move", "--to", cli.url, code=2).stderr

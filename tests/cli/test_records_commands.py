@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 from invoke import Cli
 
-
 KEYS = [
     "by", "calls", "usd", "mean_usd", "p50_usd", "p95_usd", "p99_usd", "input_tokens", "output_tokens",
     "cache_read_tokens", "cache_write_tokens", "refused",

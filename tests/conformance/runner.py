@@ -17,7 +17,8 @@ units (nano-dollars), times are seconds; both may be written as sums with MAX (2
     [t=T] status POOL ...                                  -> NAME SPENT+RESERVED ... (or NAME none)
     [t=T] look POOL ...                                    the same without expiring anything
     [t=T] window POOL                                      -> START..END SPENT+RESERVED [carry N], as status shows it
-    [t=T] rebuild [seq=N] POOL@START=SPENT+RESERVED ...    sets buckets, if the account is at N (default: it is)
+    [t=T] rebuild [seq=N] POOL@START=SPENT+RESERVED[/CARRY] ...
+                                                           sets buckets, if the account is at N (default: it is)
     bucket POOL START                                      -> SPENT+RESERVED, also of a window that is over
     slice ID                                               -> what it has given back: money, tokens, requests
     last [N]                                               -> the kinds and money of the last N entries
@@ -175,7 +176,7 @@ class Runner:
         id, amounts, draws, options = self._call(words)
         digest = options.get("args", f"{amounts}")
         version = int(options.get("version", self.version))
-        frees = (number(options["frees"]), 0, 0, 0, 1) if "frees" in options else None
+        frees = (number(options["frees"]), 0, 0, 0, 0) if "frees" in options else None
         return self._do(Record(id, digest, amounts, draws, version, {"user": "u"}, {}, options.get("kind", "recorded"),
                                options.get("of"), frees))  # fmt: skip
 
@@ -190,11 +191,13 @@ class Runner:
         for word in words:
             place, _, figures = word.partition("=")
             pool, _, at = place.partition("@")
+            figures, _, carry = figures.partition("/")
             spent, reserved = map(number, figures.split("+"))
             draw, start = self.pools[pool], micros(at)
             end = start + -(-draw.span // 60) if draw.span else draw.end
             known = stored.get((pool, start), Bucket(start, end, 0, 0, 0, 0, draw.span))
-            buckets[pool, start], names[pool] = known.at(spent, reserved), draw.name
+            buckets[pool, start] = known._replace(spent=spent, reserved=reserved, carry=number(carry or "0"))
+            names[pool] = draw.name
         self.rebuilt = True
         return self._call_store(Rebuild(seq, buckets, names)).status
 

@@ -54,7 +54,8 @@ def _simulate(asked: argparse.Namespace) -> int:
             except Violation as violation:
                 print(violation)
                 return 1
-            print(f"seed {seed}: {dict(world.counts)}, faults {dict(world.faults)}, last digest {world.books.head.hex()[:16]}")
+            told = f"{dict(world.counts)}, faults {dict(world.faults)}"
+            print(f"seed {seed}: {told}, last digest {world.books.head.hex()[:16]}")
     return 0
 
 

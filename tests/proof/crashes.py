@@ -1,8 +1,8 @@
 """Every kind of command on an SQLite file, with a fault at the n-th write or sync for every n.
 
-One run of `SCRIPT` is kept as the operations of a disk. From it follow the files as they are when the process is killed,
-or the power lost, at any of them. Other runs have an error or a full disk at the n-th. Each time: SQLite finds its file
-intact, the invariants hold, all that was acknowledged is there, and the store goes on.
+One run of `SCRIPT` is kept as the operations of a disk. From it follow the files as they are when the process is
+killed, or the power lost, at any of them. Other runs have an error or a full disk at the n-th. Each time SQLite finds
+its file intact, the invariants hold, all that was acknowledged is there, and the store goes on.
 
 A new command joins with one line in `SCRIPT`.
 """

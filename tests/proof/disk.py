@@ -18,10 +18,9 @@ from contextlib import contextmanager
 from ctypes import CFUNCTYPE, POINTER, Structure, c_char_p, c_int, c_int64, c_void_p
 from dataclasses import dataclass, field
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, NamedTuple
 
-__all__ = ["IOERR_FSYNC", "IOERR_WRITE", "FULL", "Disk", "Op", "killed", "lost_power", "missing"]
+__all__ = ["FULL", "IOERR_FSYNC", "IOERR_WRITE", "Disk", "Op", "killed", "lost_power", "missing"]
 
 FULL, IOERR_WRITE, IOERR_FSYNC = 13, 10 | 3 << 8, 10 | 4 << 8
 SECTOR = 512

@@ -212,5 +212,3 @@ def _shape(store: Store, account: str) -> Any:
     buckets = {pool: (b.spent, b.reserved) for (pool, _), b in store.snapshot(account).buckets.items()}
     entries = [(entry.kind, entry.amounts) for entry in read_entries(store, account)]
     return buckets, entries, [(r.id, r.state) for r in store.reservations(account)]
-
-

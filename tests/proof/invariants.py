@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from budget.commands import Reservation, Status, Sweep
 from budget.ledger import GENESIS, Entry
 from budget.limits import UNITS, Limit
-from budget.money import MAX
+from budget.money import MAX, parse_usd
 from budget.policy import read_name
 from budget.pool import SWEEP
 from budget.stores.base import Snapshot, Store
@@ -27,7 +27,7 @@ __all__ = ["Books", "Violation", "asked", "settle"]
 ASKED = "asked"
 """The attribute by which a load says what each call reserves, so that a refusal can be judged."""
 _SLOTS = "concurrent"
-_OPTIONS = ("tz", "mode", "starts")  # what an entry of a limit says beside its text
+_OPTIONS = ("tz", "mode", "starts", "rollover")  # what an entry of a limit says beside its text
 _SETTLED = 1_000_000  # a lease that ends while we look is for the next sweep
 
 
@@ -70,6 +70,8 @@ class Books:
         self._own = {limit.identity: limit for limit in self.own}
         self._limits = dict(self._own)
         self._identities: dict[str, tuple[object, ...]] = {}
+        self._raised: dict[tuple[object, ...], int] = {}
+        self._until: set[tuple[object, ...]] = set()
 
     # Entries, one by one.
 
@@ -82,7 +84,7 @@ class Books:
             self.seq, self.head = entry.seq, entry.digest
         must(entry.kind in _LAWS, "I12", entry, "nobody knows such an entry")
         _LAWS[entry.kind](self, entry)
-        for pool, start, spent, reserved in entry.postings:
+        for pool, start, spent, reserved in entry.postings if entry.kind != "rebuilt" else ():
             sums = self.sums.setdefault((pool, start), [0, 0])
             sums[0] += spent
             sums[1] += reserved
@@ -102,7 +104,8 @@ class Books:
                 continue
             spent, reserved = self._now_in(limit, posting.pool, entry.at_us, posting.start)
             total = spent + reserved + posting.reserved
-            must(total <= limit.quantity, "I1", entry, f"{limit}: {spent} + {reserved} + {posting.reserved}")
+            bar = limit.quantity + limit.rollover + self._raised.get(limit.identity, 0)
+            must(total <= bar, "I1", entry, f"{limit}: {spent} + {reserved} + {posting.reserved}")
         self.open[id] = {(p.pool, p.start): p.reserved for p in entry.postings}
 
     def _ends(self, entry: Entry) -> None:
@@ -142,7 +145,7 @@ class Books:
         self.ended[id] = entry.kind
 
     def _moved(self, entry: Entry) -> None:
-        """Counters that follow no call: they are set to what the entries and other records say."""
+        """Counters that follow no call."""
         must(not any(entry.amounts), "I11", entry, "it spends")
 
     def _refused(self, entry: Entry) -> None:
@@ -152,7 +155,8 @@ class Books:
         for reason in reasons if said else ():
             limit = Limit(reason["limit"])
             amount = self._amount(limit, said)
-            if reason["pool"] is None or amount is None:
+            inexact = limit.rollover or limit.identity in self._raised or limit.identity in self._until
+            if reason["pool"] is None or amount is None or inexact:
                 continue
             known = self._limit(reason["pool"])
             must(known is None or known.quantity == limit.quantity, "I23", entry, f"{limit} is not in force: {known}")
@@ -163,11 +167,16 @@ class Books:
 
     def _policy(self, entry: Entry) -> None:
         must(not entry.postings and not any(entry.amounts), "I23", entry, "a change of policy moves a counter")
-        if entry.kind in ("limit_set", "limit_unset") and "limit" in entry.detail:
+        if entry.kind in ("limit_set", "limit_unset", "adjusted") and "limit" in entry.detail:
             options = {name: entry.detail[name] for name in _OPTIONS if name in entry.detail}
             limit = Limit(entry.detail["limit"], **options)
-            if entry.kind == "limit_set":
+            if entry.kind == "adjusted":
+                raised = self._raised.get(limit.identity, 0)
+                self._raised[limit.identity] = raised + parse_usd(entry.detail["amount"], "amount")
+            elif entry.kind == "limit_set":
                 self._limits[limit.identity] = limit
+                if "until" in entry.detail:  # and then what held before, without an entry
+                    self._until.add(limit.identity)
             elif limit.identity in self._own:
                 self._limits[limit.identity] = self._own[limit.identity]
             else:
@@ -189,7 +198,7 @@ class Books:
 
     def _limit(self, pool: str) -> Limit | None:
         identity = self._identity(pool)
-        return None if identity is None else self._limits.get(identity)
+        return None if identity is None or identity in self._until else self._limits.get(identity)
 
     def _unit(self, pool: str) -> str | None:
         identity = self._identity(pool)
@@ -203,7 +212,8 @@ class Books:
         """The counters of a pool's window at an instant; of a rolling one, all that can still count."""
         window = limit.window
         if self._rolling(pool):
-            first = at - _span(str(window)) if start is not None else at  # a sub-bucket may count a little longer
+            # What is admitted must fit with all that lies wholly within; what is refused, with all that still counts.
+            first = at - window.span - (0 if start is not None else -(-window.span // 60))
             found = [s for (p, begin), s in self.sums.items() if p == pool and begin > first]
             return sum(s[0] for s in found), sum(s[1] for s in found)
         if start is None:
@@ -254,7 +264,8 @@ class Books:
         for key in self.sums.keys() | found.buckets.keys():
             bucket, sums = found.buckets.get(key), self.sums.get(key, [0, 0])
             if bucket is None:
-                must(self._rolling(key[0]) or sums == [0, 0], "I14", None, f"{key} is gone; its entries sum to {sums}")
+                gone = self._rolling(key[0]) or "pruned" in self.counts
+                must(gone or sums == [0, 0], "I14", None, f"{key} is gone; its entries sum to {sums}")
                 continue
             spent, reserved = bucket.spent, bucket.reserved
             must(0 <= spent <= MAX and 0 <= reserved <= MAX, "I10", None, f"{key} is {bucket}")
@@ -270,11 +281,6 @@ class Books:
             must(row.id in held or row.id in self.open or row.id in self.ended, "I15", None, f"{row.id} has no entry")
         missing = (held & self.open.keys()) - seen
         must(not missing, "I15", None, f"{sorted(missing)[:3]} are open in the ledger, and not in the store")
-
-
-def _span(window: str) -> int:
-    number = window.split()[0]
-    return int(number[:-1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[number[-1]] * 1_000_000
 
 
 def settle(store: Store, account: str = "default", now: int | None = None) -> None:
@@ -295,10 +301,12 @@ _LAWS: dict[str, Callable[[Books, Entry], None]] = {
     "backfilled": Books._booked,
     "recovered": Books._booked,
     "returned": Books._booked,
-    "rebuilt": Books._moved,
+    "rebuilt": Books._moved,  # counters are brought to what the entries say: the sums stay
     "refused": Books._refused,
     **dict.fromkeys(
         ("limit_set", "limit_unset", "frozen", "unfrozen", "adjusted", "adjust_ended", "fenced", "unfenced"),
         Books._policy,
     ),
+    "pruned": Books._moved,
+    "erased": Books._moved,
 }

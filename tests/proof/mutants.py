@@ -58,7 +58,9 @@ def show(only: str) -> bool:
     for mutant in mutants(only):
         count = mutant.found()
         fine = fine and count == 1
-        print(f"{mutant.name:40} {mutant.file:32} {mutant.breaks}" + ("" if count == 1 else f"  TEXT FOUND {count} TIMES"))
+        print(
+            f"{mutant.name:40} {mutant.file:32} {mutant.breaks}" + ("" if count == 1 else f"  TEXT FOUND {count} TIMES")
+        )
     return fine
 
 
@@ -74,7 +76,7 @@ def catch(only: str, jobs: int) -> bool:
         found = []
         for mutant, job in zip(chosen, tried, strict=True):
             found.append(job.result())
-            print(f"{found[-1]:10} {mutant.name} ({mutant.file}: {mutant.breaks})", flush=True)
+            print(f"{mutant.name} ({mutant.file}, {mutant.breaks}): {found[-1]}", flush=True)
     caught = sum(each.startswith("caught") for each in found)
     seconds = time.monotonic() - began
     print(f"{caught} of {len(chosen)} seeded bugs were caught, {len(chosen) - caught} were not, in {seconds:.0f} s")
@@ -112,6 +114,9 @@ def _run(tests: str, folder: Path) -> str:
         )
     except subprocess.TimeoutExpired:
         return "caught (it hangs)"
-    if done.returncode in (0, 1):
-        return "caught" if done.returncode else "SURVIVED"
+    if done.returncode == 1:
+        failed = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
+        return f"caught by {failed[0].split()[1] if failed else tests}"
+    if done.returncode == 0:
+        return "SURVIVED"
     return f"NO TEST ({tests}: {done.returncode}, {done.stdout.strip().splitlines()[-1:]})"

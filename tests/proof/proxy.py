@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from threading import Event, Thread
 from typing import Any, NamedTuple
 
-__all__ = ["ACTS", "Fault", "Proxy", "Proxies"]
+__all__ = ["ACTS", "Fault", "Proxies", "Proxy"]
 
 ACTS = ("cut", "reset", "half", "stall", "hole", "trickle", "again")
 _RST = struct.pack("ii", 1, 0)  # SO_LINGER: on, for no time

@@ -15,25 +15,21 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Coroutine, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from budget import Budget, BudgetExceeded, ConfigError, Limit, ReservationConflict, StoreUnavailable
-from budget.breaker import Breaker
-from budget.commands import Command, Outcome, Renew, Reservation
+from budget import BudgetExceeded, ConfigError, Limit, StoreUnavailable
+from budget.commands import ChangePolicy, Command, Outcome
 from budget.money import to_decimal
-from budget.outbox import Item, Orphan
+from budget.outbox import Item
 from budget.stores.memory import MemoryStore
-from budget.stores.sqlite import SqliteStore
-from budget.stores.sqlitefile import connect
-from budget.stores.sqlitewriter import Writer
-from budget.stores.tickets import Ticket
 
 from .invariants import ASKED, Books, Violation, asked, must, settle
+from .simclients import AGENTS, USERS, Client, Message, Pause, StillSqlite, Task
 
 __all__ = ["World", "simulate"]
 
@@ -41,235 +37,16 @@ S = 1_000_000
 START = 1_760_000_000 * S
 OBSERVE = 16
 LATE = 900 * S  # how long a message may be under way; reservations are known for an hour after their end
-USERS, AGENTS = ("ann", "bob"), ("scout", "clerk")
-LIMITS = ("$50/lifetime", "per=user $4/hour", "per=agent $6/day", "per=user 40 requests/minute", "6 concurrent")
+LIMITS = (
+    "$50/lifetime",
+    "per=user $4/hour",
+    "per=agent $5/90s rolling",
+    "$20/7m rolling",
+    "per=agent $6/day",
+    "per=user 40 requests/minute",
+    "6 concurrent",
+)
 AMOUNTS = ("$1/hour", "$4/hour", "$9/hour", "$0.000000007/hour")  # what per=user is changed to
-
-
-class Message:
-    """A command on its way; awaiting it gives the answer."""
-
-    def __init__(self, client: Client, command: Command, until: float, posted: bool = False):
-        self.client, self.command, self.until, self.posted = client, command, until, posted
-        self.task: Task | None = None
-        self.sent = client.world.now
-        self.deliveries = 0
-        self.dropped = False
-
-    def __await__(self) -> Generator[Message, Outcome, Outcome]:
-        return (yield self)
-
-
-class Pause:
-    """The time that a provider takes."""
-
-    def __await__(self) -> Generator[Pause, None, None]:
-        yield self
-
-
-@dataclass(eq=False)
-class Task:
-    """One call of a client, from its reserve to its end, and what it waits for."""
-
-    client: Client
-    work: Coroutine[Any, Any, None]
-    waits: Message | Pause | None = None
-    unsure: int = 0  # since when it does not know whether what it sent was carried out
-
-
-class Wire:
-    """What a client takes for its store: it puts messages into the world."""
-
-    url, default_timeout = "memory://", 2.0
-
-    def __init__(self, client: Client):
-        self.client = client
-        self.dead = False
-
-    def call(self, account: str, command: Command, timeout: float, now: int | None = None) -> Outcome:
-        """What waits in an outbox, probes, and what operators do: while there are faults it may fail, or seem to."""
-        world = self.client.world
-        luck = world.chance.random() if world.replaying and not world.calm else 1.0
-        if luck < 0.1:
-            raise StoreUnavailable("the store gave no answer")
-        outcome = world.carry_out([command], self.client)[0]
-        if luck < 0.2:
-            raise StoreUnavailable("the store's answer was lost")
-        return outcome
-
-    async def acall(self, account: str, command: Command, timeout: float) -> Outcome:
-        world = self.client.world
-        return await Message(self.client, command, world.mono + timeout)
-
-    def post(self, account: str, command: Command) -> None:
-        if not self.dead:
-            world = self.client.world
-            world.under_way.append(Message(self.client, command, world.mono + 60, posted=True))
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.client.world.store, name)
-
-
-class Disk:
-    """An outbox on a disk that is a list: what was flushed outlives its process. See `budget.outbox.Outbox`."""
-
-    folder = Path("outbox")
-    full = False
-
-    def __init__(self, world: World):
-        self._world = world
-        self._items: list[Item] = []
-        self.flushed: list[Item] = []
-
-    def __len__(self) -> int:
-        return len(self._items)
-
-    def leave(self, item: Item) -> None:
-        self._items.append(item)
-
-    def flush(self) -> None:
-        self.flushed = list(self._items)
-
-    def items(self) -> Sequence[Item]:
-        return list(self._items)
-
-    def first(self) -> Item | None:
-        return self._items[0] if self._items else None
-
-    def done(self) -> None:
-        self._items.pop(0)
-        self.flushed = list(self._items) if not self._items else self.flushed  # its file goes when all has arrived
-
-    def orphaned(self) -> bool:
-        return bool(self._world.left)
-
-    def orphans(self) -> Iterator[Orphan]:
-        for left in list(self._world.left):
-            yield Left(self._world, left)
-
-
-class Left(Orphan):
-    """What a killed client had on its disk."""
-
-    def __new__(cls, world: World, items: list[Item]) -> Left:
-        made = super().__new__(cls, Path("outbox"), items, 0)
-        made.world = world  # type: ignore[attr-defined]
-        return made
-
-    def remove(self) -> None:
-        self.world.left.remove(self.items)  # type: ignore[attr-defined]
-
-
-class Client:
-    """One process: a budget, a clock of its own, and the calls that it makes at once."""
-
-    def __init__(self, world: World, number: int):
-        self.world, self.number = world, number
-        self.skew = 0
-        self.budget = Budget("memory://", limits=world.limits)
-        self._stores: list[object] = [self.budget.engine.store]
-        self.start()
-
-    def start(self) -> None:
-        """Begin anew: a wire, an outbox with nothing in it, no policy, no idea of the time."""
-        engine, self.wire = self.budget.engine, Wire(self)
-        self._stores.append(self.wire)
-        for part in (engine, engine.verbs, engine.verbs.line, engine.outage, engine.books):
-            for name, value in list(vars(part).items()):
-                if value in self._stores:
-                    setattr(part, name, self.wire)
-        engine.verbs.forget_policy()
-        engine.verbs.clock.__init__()  # type: ignore[misc]
-        self.outage = engine.outage
-        self.disk = self.outage.outbox = Disk(self.world)  # type: ignore[assignment]
-        self.outage._reset()
-        self.outage.breaker = Breaker(self.world.chance.random)
-        self.outage._ensure = lambda: None  # type: ignore[method-assign]  # the world says when it has its turn
-
-    @property
-    def behind(self) -> bool:
-        """Whether something waits for the store, of its own or of the dead."""
-        return self.outage._busy or bool(self.world.left)
-
-    def catch_up(self) -> None:
-        """What the thread of the outbox does."""
-        self.world.active, self.world.replaying = self, True
-        try:
-            self.outage.flush()
-            self.outage._round()
-        finally:
-            self.world.replaying = False
-
-    async def call(self) -> None:
-        world, chance = self.world, self.world.chance
-        nanos = chance.choice((0, 1, 7, 10**8, 10**9, 25 * 10**8))
-        scope = {"user": chance.choice(USERS), "agent": chance.choice(AGENTS), ASKED: asked(nanos)}
-        lease = chance.choice((5, 60, 600))
-        aio = self.budget.aio
-        try:
-            held = await aio.reserve(to_decimal(nanos), lease=lease, **scope)
-        except BudgetExceeded:
-            world.counts["refused"] += 1
-            return
-        except StoreUnavailable:
-            world.counts["unavailable"] += 1
-            return
-        world.told[held.id] = "reserved"
-        await Pause()
-        if chance.random() < 0.2:
-            self.wire.post("default", Renew(held.id, lease * S))
-        cost = chance.choice((0, nanos // 2, nanos, 2 * nanos))
-        how = chance.choice(("reconcile", "reconcile", "refund", "leave"))
-        for _ in range(1 if chance.random() < 0.9 else 2):
-            await self.end(held, how, cost)
-
-    async def end(self, held: Reservation, how: str, cost: int) -> None:
-        aio, world = self.budget.aio, self.world
-        while how != "leave":
-            try:
-                if how == "refund":
-                    await aio.refund(held)
-                else:
-                    await aio.reconcile(held, usd=to_decimal(cost))
-                world.told[held.id] = f"{how} {cost}"
-                return
-            except StoreUnavailable:
-                await Pause()
-            except ReservationConflict:
-                world.counts["conflict"] += 1
-                return
-
-
-class StillSqlite(SqliteStore):
-    """The SQLite store without its thread: several writers, each a process, and a reader."""
-
-    def __init__(self, path: str, processes: int):
-        super().__init__(path)
-        self.writers = [Writer(self._path) for _ in range(processes)]
-        self._eyes = connect(self._path)
-        for db in (self._eyes, *[writer.db for writer in self.writers]):
-            db.execute("pragma synchronous = off")
-
-    def _open_reader(self) -> Any:
-        return self._eyes
-
-    def call(self, account: str, command: Command, timeout: float, now: int | None = None) -> Outcome:
-        return self.group([command], 0, now or 0)[0]
-
-    def group(self, commands: Sequence[Command], process: int, now: int) -> list[Outcome]:
-        tickets = [Ticket("default", command, now) for command in commands]
-        self.writers[process % len(self.writers)].commit(tickets)
-        for ticket in tickets:
-            if ticket.error is not None:
-                raise ticket.error
-        return [ticket.outcome for ticket in tickets]  # type: ignore[misc]
-
-    def close(self) -> None:
-        for writer in self.writers:
-            writer.db.close()
-            writer.lock.close()
-        self.writers = []
-        self._eyes.close()
 
 
 @dataclass
@@ -592,7 +369,6 @@ class Cancelled(BaseException):
 
 
 def _unset() -> Command:
-    from budget.commands import ChangePolicy
     from budget.rows import limit_body
 
     limit = Limit("per=user $1/hour")

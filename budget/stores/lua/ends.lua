@@ -48,18 +48,31 @@ end
 
 -- Units and amounts of the shares of what was kept, and where their windows start.
 local function read_shares(kept, starts, count)
-  return { struct.unpack('<' .. string.rep('d', 2 * count), kept, OFFSET + 6) },
-    { struct.unpack('<' .. string.rep('d', count), starts) }
+  local shape, from = struct.unpack('<I2', kept, OFFSET), OFFSET + 6
+  local places = { struct.unpack('<' .. string.rep('d', count), starts) }
+  if shape < COMPACT then return { struct.unpack('<' .. string.rep('d', 2 * count), kept, from) }, places end
+  local shares = { string.byte(kept, from, from + count - 1) }
+  if shape >= COMPACT + 16384 then
+    local amounts = figures(string.sub(kept, 17, 56))
+    amounts[CONCURRENT] = 1
+    for i = 1, count do shares[count + i] = amounts[shares[i]] end
+  elseif shape >= COMPACT + 8192 then
+    for i = 1, count do shares[count + i] = 0 end
+  else
+    local taken = { struct.unpack('<' .. string.rep('d', count), kept, from + count) }
+    for i = 1, count do shares[count + i] = taken[i] end
+  end
+  return shares, places
 end
 
 -- Move a bucket that is not the newest, or a part of a rolling pool: what the pool shows then, and the write, if it is for
 -- the pool's own key. A part that is gone moves nothing.
 local function move_other(key, value, start, added, freed, now, closed)
-  if value and is_rolling(value) then
-    local parts, span, since = read_parts(value)
-    local i = find_part(parts, start)
+  if value and #value > 48 then
+    local parts, span, since = rolling().read(value)
+    local i = rolling().find(parts, start)
     if i then parts[i + 1], parts[i + 2] = add(parts[i + 1], added), parts[i + 2] - freed end
-    return shown(parts, span, since, now), i and write_parts(parts, span, since)
+    return rolling().shown(parts, span, since, now), i and rolling().write(parts, span, since)
   end
   key = closed_field(key, start)
   local start_, finish, since, spent, reserved, carry = read_bucket(redis.call('HGET', KEYS[5], key))
@@ -74,12 +87,19 @@ local function move(values, starts, count, shares, spends, before, freed, now)
   local KEYS, pack, unpack_ = KEYS, struct.pack, struct.unpack
   for i = 1, count do
     local unit, value, own = shares[i], values[i + 2], nil
-    local added = spends[unit] - (before and before[unit] or 0)
+    local added = spends[unit]
+    if before then added = added - before[unit] end
     local start, finish, since, spent, reserved, carry
-    if value and #value == 48 then start, finish, since, spent, reserved, carry = unpack_(BUCKET, value) end
-    if value and #value == 40 then start, finish, since, spent, reserved, carry = read_bucket(value) end
+    if value and #value <= 48 then
+      if #value == 40 then value = value .. NO_CARRY end
+      start, finish, since, spent, reserved, carry = unpack_(BUCKET, value)
+    end
     if start == starts[i] then
-      own = pack(BUCKET, start, finish, since, add(spent, added), reserved - freed[i], carry)
+      if spent ~= MAX then
+        spent = spent + added
+        if spent > MAX then spent = MAX end
+      end
+      own = pack(BUCKET, start, finish, since, spent, reserved - freed[i], carry)
       after[i] = own
     else
       after[i], own = move_other(KEYS[i + 7], value, starts[i], added, freed[i], now, closed)
@@ -116,49 +136,4 @@ local function finish(version, seq, now, due, head, values, r, state, actual, de
   redis.call('MSET', KEYS[1], marker, unpack(writes, 1, n))
   if not late then redis.call('ZREM', KEYS[2], ARGV[1]) end
   return { 'ended', now, marker, after, made == r.made and actual or record }
-end
-
--- Add a cost to spent that no stored reservation stands for, and remember its id. Buckets: start, end, since, spent,
--- reserved, carry of each pool; of a rolling one what `part_at` returned.
-local function book(version, seq, now, due, head, values, buckets, kind, actual, kept, names)
-  local spends, count = figures(actual), #buckets
-  local starts, before, after, writes, closed, opened = {}, {}, {}, {}, {}, false
-  for i, bucket in ipairs(buckets) do
-    local value, unit = values[i + 2], struct.unpack('<d', kept, OFFSET - 2 + 8 * i)
-    local list, key, new = writes, KEYS[i + 7], nil
-    before[i] = value
-    if bucket.parts then
-      local parts, at = bucket.parts, bucket.at
-      if at then
-        parts[at + 1] = add(parts[at + 1], spends[unit])
-        new, opened = write_parts(parts, bucket.span, bucket.since), opened or not value
-      end
-      before[i] = value or at == nil and NO_BUCKET or nil
-      starts[i], after[i] = bucket.start, shown(parts, bucket.span, bucket.since, now)
-    else
-      local newest = value and struct.unpack('<d', value)
-      starts[i] = bucket[1]
-      new = struct.pack(BUCKET, bucket[1], bucket[2], bucket[3], add(bucket[4], spends[unit]), bucket[5], bucket[6])
-      after[i], opened = new, opened or not newest or newest < bucket[1]
-      if newest and bucket[1] < newest then list, key = closed, closed_field(key, bucket[1]) end
-    end
-    if new then list[#list + 1], list[#list + 2] = key, new end
-  end
-  local packed = struct.pack('<' .. string.rep('d', count), unpack(starts))
-  local record = pack_record('r', 0, now, now, now, actual, packed, kept)
-  if opened then check_windows(before, count) end
-
-  -- Nothing can fail from here.
-  local marker = append(version, seq, now, due, head, kind, ARGV[1], actual, '', packed, kept, '')
-  if opened then open_windows(before, starts, count, names) end
-  if #closed > 0 then redis.call('HSET', KEYS[5], unpack(closed)) end
-  redis.call('SET', KEYS[7], record, 'PX', KEEP.r)
-  redis.call('MSET', KEYS[1], marker, unpack(writes))
-  return { 'booked', now, marker, table.concat(after), record }
-end
-
--- What `book` is told of a rolling pool.
-local function book_part(value, at, now, span, since)
-  local parts, index, start, span_, since_ = part_at(value, at, now, span, since)
-  return { parts = parts, at = index, start = start, span = span_, since = since_ }
 end

@@ -8,12 +8,14 @@
 -- marker   two that are not numbers, clock, earliest lease end (a lower bound), format, policy version, sequence, epoch, 40
 --          hex digits of the last entry's digest. Scripts of the first format had version and sequence in front: they now
 --          answer stale_policy, or stop at an entry with an impossible number, and write nothing. A marker of a later
---          format keeps the first five. The epoch tells this account from another of its name: it is made of the digest of
+--          format keeps the first five, and is no shorter. The epoch tells this account from another of its name: it is made of the digest of
 --          its first entry, and above 40 bits it counts how often an operator has declared it whole again.
 -- pool     its newest bucket: start, end, since, spent, reserved, carry (before format 2 no carry); older ones are in the
 --          hash of closed windows. Of a rolling pool the newest part, its span, and start, spent, reserved of older parts
 -- kept     what a caller asked, as it came: 16 bytes of digest that stand for the rest, amounts, and from OFFSET on how
---          many pools, the lengths of their ids and of the idempotency digest; units, amounts, ids, digest, body
+--          many pools (from COMPACT on, what those are; 16384 more: each took the amount of its unit; 8192 more: nothing),
+--          the lengths of their ids and of the idempotency digest; units (a byte each; below COMPACT doubles), what they
+--          took, ids, digest, body
 
 local FORMAT = 2
 local MAX = 9007199254740991
@@ -22,16 +24,17 @@ local CLOCK_BACK = 5000000
 local SWEEP = 64
 local CONCURRENT = 5
 local BUCKET = '<dddddd'
-local NO_CARRY = string.rep('\0', 8)
-local NO_BUCKET = string.rep('\0', 48)
-local GUARD = struct.pack('<dd', 0 / 0, 0 / 0)
-local NOTHING = string.rep('\0', 40)
+local NO_CARRY = '\0\0\0\0\0\0\0\0'
+local NO_BUCKET = '\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0'
+local NOTHING = '\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0'
+local GUARD = '\0\0\0\0\0\0\248\127\0\0\0\0\0\0\248\127'
 local OFFSET = 57
+local COMPACT = 32768
 
 local epoch = 0
 
 local function read_marker(value)
-  if not value then return 0, 0, 0, MAX, string.rep('0', 40) end
+  if not value then return 0, 0, 0, MAX, '0000000000000000000000000000000000000000' end
   if #value == 72 then
     local version, seq, clock, due = struct.unpack('<dddd', value)
     return version, seq, clock, due, string.sub(value, 33)

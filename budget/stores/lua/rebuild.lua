@@ -21,7 +21,7 @@ local function note(start, spent, reserved)
 end
 
 local function set_part(parts, start, spent, reserved)
-  local i = find_part(parts, start)
+  local i = rolling().find(parts, start)
   note(start, spent - (i and parts[i + 1] or 0), reserved - (i and parts[i + 2] or 0))
   if not i then
     i = 1
@@ -39,7 +39,7 @@ for k = 7, #KEYS do
     if span_ > 0 then
       if not parts then
         parts, span, since_ = {}, span_, since
-        if value then parts, span, since_ = read_parts(value) end
+        if value then parts, span, since_ = rolling().read(value) end
       end
       set_part(parts, start, spent, reserved)
     else
@@ -59,7 +59,7 @@ for k = 7, #KEYS do
       end
     end
   end
-  writes[count + 1], writes[count + 2] = KEYS[k], parts and write_parts(parts, span, since_) or value
+  writes[count + 1], writes[count + 2] = KEYS[k], parts and rolling().write(parts, span, since_) or value
   count = count + 2
   if name ~= '' then names[#names + 1], names[#names + 2] = pool_id(KEYS[k]), name end
 end

@@ -17,7 +17,7 @@ local buckets = {}
 for i = 1, #KEYS - 7 do
   local at, value = 48 * i - 23, values[i + 2]
   local _, _, since, limit, rollover, span = struct.unpack('<dddddd', ARGV[2], at)
-  local bucket = value and not is_rolling(value) and { read_bucket(value) }
+  local bucket = value and #value <= 48 and { read_bucket(value) }
   if span > 0 then
     bucket = book_part(value, now, now, span, since)
   elseif not bucket then

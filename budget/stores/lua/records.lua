@@ -1,31 +1,49 @@
 -- Reservations and the windows they were taken from.
 
--- A reservation: o(pen), r(econciled), f (refunded) or x (expired); its lease; what its end charged (of an open slice: what
--- it has given back); where the windows of its pools start; and what was kept of the request.
+-- A reservation: o(pen), r(econciled), f (refunded) or x (expired); its lease; when it was made and ended; what its end
+-- charged (of an open slice: what it has given back); where the windows of its pools start; and what was kept of the
+-- request. An open one that has given nothing back is a p, which leaves out two of them.
 local function pack_record(state, lease, lease_end, made, ended, charged, starts, kept)
+  if state == 'o' and charged == NOTHING then
+    return struct.pack('<c1dddI2', 'p', lease, lease_end, made, #starts) .. starts .. kept
+  end
   return struct.pack('<c1ddddI2', state, lease, lease_end, made, ended, #starts) .. charged .. starts .. kept
 end
 
 local function read_record(record)
-  local state, lease, lease_end, made, ended, width = struct.unpack('<c1ddddI2', record)
+  local from, ended, charged = 28, 0, NOTHING
+  local state, lease, lease_end, made, width = struct.unpack('<c1dddI2', record)
+  if state == 'p' then
+    state = 'o'
+  else
+    ended, width = struct.unpack('<dI2', record, 26)
+    from, charged = 76, string.sub(record, 36, 75)
+  end
   return {
-    state = state, lease = lease, lease_end = lease_end, made = made, ended = ended,
-    charged = string.sub(record, 36, 75), starts = string.sub(record, 76, 75 + width),
-    kept = string.sub(record, 76 + width),
+    state = state, lease = lease, lease_end = lease_end, made = made, ended = ended, charged = charged,
+    starts = string.sub(record, from, from + width - 1), kept = string.sub(record, from + width),
   }
 end
 
--- The ids of the pools.
+-- Where in what was kept the ids of the pools stand, the bytes of these and of the digest of what the caller asked.
+local function layout(kept)
+  local shape, width, length = struct.unpack('<I2I2I2', kept, OFFSET)
+  local count = shape % 8192
+  local each = shape == count and 16 or shape < COMPACT + 8192 and 9 or 1
+  return OFFSET + 6 + each * count, width, length
+end
+
 local function read_ids(kept)
-  local count, width = struct.unpack('<I2I2', kept, OFFSET)
-  local from = OFFSET + 6 + 16 * count
+  local from, width = layout(kept)
   return string.sub(kept, from, from + width - 1)
 end
 
+-- As text: the first format had no other.
 local function asked_digest(kept)
-  local count, width, length = struct.unpack('<I2I2I2', kept, OFFSET)
-  local from = OFFSET + 6 + 16 * count + width
-  return string.sub(kept, from, from + length - 1)
+  local from, width, length = layout(kept)
+  local digest = string.sub(kept, from + width, from + width + length - 1)
+  if string.byte(digest) ~= 0 then return digest end
+  return (string.gsub(string.sub(digest, 2), '.', function(c) return string.format('%02x', string.byte(c)) end))
 end
 
 local function same_request(record, kept)
@@ -62,14 +80,4 @@ local function open_windows(before, starts, count, names)
       if start < starts[i] then redis.call('HSET', KEYS[5], closed_field(KEYS[i + 7], start), value) end
     end
   end
-end
-
--- The byte and the text of each shadow draw that would have refused; the texts are the lines after the first.
-local function shadow_texts(which, lines)
-  local told, i = {}, 0
-  for text in string.gmatch(string.match(lines, '\n(.*)') .. '\n', '([^\n]*)\n') do
-    i = i + 1
-    if string.find(which, string.char(i), 1, true) then told[#told + 1] = string.char(i) .. text .. '\n' end
-  end
-  return table.concat(told)
 end

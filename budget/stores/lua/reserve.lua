@@ -37,9 +37,9 @@ for i = 1, count do
   if more and more[3 * i - 2] > 0 then
     opened = opened or not value
     counts = unpack_('<d', numbers, 65 + 16 * count + 24 * i - 8)
-    parts, _, start, span, counts = part_at(value, now, now, more[3 * i - 2], counts)
+    parts, _, start, span, counts = rolling().at(value, now, now, more[3 * i - 2], counts)
     starts[i] = start
-    start, finish, since, spent, reserved, carry = view(parts, span, counts, now)
+    start, finish, since, spent, reserved, carry = rolling().view(parts, span, counts, now)
   else
     if value then
       if #value == 40 then value = value .. NO_CARRY end
@@ -65,10 +65,10 @@ for i = 1, count do
     if parts then parts[#parts] = parts[#parts] + amount end
   else
     refused = refused .. string.char(i)
-    if parts then finish = freed_at(parts, span, now, amount, limit) end
+    if parts then finish = rolling().freed_at(parts, span, now, amount, limit) end
   end
   value = pack(BUCKET, start, finish, since, spent, reserved, carry)
-  values[i + 2], writes[2 * i - 1], writes[2 * i] = value, KEYS[i + 7], parts and write_parts(parts, span, counts) or value
+  values[i + 2], writes[2 * i - 1], writes[2 * i] = value, KEYS[i + 7], parts and rolling().write(parts, span, counts) or value
 end
 if refused ~= '' or string.find(ARGV[4], '^[^\n]') then
   redis.call('XADD', KEYS[4], 'MAXLEN', '~', 20000, string.format('%d-*', seq + 1), 't', string.format('%d', now),
@@ -79,7 +79,14 @@ local before = opened and redis.call('MGET', unpack(KEYS, 8))
 if opened then check_windows(before, pools) end
 local packed = struct.pack('<' .. string.rep('d', pools), unpack(starts, 1, pools))
 local record = pack_record('o', lease, now + lease, now, 0, NOTHING, packed, kept)
-local shadows = shadowed == '' and '' or shadow_texts(shadowed, ARGV[4])
+-- Of each shadow draw that would have refused its byte and its text; the texts are the lines after the first.
+local shadows, draw = '', 0
+if shadowed ~= '' then
+  for text in string.gmatch(string.match(ARGV[4], '\n(.*)') .. '\n', '([^\n]*)\n') do
+    draw = draw + 1
+    if string.find(shadowed, string.char(draw), 1, true) then shadows = shadows .. string.char(draw) .. text .. '\n' end
+  end
+end
 redis.call('ZADD', KEYS[2], string.format('%d', now + lease), ARGV[1])
 
 -- Nothing can fail from here.

@@ -12,9 +12,9 @@ local found = { 'status', now, values[1] or '' }
 for i = 1, #KEYS - 2 do
   local value, shown_ = values[i + 1], ''
   if value then
-    if is_rolling(value) then
-      local parts, span, since = read_parts(value)
-      shown_ = shown(parts, span, since, now)
+    if #value > 48 then
+      local parts, span, since = rolling().read(value)
+      shown_ = rolling().shown(parts, span, since, now)
     else
       local start, finish = struct.unpack('<dd', value)
       if start <= now and now < finish then shown_ = value end
