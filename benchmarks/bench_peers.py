@@ -49,14 +49,14 @@ _PEERS = {
     "tokencap": _Peer("check and add on 8 keys at once", ("yes", "no", "no", "counts", "no money")),
 }
 _NOTES = """\
-crash: what is left after the process was killed. "redis": counters that are there, in memory they are gone; nobody knows
-  which hits belonged to calls that never ended. "counts": the same (its memory row is SQLite in ":memory:").
+crash: what is left after the process was killed. "redis": counters that are there (in memory they are gone), and nobody
+  knows which hits belonged to calls that never ended. "counts": the same; its memory row is SQLite in ":memory:".
   "store's": with Redis or SQLite all of it, and what a dead process reserved is charged when its lease ends.
-no money: whole units that the caller chooses; windows are of fixed length in UTC (limits, throttled-py), a leaking level
+no money: units that the caller chooses. Windows are of fixed length in UTC (limits, throttled-py), a leaking level
   (pyrate-limiter), or none but by hand (tokencap, token-budget-py).
-Nothing but budget knows a call by an id (a repeat counts twice), takes what a call did not use back from eight pools in
-one step, or can prove its counters from a ledger. What is used beyond a reservation: token-budget-py drops it if it does
-not fit, tokencap adds it in a second step."""
+Nothing but budget knows a call by an id (elsewhere a repeat counts twice), takes back from eight pools in one step what
+a call did not use, or proves its counters from a ledger. What is used beyond a reservation: token-budget-py drops it if
+it does not fit, tokencap adds it in a second step."""
 
 
 def main() -> None:

@@ -22,7 +22,10 @@ from budget.limits import Limit
 from budget.policy import Policy
 from budget.stores.base import Store, open_store
 
-__all__ = ["ACTUAL", "AMOUNTS", "EIGHT", "LEASE_US", "ONE", "TASKS", "attributes", "draws_for", "engine_rate", "main", "run_pairs", "store_pairs"]
+__all__ = [
+    "ACTUAL", "AMOUNTS", "EIGHT", "LEASE_US", "ONE", "TASKS", "attributes",
+    "draws_for", "engine_rate", "main", "run_pairs", "store_pairs",
+]  # fmt: skip
 
 _SCOPES = ("user", "agent", "session", "team")
 EIGHT = [Limit(f"$9000/{window}", per=scope) for scope in _SCOPES for window in ("day", "month")]

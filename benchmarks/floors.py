@@ -85,7 +85,7 @@ def sqlite_floor(source: Path, target: Path, group: int, seconds: float) -> floa
 
 def _write(db: sqlite3.Connection, table: str) -> str:
     columns = len(db.execute(f"pragma table_info({table})").fetchall())
-    return f"insert into {table} values ({', '.join('?' * columns)}) {_WRITES[table]}"
+    return f"insert into {table} values ({', '.join('?' * columns)}) {_WRITES[table]}"  # noqa: S608
 
 
 def _verbs(source: Path) -> list[Rows]:

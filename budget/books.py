@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Collection, Iterator, Mapping
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from budget.audit import Audit, Auditor, rolling_pools
 from budget.commands import Bucket, ChangePolicy, Command, LoadPolicy, Outcome, Rebuild
@@ -18,9 +18,11 @@ from budget.ledger import Entry
 from budget.money import MAX
 from budget.pseudonym import Swap
 from budget.stores.base import PAGE, Cursor, Drained, Snapshot, Store, read_entries
-from budget.stores.records import Records
 
-__all__ = ["OPERATOR_TIMEOUT", "TRIES", "Books", "Rebuilt"]
+if TYPE_CHECKING:
+    from budget.stores.records import Records
+
+__all__ = ["OPERATOR_TIMEOUT", "TRIES", "Books", "Rebuilt", "open_records"]
 
 OPERATOR_TIMEOUT = 30.0
 """Seconds that a step of an operator's command may wait for the store."""
@@ -33,6 +35,19 @@ class Rebuilt(NamedTuple):
 
     changed: list[tuple[str, int]]
     audit: Audit
+
+
+def open_records(url: str | None) -> Records | None:
+    """Return the records store of a URL; None for None.
+
+    Raises:
+        ConfigError: It is not the URL of an SQLite file.
+    """
+    if url is None:
+        return None
+    from budget.stores.records import Records
+
+    return Records(url)
 
 
 class Books:

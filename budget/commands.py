@@ -157,10 +157,7 @@ class Reservation(NamedTuple):
 
 @dataclass(slots=True)
 class Reserve:
-    """Set aside `amounts` in every pool of `draws`, or in none.
-
-    `local`: its id was made in this process, so it may be decided from a slice there (`budget.slices`).
-    """
+    """Set aside `amounts` in every pool of `draws`, or in none."""
 
     id: str
     digest: str
@@ -172,7 +169,6 @@ class Reserve:
     detail: Mapping[str, Any]
     frozen: str | None = None
     parent: str | None = None
-    local: bool = False
 
 
 @dataclass(slots=True)

@@ -30,7 +30,7 @@ __all__ = [
 
 FILE = "budget.toml"
 _KEYS = {
-    "store", "account", "records", "on_store_error", "on_unpriced", "on_unbounded", "count_with", "reserve_at",
+    "store", "account", "records", "on_store_error", "slices", "on_unpriced", "on_unbounded", "count_with", "reserve_at",
     "store_timeout", "limits", "prices", "price_files",
 }  # fmt: skip
 _LISTS = {"limits", "prices", "price_files"}
@@ -61,6 +61,7 @@ class Settings:
         on_store_error: What happens to a call whose reserve the store cannot answer: "refuse", "allow" (it goes on
             without a reservation), or "local_allowance".
         local_allowance: What that may spend, nano-dollars; else None.
+        slices: What a slice for speed has at most, nano-dollars; 0: none is bought.
         shadow: Every limit is a shadow limit: nothing is refused but to the frozen.
         disabled: Every verb admits and records nothing.
         on_warning: What is called with a warning before a limit refuses, or None.
@@ -79,6 +80,7 @@ class Settings:
     timeout: float | None
     on_store_error: str
     local_allowance: int | None
+    slices: int
     shadow: bool
     disabled: bool
     on_warning: Callable[..., Any] | None
@@ -93,6 +95,7 @@ def load(
     limits: Sequence[str | Limit] | None = None,
     prices: object = None,
     on_store_error: str | None = None,
+    slices: str | None = None,
     on_unpriced: str | None = None,
     on_unbounded: str | None = None,
     count_with: str | None = None,
@@ -129,6 +132,7 @@ def load(
         timeout=_timeout(pick("store_timeout", store_timeout, None)),
         on_store_error=on_error,
         local_allowance=local_allowance,
+        slices=_slices(pick("slices", slices, None)),
         shadow=_choice("mode", mode, MODES) == "shadow",
         disabled=_flag("BUDGET_DISABLED"),
         on_warning=_callback(on_warning),
@@ -273,6 +277,13 @@ def _choice(name: str, value: object, known: Sequence[str]) -> str:
 
 def _allowance(value: object) -> int | None:
     return None if value == "refuse" else parse_usd(value, "on_unbounded")
+
+
+def _slices(value: object) -> int:
+    nanos = 0 if value is None else parse_usd(value, "slices")
+    if value is not None and not nanos:
+        raise ConfigError("slices: a slice of $0 holds nothing; leave slices= out")
+    return nanos
 
 
 def _on_store_error(value: object) -> tuple[str, int | None]:

@@ -16,7 +16,7 @@ from time import monotonic, time
 from typing import Any
 
 from budget.asks import Ask, count, filled, make_ask, price
-from budget.books import Books
+from budget.books import Books, open_records
 from budget.commands import Amounts, Command, Outcome, Refund, Renew, Reservation, Reserve
 from budget.config import Settings
 from budget.drainer import Drainer
@@ -27,8 +27,8 @@ from budget.limits import check_attributes
 from budget.money import parse_usd
 from budget.outage import Outage
 from budget.run import current
+from budget.slices import AHEAD, Slices
 from budget.stores.base import Store, open_store
-from budget.stores.records import Records
 from budget.usage import Usage
 from budget.verbs import Flow, Verbs
 from budget.waiting import Place, wait_seconds
@@ -50,19 +50,28 @@ class Engine:
         self.settings = settings
         self.store: Store = open_store("disabled://" if settings.disabled else settings.store)
         self.verbs = Verbs(settings, self.drive, self.store)
-        records = Records(settings.records) if settings.records else None
-        self.books = Books(self.store, settings.account, records)
+        self.books = Books(self.store, settings.account, open_records(settings.records))
         self.drainer = Drainer(self.books)
         self.leases = Renewer(self._renew)
         self.timeout = settings.timeout or self.store.default_timeout
         self.outage = Outage(settings, self.store, self.verbs, self._try, self.books.entries)
         self.store.undelivered = self.outage.undelivered
+        self.slices = self._make_slices()
         self._opened = False
         if settings.disabled:
             _log.warning("BUDGET_DISABLED is set: every call is admitted, and nothing is recorded")
 
+    def _make_slices(self) -> Slices | None:
+        speed, allowance = self.settings.slices, self.settings.local_allowance or 0
+        if self.settings.disabled or not (speed or allowance):
+            return None
+        made = Slices(speed, allowance, self.verbs.new_id, self._post, self.leases.keep, self.leases.drop)
+        self.outage.allowance = made.without_store
+        return made
+
     def drive(self, flow: Flow, call_back: bool = False) -> Any:
         """Run a flow to its end. `call_back` refunds a reserve whose answer never came."""
+        flow = self.slices.around(flow, call_back) if self.slices is not None else flow
         until = monotonic() + self.timeout
         try:
             command = next(flow)
@@ -89,6 +98,7 @@ class Engine:
 
     async def adrive(self, flow: Flow, call_back: bool = False) -> Any:
         """Run a flow to its end without blocking the event loop."""
+        flow = self.slices.around(flow, call_back) if self.slices is not None else flow
         until = monotonic() + self.timeout
         try:
             command = next(flow)
@@ -118,7 +128,13 @@ class Engine:
         return self._call(command, monotonic() + self.timeout, False)[0]
 
     def post(self, command: Command) -> None:
-        """Hand a command to the store without waiting."""
+        """Hand a command over without waiting."""
+        if self.slices is not None:
+            self.slices.posted(command)
+        else:
+            self._post(command)
+
+    def _post(self, command: Command) -> None:
         if self.outage.breaker.open:
             self.outage.keep(command)
         else:
@@ -129,6 +145,8 @@ class Engine:
         self.verbs.line.close()
         self.leases.close()
         self.verbs.learner.flush()
+        if self.slices is not None:
+            self.slices.close()
         self.outage.settle()
         self.drainer.close()
         self.store.close()
@@ -187,6 +205,7 @@ class Engine:
             self.outage.failed(error)
         # A call that goes on without its reservation ends under the same id, whether or not that was set aside.
         goes_on = isinstance(error, StoreUnavailable) and self.settings.on_store_error == "allow"
+        goes_on = goes_on and getattr(command, "digest", None) != AHEAD
         if call_back and not goes_on and type(command) is Reserve and getattr(error, "sent", True):
             self.post(Refund(command.id, {"outcome": "no answer"}))
 

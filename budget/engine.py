@@ -88,6 +88,7 @@ class Budget:
         account: str | None = None,
         records: str | None = None,
         on_store_error: str | None = None,
+        slices: str | None = None,
         on_unpriced: str | None = None,
         on_unbounded: str | None = None,
         count_with: str | None = None,
@@ -100,7 +101,7 @@ class Budget:
         global _default
         settings = load(
             store=store, limits=limits, prices=prices, account=account, records=records,
-            on_store_error=on_store_error,
+            on_store_error=on_store_error, slices=slices,
             on_unpriced=on_unpriced, on_unbounded=on_unbounded, count_with=count_with, reserve_at=reserve_at,
             store_timeout=store_timeout, mode=mode, on_warning=on_warning, outcome=outcome,
         )  # fmt: skip

@@ -58,6 +58,7 @@ class Outage:
     Attributes:
         breaker: Whether the store is given up on for now.
         degraded: Calls that went on without a reservation, because `on_store_error` says so.
+        allowance: Decides a reserve from the local allowance, or None: there is none.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class Outage:
         shared = not store.url.startswith(("memory:", "disabled:"))
         self.outbox = Outbox(folder_of(store.url, settings.account)) if shared else None
         self.degraded = 0
+        self.allowance: Callable[[Reserve], Outcome | None] | None = None
         self._reset()
         _OUTAGES.add(self)
 
@@ -126,6 +128,8 @@ class Outage:
         if isinstance(command, Kept) and self.outbox is not None:
             self.keep(command)
             return _presumed(command, now)
+        if type(command) is Reserve and self.allowance is not None:
+            return self.allowance(command)
         if type(command) is Reserve and self._settings.on_store_error == "allow":
             self.degraded += 1
             if not self._told_degraded:

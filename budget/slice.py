@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from operator import itemgetter
 from time import monotonic
-from typing import Any
+from typing import Any, NamedTuple
 
 from budget.commands import Amounts, Bucket, Draw, Outcome, Reconcile, Record, Reservation, Reserve, Share
 from budget.limits import CONCURRENT
 from budget.window import FOREVER, SECOND
 
-__all__ = ["Group", "Slice", "key_of", "record_of"]
+__all__ = ["Group", "Slice", "Taken", "key_of", "record_of"]
 
 _SHARES = 64  # amounts of which the shares are remembered
 _POOL = itemgetter(0)
@@ -113,17 +113,26 @@ class Group:
         return found
 
 
+class Taken(NamedTuple):
+    """A call that was decided from a slice; `id` is that of the record of its cost."""
+
+    slice: Slice
+    call: Reservation
+    id: str
+
+
 def key_of(command: Reserve) -> tuple[Any, ...]:
     """Return what tells one group from another."""
     return tuple(map(_POOL, command.draws))
 
 
-def record_of(command: Reconcile, slice: Slice, known: Reservation) -> Record:
+def record_of(command: Reconcile, taken: Taken) -> Record:
     """Return the record of a call that was decided from a slice: its cost, paid out of that."""
+    slice, known, id = taken
     pairs = zip(command.actual, known.amounts, strict=True)
     actual: Any = tuple(reserved if said is None else said for said, reserved in pairs)
     return Record(
-        known.id, known.digest, actual, slice.draws, slice.version, known.scope, {**known.detail, **command.detail},
+        id, known.digest, actual, slice.draws, slice.version, known.scope, {**known.detail, **command.detail},
         "recorded", slice.id, known.amounts,
     )  # fmt: skip
 

@@ -13,9 +13,9 @@ Two uses, one mechanism:
 * **The local allowance.** Once a call on some pools was admitted, an allowance is bought for them and kept until their
   window ends. It is touched only while the store cannot answer.
 
-What a slice decides is in the ledger from its end on, and the id of such a call is known to this process alone. So only
-calls whose id was made here are decided so (`Reserve.local`), and none that takes a slot or is watched by a limit in
-shadow mode. A process that is killed loses its slices: their leases end and they are charged, as every reservation is.
+What a slice decides is in the ledger from its end on, and the id of such a call is known to this process alone. So
+only calls whose id was made here are decided so, and none that takes a slot or is watched by a limit in shadow mode. A
+process that is killed loses its slices: their leases end and they are charged, as every reservation is.
 """
 
 from __future__ import annotations
@@ -28,11 +28,15 @@ from time import monotonic, sleep
 from typing import Any
 
 from budget.commands import Amounts, Command, Outcome, Reconcile, Record, Refund, Renew, Reservation, Reserve, new
-from budget.slice import Group, Slice, key_of, record_of
+from budget.errors import StoreUnavailable
+from budget.slice import Group, Slice, Taken, key_of, record_of
+from budget.waiting import Place
 from budget.window import SECOND
 
-__all__ = ["LEASE", "LIFE", "SHARE", "Slices", "Steps"]
+__all__ = ["AHEAD", "LEASE", "LIFE", "SHARE", "Slices"]
 
+AHEAD = "ahead"
+"""The digest of a reserve that buys a slice."""
 LIFE = 1.0
 """Seconds that a slice bought for speed lives."""
 SHARE = 8
@@ -45,8 +49,7 @@ _AGAIN = 60.0  # seconds after which an allowance that was refused is asked for 
 _EVER = 1e9
 _NOTHING: Amounts = (0, 0, 0, 0, 0)
 
-Steps = Generator[Command, Outcome, Any]
-"""Commands for the store, and their outcomes back."""
+Flow = Generator[Command | Place, Any, Any]
 
 
 class Slices:
@@ -71,7 +74,7 @@ class Slices:
     def _begin(self) -> None:
         self._pid = os.getpid()
         self._groups: dict[tuple[Any, ...], Group] = {}
-        self._taken: dict[str, tuple[Slice, Reservation]] = {}
+        self._taken: dict[str, Taken] = {}  # by the id of the call
         self._ended: deque[tuple[Slice, Amounts]] = deque()  # calls that have ended, and what they give back
         self._living: list[Slice] = []
         self._lock = Lock()
@@ -79,17 +82,38 @@ class Slices:
 
     # What an engine does with each command.
 
-    def steps(self, command: Command) -> Steps:
+    def around(self, flow: Flow, own: bool) -> Flow:
+        """Return a flow whose commands are carried out from slices where that can be.
+
+        Args:
+            flow: The steps of a verb.
+            own: Whether the id of what it reserves was made in this process.
+        """
+        try:
+            command = next(flow)
+            while True:
+                try:
+                    outcome = (yield command) if isinstance(command, Place) else (yield from self.steps(command, own))
+                except StoreUnavailable as error:
+                    command = flow.throw(error)
+                    continue
+                command = flow.send(outcome)
+        except StopIteration as end:
+            return end.value
+        finally:
+            flow.close()
+
+    def steps(self, command: Command, own: bool = True) -> Flow:
         """Carry out a command: from a slice if that can be, else by what is yielded to the store."""
         if self._pid != os.getpid():  # forked: what is kept here is the parent's
             self._begin()
         if isinstance(command, Reserve):
-            if command.local and command.frozen is None:
+            if own and command.frozen is None:
                 return (yield from self._reserve(command))
         elif isinstance(command, Reconcile | Refund | Renew):
             taken = self._taken.get(command.id)
             if taken is not None:
-                return (yield from self._end(command, *taken))
+                return (yield from self._end(command, taken))
         return (yield command)
 
     def posted(self, command: Command) -> None:
@@ -97,11 +121,10 @@ class Slices:
         taken = self._taken.get(command.id) if isinstance(command, Reconcile | Refund | Renew) else None
         if taken is None or self._pid != os.getpid():
             self._post(command)
-        elif not isinstance(command, Renew) and self._taken.pop(taken[1].id, None) is not None:
-            slice, known = taken
+        elif not isinstance(command, Renew) and self._taken.pop(taken.call.id, None) is not None:
             if isinstance(command, Reconcile):
-                self._post(record_of(command, slice, known))
-            self._ended.append((slice, known.amounts if isinstance(command, Refund) else _NOTHING))
+                self._post(record_of(command, taken))
+            self._ended.append((taken.slice, taken.call.amounts if isinstance(command, Refund) else _NOTHING))
 
     def decide(self, command: Reserve) -> Outcome | None:
         """Admit a call from the slice of its pools; None: it must be asked of the store."""
@@ -109,7 +132,10 @@ class Slices:
         return None if group is None else self._take(group, group.fast, command, command.version)
 
     def without_store(self, command: Reserve) -> Outcome | None:
-        """Admit a call from the allowance of its pools, because the store cannot answer; None: it cannot be."""
+        """Admit a call from the allowance of its pools, because the store cannot answer; None: it cannot be.
+
+        Its reserve may have been carried out all the same and is called back, so its cost gets an id of its own.
+        """
         group = self._groups.get(key_of(command))
         if group is None or not group.fits or command.frozen is not None or self._pid != os.getpid():
             return None
@@ -123,7 +149,7 @@ class Slices:
 
     # Reserve.
 
-    def _reserve(self, command: Reserve) -> Steps:
+    def _reserve(self, command: Reserve) -> Flow:
         outcome = self.decide(command)
         if outcome is not None:
             return outcome
@@ -136,7 +162,8 @@ class Slices:
                 group.buying = False
             if bought.status not in ("reserved", "refused"):
                 return bought  # of another policy or window: the caller takes its steps again
-            self._bought(group, ahead, bought)
+            if bought.buckets:  # else nobody has set anything aside: the store is away, and that is let pass
+                self._bought(group, ahead, bought)
             outcome = self.decide(command)
             if outcome is not None:
                 return outcome
@@ -170,7 +197,7 @@ class Slices:
             command.id, command.digest, "open", amounts, slice.shares(amounts), command.lease_us,
             at + command.lease_us, at, 0, None, command.scope, command.detail, command.parent,
         ))  # fmt: skip
-        self._taken[command.id] = slice, known
+        self._taken[command.id] = Taken(slice, known, self._new_id() if version is None else command.id)
         return Outcome("reserved", at, command.version, slice.buckets, (), known)
 
     def _ahead(self, group: Group, command: Reserve) -> Reserve | None:
@@ -186,7 +213,7 @@ class Slices:
         amounts: Any = tuple(None if amount is None else amount * calls for amount in command.amounts)
         draws = [draw._replace(amount=draw.amount * calls) for draw in command.draws if draw.pool is not None]
         what = "allowance" if spare else "slice"
-        return Reserve(self._new_id(), "", amounts, draws, command.version, LEASE, {}, {what: calls})
+        return Reserve(self._new_id(), AHEAD, amounts, draws, command.version, LEASE, {}, {what: calls})
 
     def _wants_spare(self, group: Group, command: Reserve, now: float) -> bool:
         """Whether an allowance is to be bought: there is none, it is not whole, or not of this policy or window."""
@@ -223,8 +250,9 @@ class Slices:
 
     # Ends.
 
-    def _end(self, command: Reconcile | Refund | Renew, slice: Slice, known: Reservation) -> Steps:
+    def _end(self, command: Reconcile | Refund | Renew, taken: Taken) -> Flow:
         """End a call that was decided from a slice, once."""
+        slice, known, _ = taken
         at = slice.at(monotonic())
         if isinstance(command, Renew):
             return Outcome("renewed", at, slice.version, reservation=known)
@@ -233,12 +261,12 @@ class Slices:
         if isinstance(command, Refund):
             self._ended.append((slice, known.amounts))
             return Outcome("refunded", at, slice.version, reservation=known.ended_as("refunded", at, _NOTHING))
-        record = record_of(command, slice, known)
+        record = record_of(command, taken)
         try:
             outcome = yield record
             if outcome.status not in ("recorded", "repeated"):  # its slice is gone, and the policy is another one
                 actual, detail, draws = record.actual, record.detail, record.draws
-                outcome = yield Reconcile(known.id, actual, detail, draws, known.scope, known.made)
+                outcome = yield Reconcile(record.id, actual, detail, draws, known.scope, known.made)
         finally:
             self._ended.append((slice, _NOTHING))
         ended = known.ended_as("reconciled", outcome.now, record.actual)
@@ -254,9 +282,9 @@ class Slices:
             if now >= slice.until:
                 self._retire(slice)
             if not slice.lives and not slice.running:
-                self._living.remove(slice)
                 self._drop(slice.id)
                 self._post(Refund(slice.id, {"slice": "ended"}))
+                self._living.remove(slice)
 
     def _retire(self, slice: Slice) -> None:
         """Give nothing more out of it, and hand back what nobody took; calls that run on it go on."""

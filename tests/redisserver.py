@@ -84,6 +84,15 @@ class RedisServer:
             self.process.wait(WAIT)
 
 
+def replicated(server: RedisServer, key: str = "sync") -> None:
+    """Wait until a replica has all that was written before. WAIT speaks of its own connection's writes."""
+    until = time.monotonic() + 30
+    with redis.Redis(port=int(server.port)) as client:
+        client.set(key, 1)
+        while not client.wait(1, 1000):
+            assert time.monotonic() < until, "no replica"
+
+
 class RedisCluster:
     """Three primaries of a cluster, each with a third of the slots."""
 

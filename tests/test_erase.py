@@ -190,6 +190,22 @@ def test_what_is_changed_in_an_erased_entry_is_found(books: tuple[Budget, Books]
     assert not b.verify().ok
 
 
+def test_free_pages_have_it_no_more(sqlite_url: str, make_budget: Callable[..., Budget], tmp_path: Path) -> None:
+    budget = make_budget(sqlite_url)
+    budget.record(usd="1", user=NAME)
+    assert isinstance(budget.engine.store, SqliteStore)
+    db = sqlite3.connect(budget.engine.store.path, isolation_level=None)
+    db.execute("pragma secure_delete = off")
+    db.execute("create table t (x)")
+    db.execute("insert into t values (?)", (NAME * 500,))
+    db.execute("drop table t")
+    db.execute("pragma wal_checkpoint(truncate)")
+    db.close()
+    assert found_in(budget.engine.books, NAME * 3, tmp_path)
+    erase(budget.engine.books, "user", NAME, ACTOR)
+    assert found_in(budget.engine.books, NAME, tmp_path) == []
+
+
 def test_a_backup_has_it_no_more(sqlite_url: str, make_budget: Callable[..., Budget], tmp_path: Path) -> None:
     budget = make_budget(sqlite_url, limits=LIMITS)
     use(budget, budget.engine.books)

@@ -935,6 +935,26 @@ def test_a_process_that_ends_with_a_block_open(shared_url: str, make_budget: Mak
     assert ends(budget) == [("reconciled", "1")]
 
 
+CLOSING = """
+import sys
+from budget import Budget
+from budget.commands import Reconcile
+budget = Budget(sys.argv[1], limits=["$100/day"])
+held, store = budget.reserve("$1"), budget.engine.store
+end = Reconcile(held.id, (500_000_000, 0, 0, 0, 1), {}, known=held)
+store.close = lambda: store.undelivered("default", end)
+"""
+
+
+def test_what_a_store_cannot_do_when_the_process_ends(shared_url: str, make_budget: Make) -> None:
+    """It may close after the outbox did."""
+    python(CLOSING, shared_url)
+    budget = make_budget(shared_url, limits=LIMITS)
+    budget.status()
+    arrived(budget)
+    assert ends(budget) == [("reconciled", "0.5")]
+
+
 # A full disk.
 
 FULL = """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from conftest import STORES, empty_redis, redis_server
 
 from budget.books import Books
-from budget.commands import LoadPolicy
+from budget.commands import LoadPolicy, Sweep
 from budget.engine import Budget
 from budget.errors import BudgetExceeded, ConfigError, ReservationConflict, StoreUnavailable
 from budget.moving import move
@@ -105,6 +106,18 @@ def test_everything_is_there_and_goes_on(world: World, on: Callable[[Store], Bud
     assert (open_one.id, open_one.lease_end, open_one.shares) == (held.id, held.lease_end, held.shares)
     there.reconcile(held.id, usd="0.75")
     there.reserve("$19", user="bob")
+    assert world.target.verify().faults == []
+
+
+def test_a_lease_that_was_moved_ends(world: World, on: Callable[[Store], Budget]) -> None:
+    held = on(world.stores[0]).reserve("$1", user="bob", lease=2)
+    move(world.source, world.target, ACTOR)
+    until = time.monotonic() + 20
+    while world.stores[1].reservations("default") and time.monotonic() < until:
+        time.sleep(0.1)
+        world.target.call(Sweep())
+    [ended] = [known for known in world.stores[1].ended("default") if known.id == held.id]
+    assert (ended.state, ended.charged) == ("expired", held.amounts)
     assert world.target.verify().faults == []
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
 from typing import Any
 
 from hypothesis import assume, given
@@ -294,6 +295,71 @@ def test_reading_writes_nothing() -> None:
     status = pool.do(Status(["p", "other"], sweep=False))
     assert [b and (b.spent, b.reserved) for b in status.buckets] == [(5, 5), None]
     assert pool.whole == before
+
+
+@given(st.lists(st.tuples(AMOUNT, AMOUNT), max_size=6), AMOUNT, st.sampled_from(["refund", "expire"]))
+def test_a_slice_is_worth_what_it_was(paid: list[tuple[int, int]], amount: int, how: str) -> None:
+    """At every step reserved is what the slice has left; its end frees or charges that, and nothing else."""
+    pool = Pool()
+    pool.reserve("slice", amount)
+    left, spent = amount, 0
+    for n, (actual, frees) in enumerate(paid):
+        assume(spent + actual + amount < MAX)
+        paying = Record(f"x{n}", "d", amounts(actual), pool.draw(actual), 0, {}, {}, of="slice", frees=amounts(frees))
+        assert pool.do(paying).status == "recorded"
+        left, spent = left - min(left, frees), spent + actual
+        assert pool.counters == (spent, left)
+    if how == "refund":
+        pool.refund("slice")
+    else:
+        pool.now += LEASE
+        assert pool.sweep() == 1
+        spent += left
+    assert pool.counters == (spent, 0)
+    assert check(pool).faults == []
+
+
+@given(st.lists(st.tuples(st.integers(0, 90), st.integers(0, 12)), max_size=30), st.integers(1, 40))
+def test_a_rolling_window_never_holds_more_than_its_limit(steps: list[tuple[int, int]], limit: int) -> None:
+    """In any span of its length, wherever it begins, what was admitted is at most the limit."""
+    state, now, admitted, span = _MemoryState(), 10**9, [], 60
+    for n, (later, amount) in enumerate(steps):
+        now += later
+        draw = Draw("p", '["p","60s rolling"]', 0, limit, amount, 0, FOREVER, 0, "", span)
+        outcome = apply(state, Reserve(f"r{n}", "d", amounts(amount), [draw], 0, 10**9, {}, {}), now)
+        if outcome.status == "reserved":
+            admitted.append((now, amount))
+        else:
+            (bucket,) = outcome.buckets
+            assert bucket is not None
+            again = Draw("p", draw.name, 0, limit, amount, 0, FOREVER, 0, "", span)
+            if amount <= limit:
+                for moment, status in ((bucket.end - 1, "refused"), (bucket.end, "reserved")):
+                    copy = deepcopy(state)
+                    asked = Reserve("then", "d", amounts(amount), [again], 0, 10**9, {}, {})
+                    assert apply(copy, asked, moment).status == status
+    for start, _ in admitted:
+        assert sum(amount for at, amount in admitted if start <= at < start + span) <= limit
+    assert all(len(found) <= 62 for found in state.pools.values())
+
+
+@given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 3)), max_size=20), st.integers(0, 20))
+def test_what_goes_over_was_left(steps: list[tuple[int, int]], rollover: int) -> None:
+    """Over all windows no more is spent than all limits together, and in one at most the limit and the roll-over."""
+    limit, state, now = 20, _MemoryState(), 0
+    spent: dict[int, int] = {}
+    for n, (amount, windows) in enumerate(steps):
+        now += windows * 100
+        draw = Draw("p", "p", 0, limit, amount, now, now + 100, 0, rollover=rollover)
+        status = apply(state, Reserve(f"r{n}", "d", amounts(amount), [draw], 0, 10**9, {}, {}), now + 1).status
+        if status == "reserved":
+            spent[now] = spent.get(now, 0) + amount
+    assert all(amount <= limit + rollover for amount in spent.values())
+    if spent:
+        first = min(spent)
+        for start in spent:
+            counted = sum(amount for at, amount in spent.items() if at <= start)
+            assert counted <= limit * ((start - first) // 100 + 1)
 
 
 @given(st.integers(0, MAX), LIMIT, AMOUNT, AMOUNT)

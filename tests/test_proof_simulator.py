@@ -44,6 +44,14 @@ def test_a_seed_is_a_world(seed: int) -> None:
     assert simulate(seed + 1, STEPS).books.head != first.books.head
 
 
+def test_a_seed_is_a_world_on_the_sqlite_code(tmp_path: Path) -> None:
+    made = []
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        made.append(simulate(9, 300, tmp_path / name))
+    assert (made[0].books.head, made[0].trace) == (made[1].books.head, made[1].trace)
+
+
 def test_a_violation_says_its_seed(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is carried out twice under two ids is found, and can be seen again."""
     carry_out = World.carry_out

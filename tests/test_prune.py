@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from budget.audit import Checkpoint
 from budget.books import Books
 from budget.engine import Budget
+from budget.ledger import dumps
 from budget.pruning import Pruned, prune
 from budget.stores.records import Records
 from budget.stores.redis import RedisStore
@@ -102,7 +104,7 @@ def test_what_is_open_keeps_its_windows(books: Books) -> None:
     later(books)
     assert books.verify().faults == []
     budget.reconcile(held, usd="0.9")
-    budget.refund(free)
+    budget.reconcile(free, usd="0.2")
     assert books.verify().faults == []
 
 
@@ -191,6 +193,23 @@ def test_a_changed_checkpoint_is_found(books: Books, damage: str) -> None:
     db.close()
     assert changed == 1
     assert not books.verify().ok
+
+
+def test_a_forged_checkpoint_is_found(sqlite_url: str, make_budget: Callable[..., Budget]) -> None:
+    """An entry in the chain's past that claims to stand for all of it: nobody would read the entries any more."""
+    budget = make_budget(sqlite_url, limits=LIMITS)
+    use_it = budget.engine.books
+    budget.record(usd="1", user="u")
+    budget.record(usd="2", user="u")
+    found = budget.engine.store.snapshot("default")
+    sums = {key: (bucket.spent, bucket.reserved) for key, bucket in found.buckets.items()}
+    forged = Checkpoint(found.seq, found.head, (1, 0, 0, 0, 0), sums)
+    assert isinstance(budget.engine.store, SqliteStore)
+    db = sqlite3.connect(budget.engine.store.path)
+    db.execute("update entries set kind = 'pruned', detail = ? where seq = 1", (dumps(forged.to_detail()),))
+    db.commit()
+    db.close()
+    assert "is not in the chain" in use_it.verify().faults[0]
 
 
 def test_in_portions(books: Books, monkeypatch: pytest.MonkeyPatch) -> None:

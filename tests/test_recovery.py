@@ -89,9 +89,11 @@ def test_what_was_drained_is_restored(client: redis.Redis, make: Callable[[], Bu
         drain_all(books)
     with pytest.raises(StoreUnavailable, match="lost"):
         budget.reserve("$1", user="alice")
+    told = sum(entry.amounts[0] for entry in records.store.entries("default", 0))
     found = recover(books, ACTOR, budget.settings.limits)
     assert found is not None
     assert (found.lost, found.restored, found.policy) == (9, 9, 0)
+    assert sum(entry.amounts[0] for entry in books.entries()) == told  # what was spent was told once
     assert sums(budget) == charged(before)
     done = books.rebuild()
     assert (done.changed, done.audit.faults) == ([], [])

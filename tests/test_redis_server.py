@@ -33,7 +33,8 @@ from budget.stores.redisserver import Server, facts
 Start = Callable[..., RedisServer]
 SECRET = "k3pt-quiet"
 # What a user of the server must be allowed, on the keys `~budget:{account}:*`: the README says the same. With EVALSHA
-# and EVAL come the commands of the scripts. INFO is asked for besides, and done without.
+# and EVAL come the commands of the scripts. INFO and CONFIG GET are asked for besides, and done without; XREAD is for
+# waiting, CLUSTER SLOTS for clusters.
 NEEDED = [
     "evalsha", "eval", "time",
     "get", "set", "mget", "mset",

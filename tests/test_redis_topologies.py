@@ -12,7 +12,7 @@ import pytest
 import redis
 from conftest import books
 from redisload import Load
-from redisserver import RedisCluster, RedisSentinel, RedisServer, free_port, need_server
+from redisserver import RedisCluster, RedisSentinel, RedisServer, free_port, need_server, replicated
 from test_redis_faults import check
 from test_redis_server import restrict, use
 
@@ -160,7 +160,7 @@ def test_a_node_of_a_cluster_dies(tmp_path: Path) -> None:
         cluster.wait(lambda node: cluster.ask(node, "INFO")["master_link_status"] == "up", [replica])
         with Budget(cluster.url, account="acct", limits=["$1/day"], store_timeout=30) as budget:
             held = budget.reserve("$0.10")
-            assert cluster.ask(owner, "WAIT", 1, 5000) == 1
+            replicated(owner, "{acct}sync")
             owner.kill()
             assert budget.reconcile(held, usd="0.05").state == "reconciled"
             assert asyncio.run(budget.aio.reserve("$0.10")).state == "open"
@@ -206,7 +206,7 @@ def test_sentinels_fail_over(start: Callable[..., RedisServer], door: str) -> No
         with Budget(url, limits=["$1/day"], store_timeout=30) as budget, asyncio.Runner() as loop:
             held = reserve(budget, door, loop.run)
             assert budget.engine.store.facts()["topology"] == f"Sentinel, mymaster at 127.0.0.1:{primary.port}"
-            assert client.execute_command("WAIT", 1, 5000) == 1
+            replicated(primary)
             primary.kill()
             assert reserve(budget, door, loop.run).state == "open"
             budget.reconcile(held, usd="0.05")

@@ -470,7 +470,7 @@ def test_no_hot_query_scans_a_table(opened: SqliteStore, name: str) -> None:
     values = [1] * (sum(map(bool, numbered)) or query.count("?"))
     plan = [row[3] for row in opened._writer.db.execute("explain query plan " + query, values)]  # type: ignore[union-attr]
     asked = "SCAN json_each"  # the values that the query was given
-    assert not [s for s in plan if s.startswith("SCAN") and not s.startswith(asked) or "TEMP B-TREE" in s], plan
+    assert not [s for s in plan if (s.startswith("SCAN") and not s.startswith(asked)) or "TEMP B-TREE" in s], plan
 
 
 def test_what_runs_for_a_reserve_scans_nothing(opened: SqliteStore) -> None:

@@ -1,4 +1,6 @@
-"""What other packages do that comes nearest to a reserve and a reconcile on eight pools; run by an interpreter that has them.
+"""What other packages do that comes nearest to a reserve and a reconcile on eight pools.
+
+Run it with an interpreter that has them:
 
     benchmarks/peers/.venv/bin/python benchmarks/peers/run.py [REDIS_URL] [SECONDS]
 
@@ -120,8 +122,15 @@ async def throttled(url: str | None) -> AsyncIterator[Call]:
 async def pyrate(url: str | None) -> AsyncIterator[Call]:
     """Four buckets of two rates each (both or none), one bucket after the other; its constant-size algorithm (GCRA)."""
     import redis.asyncio
-    from pyrate_limiter import Duration, InMemoryStateStore, Limiter, Rate, RedisStateStore, SingleBucketFactory
-    from pyrate_limiter import StateBucket
+    from pyrate_limiter import (
+        Duration,
+        InMemoryStateStore,
+        Limiter,
+        Rate,
+        RedisStateStore,
+        SingleBucketFactory,
+        StateBucket,
+    )
 
     rates = [Rate(LIMIT, Duration.DAY), Rate(30 * LIMIT, 30 * Duration.DAY)]
     client = None if url is None else redis.asyncio.Redis.from_url(url)

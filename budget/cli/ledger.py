@@ -239,7 +239,7 @@ def drain(common: Common, follow: bool) -> None:
 
     \b
     Example:
-      BUDGET_RECORDS=sqlite:////var/lib/budget/records.db budget drain --follow --store redis://cache:6379/0
+      budget drain --follow --store redis://cache:6379/0
     """
     from budget.drainer import EVERY
 

@@ -20,7 +20,7 @@ def backup(common: Common, file: str) -> None:
 
     \b
     Example:
-      budget backup /var/backups/budget-monday.db
+      budget backup budget-monday.db
     """
     from budget.backup import back_up
     from budget.stores.sqlite import SqliteStore
@@ -42,7 +42,7 @@ def move(common: Common, to: str, reason: str | None) -> None:
 
     \b
     Example:
-      budget move --store sqlite:///budget.db --to redis://cache:6379/0
+      budget move --to sqlite:///other.db --reason 'a disk of its own'
     """
     from budget.admin import actor
     from budget.books import Books

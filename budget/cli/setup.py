@@ -23,6 +23,9 @@ TEMPLATE = """\
 # One world of limits, pools and ledger in that store: 1 to 64 letters, digits, "_" or "-".
 #account = "default"
 
+# With a server: the SQLite file that its ledger is drained into, in the background; one file for an account.
+#records = "sqlite:////var/lib/budget/records.db"
+
 # A model without a price: "refuse", or "allow", which counts its tokens and requests and no money.
 #on_unpriced = "refuse"
 

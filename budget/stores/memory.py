@@ -46,9 +46,11 @@ class _MemoryState:
         return self.reservations.get(id)
 
     def put_reservation(self, reservation: Reservation) -> None:
+        known = self.reservations.get(reservation.id)
         self.reservations[reservation.id] = reservation
         if reservation.state == "open":
-            heappush(self.leases, (reservation.lease_end, reservation.id))
+            if known is None or known.lease_end != reservation.lease_end:  # not at each cost that a slice pays
+                heappush(self.leases, (reservation.lease_end, reservation.id))
         else:
             self.ended.append(reservation.id)
 

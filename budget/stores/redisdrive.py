@@ -1,9 +1,9 @@
 """Driving steps on a server: requests out, replies in, and what is done when something goes wrong in between.
 
-Steps (`scripts.Steps`) yield requests and receive replies. Here they meet the connections: one for all tasks of an event
-loop, one for all threads, and in a cluster one such for each slot in use. `redisfaults.py` says what each fault means;
-what may be tried again is, inside the deadline, with the same request and so the same id. A first connection has time of
-its own; every later one is part of a deadline.
+Steps (`scripts.Steps`) yield requests and receive replies. Here they meet the connections: one for all tasks of an
+event loop, one for all threads, and in a cluster one such for each slot in use. `redisfaults.py` says what each fault
+means; what may be tried again is, inside the deadline, with the same request and so the same id. A first connection has
+time of its own; every later one is part of a deadline.
 """
 
 from __future__ import annotations

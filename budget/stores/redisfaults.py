@@ -2,9 +2,9 @@
 
 A server's error is known by its first word, which is the same in Redis and Valkey; texts differ. What a line asks for
 happens inside the deadline of the call. A command that is sent again has the same id, by which the scripts know it, so
-that it takes effect once. Whoever is told `StoreUnavailable` with `sent` set cannot know whether the command was carried
-out, and a reserve is then called back: so it is when the connection broke after it was sent, whatever came of the
-repeat.
+that it takes effect once. Whoever is told `StoreUnavailable` with `sent` set cannot know whether the command was
+carried out, and a reserve is then called back: so it is when the connection broke after it was sent, whatever came of
+the repeat.
 """
 
 from __future__ import annotations

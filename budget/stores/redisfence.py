@@ -50,7 +50,7 @@ class Account:
         self.written = False  # the row was seen
 
     def greet(self) -> Steps:
-        """Compare what this process remembers with what a server has. What is wrong goes to `lost`, and is written down.
+        """Compare what this process remembers with what a server has. A loss goes to `lost`, and is written down.
 
         Raises:
             StoreUnavailable: It cannot be read.

@@ -214,7 +214,8 @@ class Server:
                 f"store: the server may evict keys (maxmemory-policy {policy}), and with them what was spent; "
                 "set maxmemory-policy noeviction"
             )
-        if found.get("redis_mode") == "cluster" and isinstance(self.places, Here):
+        mode = found.get("redis_mode", found.get("server_mode"))  # Valkey's word
+        if mode == "cluster" and isinstance(self.places, Here):
             raise ConfigError("store: the server is a node of a cluster; write redis+cluster:// in the URL")
         if found.get("role", "master") != "master":
             hint = "; the URL must name the primary" if isinstance(self.places, Here) else ""
@@ -236,7 +237,7 @@ def _check_strict(found: dict[str, str], rules: dict[str, str]) -> None:
     if found.get("aof_enabled") != "1":
         raise ConfigError("store: profile=strict needs a server with appendonly yes")
     if not rules:
-        raise ConfigError("store: profile=strict needs CONFIG GET (to see appendfsync), which the server does not allow")
+        raise ConfigError("store: profile=strict needs CONFIG GET, to see appendfsync, which the server does not allow")
     if rules.get("appendfsync") != "always":
         now = rules.get("appendfsync")
         raise ConfigError(f"store: profile=strict needs a server with appendfsync always; it is {now}")

@@ -52,7 +52,13 @@ class FileLock:
             raise StoreUnavailable(_KEPT)
         try:
             if until is None:
-                fcntl.flock(self._fd, fcntl.LOCK_EX)
+                # Who lets go may come again before those who wait are awake. So there is a second lock, of the file's
+                # bytes: whoever waits has it, and the others, him who came again too, queue for that one.
+                fcntl.lockf(self._fd, fcntl.LOCK_EX)
+                try:
+                    fcntl.flock(self._fd, fcntl.LOCK_EX)
+                finally:
+                    fcntl.lockf(self._fd, fcntl.LOCK_UN)
             else:
                 self._try(until)
             try:

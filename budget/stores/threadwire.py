@@ -195,7 +195,9 @@ class ThreadWire:
             self._lock.release()
 
     def exchange(self, data: bytes, until: float, account: str | None = None) -> Any:
-        """Send one request and return its reply; `STRANGE`, and nothing is sent, if the connection has not `met` an account.
+        """Send one request and return its reply.
+
+        Nothing is sent, and it is `STRANGE`, if the connection has not `met` the account.
 
         Raises:
             Lost: The connection is gone.

@@ -65,7 +65,7 @@ def test_every_example_of_the_help_works(cli: Cli) -> None:
     Path("model_prices_and_context_window.json").write_text(json.dumps(catalogue))
     seen = 0
     for path, command in commands(main):
-        if path[0] not in ("replay", "demo", "init"):
+        if path[0] not in ("replay", "demo", "init", "drain"):
             for line in re.findall(r"^ *budget (.+)$", (command.help or "").partition("Example:")[2], re.M):
                 cli(*shlex.split(line.partition(" < ")[0]), stdin=body)
                 seen += 1
@@ -122,9 +122,10 @@ def test_the_memory_store_does_not_crash(cli: Cli) -> None:
         if path[0] not in ("replay", "demo") and not isinstance(command, click.Group):
             words = {
                 "set": ["$1/day"], "freeze": ["--all"], "check": SMALL_CALL, "prices show": ["gpt-5"],
-                "prices set": ["gpt-5", "--input", "2", "--output", "11"],
+                "prices set": ["gpt-5", "--input", "2", "--output", "11"], "ledger prune": ["--before", "1d"],
+                "backup": ["a.db"], "move": ["--to", "memory://"], "erase": ["user=alice"],
             }  # fmt: skip
-            code = 2 if path[0] in ("unset", "unfreeze", "adjust", "estimate") else 0
+            code = 2 if path[0] in ("unset", "unfreeze", "adjust", "estimate", "backup", "drain") else 0
             cli(*path, *words.get(" ".join(path), []), "--store", "memory://", code=code)
 
 

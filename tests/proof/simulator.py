@@ -335,6 +335,7 @@ class World:
         """Clocks and chance come from here."""
         import budget.core
         import budget.outage
+        import budget.stores.sqlitewriter
         import budget.storetime
         import budget.verbs
 
@@ -346,6 +347,7 @@ class World:
             (budget.verbs, "time"): clock,
             (budget.verbs, "os"): SimpleNamespace(urandom=self.chance.randbytes),
             (budget.storetime, "time"): clock,
+            (budget.stores.sqlitewriter, "time"): SimpleNamespace(time_ns=wall, monotonic=lambda: self.mono),
             (budget.core, "monotonic"): lambda: self.mono,
             (budget.outage, "monotonic"): lambda: self.mono,
             (budget.core, "_in_thread"): _at_once,
