@@ -24,14 +24,14 @@ if TYPE_CHECKING:
     from budget.prices import PriceBook
 
 __all__ = [
-    "FILE", "Settings", "check_account", "default_records", "default_store", "duration_us", "find_file", "load", "own_prices_file",
-    "price_book", "price_layers", "read_file",
+    "FILE", "Settings", "check_account", "default_records", "default_store", "duration_us", "find_file", "load",
+    "own_prices_file", "price_book", "price_layers", "read_file",
 ]  # fmt: skip
 
 FILE = "budget.toml"
 _KEYS = {
-    "store", "account", "records", "on_store_error", "slices", "on_unpriced", "on_unbounded", "count_with", "reserve_at",
-    "store_timeout", "limits", "prices", "price_files",
+    "store", "account", "above", "records", "on_store_error", "slices", "on_unpriced", "on_unbounded",
+    "count_with", "reserve_at", "store_timeout", "limits", "prices", "price_files",
 }  # fmt: skip
 _LISTS = {"limits", "prices", "price_files"}
 _ACCOUNT = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
@@ -50,6 +50,7 @@ class Settings:
     Attributes:
         store: The store's URL.
         account: One world of limits, pools and ledger in it.
+        above: The account whose limits bind besides, or None.
         records: The SQLite file that a server's ledger is drained into, or None.
         limits: The limits of this process, in declaration order.
         book: The price book, own rows included.
@@ -70,6 +71,7 @@ class Settings:
 
     store: str = field(repr=False)  # it may hold a password
     account: str
+    above: str | None
     records: str | None = field(repr=False)
     limits: tuple[Limit, ...]
     book: PriceBook
@@ -91,6 +93,7 @@ def load(
     *,
     store: str | None = None,
     account: str | None = None,
+    above: str | None = None,
     records: str | None = None,
     limits: Sequence[str | Limit] | None = None,
     prices: object = None,
@@ -119,9 +122,11 @@ def load(
     on_error, local_allowance = _on_store_error(pick("on_store_error", on_store_error, "refuse"))
     unpriced = _choice("on_unpriced", pick("on_unpriced", on_unpriced, "refuse"), ("refuse", "allow"))
     counter = _choice("count_with", pick("count_with", count_with, "tokenizer"), ("tokenizer", "provider"))
+    name = check_account(pick("account", account, "default"))
     return Settings(
         store=_text("store", pick("store", store, None)) or default_store(),
-        account=check_account(pick("account", account, "default")),
+        account=name,
+        above=_above(pick("above", above, None), name),
         records=_text("records", pick("records", records, None)),
         limits=(*_own_limits(limits), *_file_limits(file)),
         book=price_book(prices, file),
@@ -216,17 +221,17 @@ def _data_folder() -> Path:
     return folder
 
 
-def check_account(name: object) -> str:
-    """Check an account's name.
+def check_account(name: object, argument: str = "account") -> str:
+    """Check an account's name, which stands in `argument`.
 
     Raises:
         ArgumentTypeError: It is not a string.
         ConfigError: It is not 1 to 64 letters, digits, `_` or `-`.
     """
     if not isinstance(name, str):
-        raise ArgumentTypeError(f"account: {type(name).__name__} is not a name")
+        raise ArgumentTypeError(f"{argument}: {type(name).__name__} is not a name")
     if not _ACCOUNT.fullmatch(name):
-        raise ConfigError(f"account: {name[:70]!r} is not 1 to 64 letters, digits, '_' or '-'")
+        raise ConfigError(f"{argument}: {name[:70]!r} is not 1 to 64 letters, digits, '_' or '-'")
     return name
 
 
@@ -277,6 +282,13 @@ def _choice(name: str, value: object, known: Sequence[str]) -> str:
 
 def _allowance(value: object) -> int | None:
     return None if value == "refuse" else parse_usd(value, "on_unbounded")
+
+
+def _above(value: object, account: str) -> str | None:
+    name = None if value is None else check_account(value, "above")
+    if name == account:
+        raise ConfigError(f"above: {name!r} is the account itself; name another one, whose limits bind besides")
+    return name
 
 
 def _slices(value: object) -> int:

@@ -15,12 +15,13 @@ from decimal import Decimal
 from time import monotonic, time
 from typing import Any
 
+from budget.above import Also
 from budget.asks import Ask, count, filled, make_ask, price
 from budget.books import Books, open_records
-from budget.commands import Amounts, Command, Outcome, Refund, Renew, Reservation, Reserve
+from budget.commands import Amounts, Command, Outcome, Reconcile, Refund, Renew, Reservation, Reserve
 from budget.config import Settings
 from budget.drainer import Drainer
-from budget.errors import ArgumentTypeError, ConfigError, StoreUnavailable, UnknownModel
+from budget.errors import ArgumentTypeError, BudgetError, ConfigError, StoreUnavailable, UnknownModel
 from budget.estimate import Estimate, estimate_body, makes_embeddings, model_name
 from budget.lease import Renewer
 from budget.limits import check_attributes
@@ -57,6 +58,10 @@ class Engine:
         self.outage = Outage(settings, self.store, self.verbs, self._try, self.books.entries)
         self.store.undelivered = self.outage.undelivered
         self.slices = self._make_slices()
+        self.above: Engine | None = None
+        if settings.above is not None and not settings.disabled:
+            self.above = Engine(replace(settings, account=settings.above, above=None, limits=(), records=None))
+            self.verbs.above = self.above.verbs
         self._opened = False
         if settings.disabled:
             _log.warning("BUDGET_DISABLED is set: every call is admitted, and nothing is recorded")
@@ -76,10 +81,14 @@ class Engine:
         try:
             command = next(flow)
             while True:
-                if isinstance(command, Place):
-                    go = command.sleep()
+                if isinstance(command, Place | Also):
+                    try:
+                        answer = self._aside(command)
+                    except BudgetError as error:
+                        command = flow.throw(error)
+                    else:
+                        command = flow.send(answer)
                     until = monotonic() + self.timeout
-                    command = flow.send(go)
                     continue
                 try:
                     outcome, until = self._call(command, until, call_back)
@@ -103,10 +112,14 @@ class Engine:
         try:
             command = next(flow)
             while True:
-                if isinstance(command, Place):
-                    go = await command.asleep()
+                if isinstance(command, Place | Also):
+                    try:
+                        answer = await self._aaside(command)
+                    except BudgetError as error:
+                        command = flow.throw(error)
+                    else:
+                        command = flow.send(answer)
                     until = monotonic() + self.timeout
-                    command = flow.send(go)
                     continue
                 try:
                     outcome, until = await self._acall(command, until, call_back)
@@ -123,12 +136,27 @@ class Engine:
         finally:
             flow.close()
 
+    def _aside(self, command: Place | Also) -> Any:
+        """Do what is not the store's part: wait for room, or go on in the account above."""
+        if isinstance(command, Place):
+            return command.sleep()
+        assert self.above is not None
+        return self.above.drive(command.flow, call_back=True)
+
+    async def _aaside(self, command: Place | Also) -> Any:
+        if isinstance(command, Place):
+            return await command.asleep()
+        assert self.above is not None
+        return await self.above.adrive(command.flow, call_back=True)
+
     def do(self, command: Command) -> Outcome:
         """Carry out one command, blocking."""
         return self._call(command, monotonic() + self.timeout, False)[0]
 
     def post(self, command: Command) -> None:
         """Hand a command over without waiting."""
+        if self.above is not None:
+            self.above.post(replace(command, known=None) if isinstance(command, Reconcile | Refund) else command)
         if self.slices is not None:
             self.slices.posted(command)
         else:
@@ -144,6 +172,8 @@ class Engine:
         """Finish what was handed over and let go of files and threads. What the store cannot take yet is kept."""
         self.verbs.line.close()
         self.leases.close()
+        if self.above is not None:
+            self.above.close()
         self.verbs.learner.flush()
         if self.slices is not None:
             self.slices.close()
@@ -157,7 +187,7 @@ class Engine:
         try:
             command = next(flow)
             while True:
-                assert not isinstance(command, Place), "what must be carried out waits for no room"
+                assert not isinstance(command, Place | Also), "what must be carried out waits for no room"
                 try:
                     outcome = self.store.call(self.settings.account, command, self.timeout)
                 except StoreUnavailable as error:

@@ -52,12 +52,17 @@ class Budget:
         limits: Limits of this process, as text or `Limit`; those set in the store hold besides.
         prices: Own prices, USD per million tokens: `{"my-model": {"input": "0.10", "output": "0.40"}}`.
         account: One world of limits, pools and ledger in the store.
-        records: With a server: the SQLite file ("sqlite:////var/lib/records.db") that its ledger is drained into, once a
-            second in the background, each entry once, and dropped from the server only then. One file per account.
+        above: Another account of the store, whose limits bind every call besides: what the accounts of several teams
+            share, also where they are on different nodes of a cluster. With `slices` it is asked once for many calls.
+        records: With a server: the SQLite file ("sqlite:////var/lib/records.db") that its ledger is drained into, once
+            a second in the background, each entry once, and dropped from the server only then. One file per account.
         on_store_error: What becomes of a call whose reserve the store cannot answer. "refuse": it raises
             `StoreUnavailable`. "local_allowance:$1": this process spends so much meanwhile, bought in advance from the
             pools. "allow:i-accept-unbounded-spend": it goes on without a reservation, and its cost is booked when the
             store is back.
+        slices: For very many small calls: this process buys up to so much ("$1") of the pools at a time and decides
+            from that without asking the store, for one second at most. Limits still hold; others may be refused early
+            meanwhile, and a change of policy holds within a second.
         on_unpriced: "refuse", or "allow": such a call counts tokens and requests, no money.
         on_unbounded: "refuse", or an allowance such as "$0.50" for a request without an upper bound.
         count_with: "tokenizer": estimates are made here alone. "provider": where the bound of a wrapped client's call
@@ -86,6 +91,7 @@ class Budget:
         limits: Sequence[str | Limit] | None = None,
         prices: object = None,
         account: str | None = None,
+        above: str | None = None,
         records: str | None = None,
         on_store_error: str | None = None,
         slices: str | None = None,
@@ -100,7 +106,7 @@ class Budget:
     ):
         global _default
         settings = load(
-            store=store, limits=limits, prices=prices, account=account, records=records,
+            store=store, limits=limits, prices=prices, account=account, above=above, records=records,
             on_store_error=on_store_error, slices=slices,
             on_unpriced=on_unpriced, on_unbounded=on_unbounded, count_with=count_with, reserve_at=reserve_at,
             store_timeout=store_timeout, mode=mode, on_warning=on_warning, outcome=outcome,

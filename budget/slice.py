@@ -104,7 +104,7 @@ class Group:
             self.room = [_room(*pair) for pair in zip(draws, outcome.buckets, strict=True)]
 
     def calls(self, command: Reserve, size: int, share: int, most: int) -> int:
-        """Return for how many such calls a slice may be bought: of so many nano-dollars, and so small a part of the room."""
+        """Return for how many such calls a slice may be bought: so many nano-dollars, and such a part of the room."""
         usd = command.amounts[0] or 0
         found = min(most, size // usd) if usd else most
         for draw, room in zip(command.draws, self.room, strict=True):

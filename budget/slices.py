@@ -1,9 +1,10 @@
 """Slices: money bought ahead from the pools, and given out by this process without asking the store.
 
 A slice is an ordinary reservation on the pools that calls draw on. Calls that draw on the very same pools are then
-decided here, by comparing five integers. The end of such a call is a record that is paid out of the slice (`Record.of`):
-the pools move from reserved to spent in the one step that writes its entry. So a slice admits nothing that the pools had
-not set aside; it only keeps money from others while it lives, and what nobody took is handed back when it ends.
+decided here, by comparing five integers. The end of such a call is a record that is paid out of the slice
+(`Record.of`): the pools move from reserved to spent in the one step that writes its entry. So a slice admits nothing
+that the pools had not set aside; it only keeps money from others while it lives, and what nobody took is handed back
+when it ends.
 
 Two uses, one mechanism:
 
@@ -27,8 +28,9 @@ from threading import Lock, Thread
 from time import monotonic, sleep
 from typing import Any
 
+from budget.above import Also
 from budget.commands import Amounts, Command, Outcome, Reconcile, Record, Refund, Renew, Reservation, Reserve, new
-from budget.errors import StoreUnavailable
+from budget.errors import BudgetError
 from budget.slice import Group, Slice, Taken, key_of, record_of
 from budget.waiting import Place
 from budget.window import SECOND
@@ -49,7 +51,7 @@ _AGAIN = 60.0  # seconds after which an allowance that was refused is asked for 
 _EVER = 1e9
 _NOTHING: Amounts = (0, 0, 0, 0, 0)
 
-Flow = Generator[Command | Place, Any, Any]
+Flow = Generator[Command | Place | Also, Any, Any]
 
 
 class Slices:
@@ -93,8 +95,9 @@ class Slices:
             command = next(flow)
             while True:
                 try:
-                    outcome = (yield command) if isinstance(command, Place) else (yield from self.steps(command, own))
-                except StoreUnavailable as error:
+                    aside = isinstance(command, Place | Also)
+                    outcome = (yield command) if aside else (yield from self.steps(command, own))  # type: ignore[arg-type]
+                except BudgetError as error:
                     command = flow.throw(error)
                     continue
                 command = flow.send(outcome)

@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 from weakref import WeakValueDictionary
 
+from budget.above import Also
 from budget.asks import Ask, digest, filled
 from budget.commands import (
     Amounts,
@@ -35,7 +36,7 @@ from budget.commands import (
     Status,
 )
 from budget.config import Settings
-from budget.errors import ConfigError, Refusal, ReservationConflict, StoreUnavailable
+from budget.errors import BudgetError, ConfigError, Refusal, ReservationConflict, StoreUnavailable
 from budget.estimate import again
 from budget.expect import Counts
 from budget.learn import Forecast, Learner
@@ -53,7 +54,7 @@ from budget.waiting import Line, Place
 
 __all__ = ["Decision", "Flow", "Verbs"]
 
-Flow = Generator[Command | Place, Any, Any]
+Flow = Generator[Command | Place | Also, Any, Any]
 """The steps of one verb: commands, which are answered with outcomes, and places in the line, with whether to go on."""
 MOST_LIMITS = 32
 """Limits that may apply to one call."""
@@ -103,7 +104,10 @@ class Verbs:
     Attributes:
         clock: The store's time.
         line: Who waits for room.
+        above: The verbs of the account above, or None.
     """
+
+    above: Verbs | None = None
 
     def __init__(self, settings: Settings, drive: Callable[[Flow], Any], store: Store):
         now = self.now()
@@ -172,7 +176,18 @@ class Verbs:
             if place is not None:
                 place.leave()
         self.learner.opened(id, forecast)
+        if self.above is not None:
+            yield from self._also_above(self.above, ask, id, lease_us)
         return self._admitted(ask.run, attempt)
+
+    def _also_above(self, above: Verbs, ask: Ask, id: str, lease_us: int) -> Flow:
+        """Have the account above set it aside too; if it does not, nothing is set aside here either."""
+        try:
+            yield Also(above.reserve(Ask(ask.amounts, ask.scope, None, ask.detail, None, ask.most), id, lease_us))
+        except BudgetError:
+            self.learner.ended(id)
+            yield Refund(id, {"outcome": "not admitted above"})
+            raise
 
     def _attempt(self, ask: Ask, words: tuple[str, str, int, str | None], place: Place | None) -> Flow:
         """Ask the store once, with the policy and the windows that hold now; return the `_Attempt`."""
@@ -231,6 +246,8 @@ class Verbs:
         buckets = [bucket or Bucket(draw.start, draw.end, draw.start, 0, 0) for draw, bucket in pairs]
         shadows = tuple(refusals(matches, draws, buckets, shadowed_by(draws, buckets)))
         refused = refused_by(draws, buckets)
+        if not refused and self.above is not None:
+            return (yield Also(self.above.check(Ask(ask.amounts, ask.scope, None, ask.detail, None, ask.most))))
         if not refused:
             return Decision(True, shadows=shadows)
         error = exceeded(ask, matches, draws, buckets, refused, *self._advice(ask))
@@ -243,6 +260,8 @@ class Verbs:
         ended = self._ended(id, outcome)
         if outcome.status == "reconciled" and actual[0] is not None:
             self.learner.learn(ended, actual[0], detail)
+        if self.above is not None:  # its pools are others
+            yield Also(self.above.reconcile(ended._replace(shares=()), filled(actual, ended.amounts), detail))
         return ended
 
     def _reconciled(self, command: Reconcile) -> Flow:
@@ -292,7 +311,10 @@ class Verbs:
         id, known = _named(reservation)
         outcome = yield Refund(id, detail, known)
         self.learner.ended(id)
-        return self._ended(id, outcome)
+        ended = self._ended(id, outcome)
+        if self.above is not None:
+            yield Also(self.above.refund(id, detail))
+        return ended
 
     def record(self, ask: Ask, id: str) -> Flow:
         """Book spend that had no reservation."""
@@ -305,6 +327,8 @@ class Verbs:
             outcome = yield Record(id, asked, ask.amounts, draws, policy.version, ask.scope, ask.detail)
             self.clock.saw(outcome.now, now)
             if outcome.status not in ("stale_policy", "stale_window"):
+                if self.above is not None:
+                    yield Also(self.above.record(replace(ask, run=None), id))
                 return self._stored(ask.run, outcome, outcome.buckets)
             if outcome.status == "stale_policy":
                 self.forget_policy()

@@ -226,9 +226,11 @@ def test_strict_says_what_it_could_not_look_at(tmp_path: Path, allowed: list[str
         with redis.Redis(port=int(server.port)) as client:
             restrict(client, allowed)
         url = server.url.replace("//", f"//worker:{SECRET}@") + "?profile=strict"
-        with Budget(url, account="acct", limits=["$1/day"]) as budget:
-            with pytest.raises(ConfigError, match=missing) as caught:
-                budget.reserve("$0.10")
+        with (
+            Budget(url, account="acct", limits=["$1/day"]) as budget,
+            pytest.raises(ConfigError, match=missing) as caught,
+        ):
+            budget.reserve("$0.10")
         assert "does not allow" in str(caught.value)
     finally:
         server.kill()

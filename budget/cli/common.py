@@ -35,7 +35,18 @@ class Common:
         """Make the engine they name, with the configuration for the rest. Use it in a `with`."""
         from budget.engine import Budget
 
-        return Budget(self.store, account=self.account)
+        budget = Budget(self.store, account=self.account)
+        if budget.engine.books.drains:
+            _find_records(budget)
+        return budget
+
+
+def _find_records(budget: Budget) -> None:
+    """Take the records store of the command line, if a server was drained into it and none is configured."""
+    from budget.config import default_records
+    from budget.stores.records import Records
+
+    budget.engine.books.adopt(Records(default_records()))
 
 
 _OPTIONS = (

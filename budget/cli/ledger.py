@@ -29,16 +29,10 @@ _COLUMNS = ("seq", "at", "kind", "reservation", "usd", "tokens", "input_tokens",
 
 
 @contextmanager
-def opened(common: Common, *, drains: bool = False) -> Iterator[tuple[Budget, Books]]:
-    """Open the engine and its books; a server's with the records store, configured or that of the command line."""
-    from budget.config import default_records
-    from budget.stores.records import Records
-
+def opened(common: Common) -> Iterator[tuple[Budget, Books]]:
+    """Open the engine and its books."""
     with common.open() as budget:
-        books = budget.engine.books
-        if books.drains and books.records is None:
-            books.adopt(Records(default_records()), always=drains)
-        yield budget, books
+        yield budget, budget.engine.books
 
 
 @click.group("ledger", cls=Commands, default="tail")
@@ -241,11 +235,14 @@ def drain(common: Common, follow: bool) -> None:
     Example:
       budget drain --follow --store redis://cache:6379/0
     """
+    from budget.config import default_records
     from budget.drainer import EVERY
+    from budget.stores.records import Records
 
     total = 0
-    with opened(common, drains=True) as (budget, books):
+    with opened(common) as (budget, books):
         budget.engine.drainer.stop()  # what is done here is counted
+        books.adopt(Records(default_records()), always=True)
         if not books.drains:
             raise ConfigError("drain: this store keeps its own ledger; only a server's is drained")
         while True:

@@ -52,8 +52,9 @@ class FileLock:
             raise StoreUnavailable(_KEPT)
         try:
             if until is None:
-                # Who lets go may come again before those who wait are awake. So there is a second lock, of the file's
-                # bytes: whoever waits has it, and the others, him who came again too, queue for that one.
+                # Who lets go may come again before those who wait are awake, and one process would have it most of the
+                # time. So one alone waits for it, who holds another lock meanwhile (of the file's bytes); all others
+                # wait for that one, also who has just let go.
                 fcntl.lockf(self._fd, fcntl.LOCK_EX)
                 try:
                     fcntl.flock(self._fd, fcntl.LOCK_EX)
