@@ -40,7 +40,7 @@ from budget.stores.requests import Keys
 from budget.stores.scripts import flow
 from tests.redisserver import RedisServer, binaries
 
-__all__ = ["encoded", "main", "pipeline", "server", "server_micros"]
+__all__ = ["encoded", "main", "pipeline", "server", "server_micros", "undisturbed"]
 
 _SECONDS = 0.8
 _PAIRS = 6000  # of the floor, encoded beforehand
@@ -301,20 +301,25 @@ def _print_server_time(url: str) -> None:
     client = redis.Redis.from_url(url)
     digest = client.script_load(_MINIMAL)
     minimal = [hiredis.pack_command(("EVALSHA", digest, 4, *[f"k{n % 97}{i}" for i in range(4)], "12345678"))
-               for n in range(2000)]  # fmt: skip
+               for n in range(1000)]  # fmt: skip
 
     found: dict[str, list[float]] = {"minimal": [], "reserve": [], "reconcile": []}
-    for _ in range(9):  # short turns: what disturbs one script for a moment should not miss the others
-        reserves, reconciles = _requests(url, 2000)
+    for _ in range(15):  # short turns: what disturbs one script for a moment should not miss the others
+        reserves, reconciles = _requests(url, 1000)
         client.script_load(_MINIMAL)
         pipeline(url, reserves[:TASKS])  # pools are made once, and drawn on many times
         for name, requests in (("minimal", minimal), ("reserve", reserves[TASKS:]), ("reconcile", reconciles)):
             found[name].append(server_micros(client, requests))
-    base = median(found["minimal"])
-    cells = [f"{name} {median(times):.1f} us ({median(times) / base:.1f} x)" for name, times in found.items()]
+    base = undisturbed(found["minimal"])
+    cells = [f"{name} {undisturbed(times):.1f} us ({undisturbed(times) / base:.1f} x)" for name, times in found.items()]
     print(f"{'server time':<40}{', '.join(cells)}")
     for name in ("reserve", "reconcile"):
-        verdict(f"{name}: at most {_SERVER:g} x a minimal script", median(found[name]) <= _SERVER * base)
+        verdict(f"{name}: at most {_SERVER:g} x a minimal script", undisturbed(found[name]) <= _SERVER * base)
+
+
+def undisturbed(times: Sequence[float]) -> float:
+    """Return the lower quartile: a server's count includes the moments in which others had its processor."""
+    return sorted(times)[len(times) // 4]
 
 
 def server_micros(client: redis.Redis, requests: Sequence[bytes]) -> float:

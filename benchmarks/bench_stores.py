@@ -53,7 +53,7 @@ def main() -> None:
     title("Stores: reserve + reconcile, pairs per second (and how many times the floor's time)")
     with tempfile.TemporaryDirectory(prefix="budget-bench-") as folder:
         for name, limits in (("8 pools (4 scopes x 2 windows)", EIGHT), ("1 pool", ONE)):
-            _print(name, rounds(_cases(limits, Path(folder) / str(len(limits)))))
+            _print(name, rounds(_cases(limits, Path(folder) / str(len(limits))), count=5))
 
 
 def _cases(limits: list[Limit], folder: Path) -> dict[str, Callable[[], float]]:

@@ -25,12 +25,14 @@ from budget.commands import (
     Reconcile,
     Record,
     Refund,
+    Reservation,
     Reserve,
     Status,
 )
 from budget.errors import StoreUnavailable
+from budget.ledger import dumps
 from budget.stores.multiplex import ServerError
-from budget.stores.packed import read_marker
+from budget.stores.packed import read_marker, read_record, seal
 from budget.stores.redis import RedisStore
 from budget.stores.requests import EPOCHS, PORTION, Keys
 from budget.stores.scripts import flow
@@ -72,8 +74,24 @@ def everything(client: redis.Redis) -> dict[bytes, bytes]:
     return {key: client.dump(key) for key in client.scan_iter()}
 
 
+def first_record(known: Reservation) -> bytes:
+    """A reservation as the first format had it."""
+    shares = known.shares
+    units, taken, starts = (struct.pack(f"<{len(shares)}d", *[share[i] for share in shares]) for i in (1, 3, 2))
+    ids = "\n".join([share.pool for share in shares]).encode()
+    body = dumps((known.scope, known.detail, known.parent)).encode()
+    widths = struct.pack("<3H", len(shares), len(ids), len(known.digest))
+    kept = struct.pack("<5q", *known.amounts) + widths + units + taken + ids + known.digest.encode() + body
+    head = struct.pack("<cddddH40x", b"o", known.lease_us, known.lease_end, known.made, 0, len(starts))
+    return head + starts + seal(kept)
+
+
 def to_first_format(client: redis.Redis) -> None:
-    """Write an account as the first format had it: marker, pools and entries."""
+    """Write an account as the first format had it: marker, pools, open reservations and entries."""
+    for key in client.scan_iter(KEYS.reservation + "*"):
+        known = read_record(key.decode().removeprefix(KEYS.reservation), client.get(key))
+        if known.state == "open":
+            client.set(key, first_record(known))
     _, _, clock, due, _, version, seq, _, _ = _MARKER.unpack(client.get(KEYS.marker))
     for key in client.scan_iter(KEYS.pool + "*"):
         client.set(key, client.get(key)[:40])
@@ -103,6 +121,7 @@ def test_an_account_of_the_first_format_goes_on(store: RedisStore, client: redis
         assert call(store, a_reserve(n)).status == "reserved"
     call(store, Reconcile(f"{0:032x}", (3, 7, 7, 0, 1), {}))
     call(store, ChangePolicy("freeze", "x", "{}", {}))
+    shares = [known.shares for known in store.reservations("default")]
     to_first_format(client)
     store.close()
     again = RedisStore(store.url)
@@ -113,11 +132,15 @@ def test_an_account_of_the_first_format_goes_on(store: RedisStore, client: redis
         assert (status.version, status.seq) == (1, 5)
         assert len(client.get(KEYS.marker)) == 72  # a look writes nothing
         assert books(again).faults == []
-        assert call(again, Refund(f"{1:032x}")).status == "refunded"
+        assert [known.shares for known in again.reservations("default")] == shares
+        assert call(again, a_reserve(3, version=1)).status == "reserved"
+        assert call(again, Refund(f"{3:032x}")).status == "refunded"
         assert len(client.get(KEYS.marker)) == 104
+        assert call(again, a_reserve(1)).status == "repeated"
+        assert call(again, Refund(f"{1:032x}")).status == "refunded"
         assert read_marker(client.get(KEYS.marker)).epoch > 0
         assert call(again, a_reserve(4, version=1)).status == "reserved"
-        assert call(again, a_reserve(5, version=1)).seq == 8
+        assert call(again, a_reserve(5, version=1)).seq == 10
         buckets = again.snapshot("default").buckets
         assert [buckets[pool, 0][3:] for pool in ("p", "q")] == [(3, 15, 0, 0), (1, 3, 0, 0)]
         assert books(again).faults == []
@@ -144,6 +167,21 @@ def test_so_do_its_windows(store: RedisStore, client: redis.Redis) -> None:
     assert do(210, Record(f"{6:032x}", "d", AMOUNTS, window(2), 0, {}, {})) == "recorded"
     found = {start: bucket[3:6] for (_, start), bucket in store.snapshot("default").buckets.items()}
     assert found == {0: (15, 0, 0), 100 * S: (5, 5, 0), 200 * S: (5, 0, 50)}
+    assert books(store).faults == []
+
+
+def test_what_an_open_reservation_takes(store: RedisStore, client: redis.Redis) -> None:
+    """Units, what was taken, ids and digest are written in as few bytes as they need."""
+    draws = [Draw("GUTVX6KekmIpH9J2"[n:] + "abcdefgh"[:n], f"n{n}", 0, 100, 5, 0, FOREVER, 0, "l") for n in range(8)]
+    assert call(store, a_reserve(1, draws=draws, digest="0123456789abcdef" * 2)).status == "reserved"
+    assert client.strlen(KEYS.reservation + f"{1:032x}") <= 310
+    assert call(store, Refund(f"{1:032x}")).status == "refunded"
+    assert [(bucket.spent, bucket.reserved) for bucket in store.snapshot("default").buckets.values()] == [(0, 0)] * 8
+    uneven = [draw._replace(amount=n) for n, draw in enumerate(draws)]
+    assert call(store, a_reserve(2, draws=uneven)).status == "reserved"
+    assert [share.amount for share in store.reservations("default")[0].shares] == list(range(8))
+    assert call(store, Reconcile(f"{2:032x}", AMOUNTS, {})).status == "reconciled"
+    assert [(bucket.spent, bucket.reserved) for bucket in store.snapshot("default").buckets.values()] == [(5, 0)] * 8
     assert books(store).faults == []
 
 

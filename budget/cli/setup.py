@@ -23,6 +23,9 @@ TEMPLATE = """\
 # One world of limits, pools and ledger in that store: 1 to 64 letters, digits, "_" or "-".
 #account = "default"
 
+# Another account of it, whose limits bind every call besides.
+#above = "company"
+
 # With a server: the SQLite file that its ledger is drained into, in the background; one file for an account.
 #records = "sqlite:////var/lib/budget/records.db"
 
@@ -42,6 +45,9 @@ TEMPLATE = """\
 # A call whose reserve the store cannot answer: "refuse", "local_allowance:$1" (what this process may spend meanwhile,
 # bought in advance) or "allow:i-accept-unbounded-spend".
 #on_store_error = "refuse"
+
+# For very many small calls: buy up to so much of the pools at a time, and decide from that for a second at most.
+#slices = "$1"
 
 # Seconds that one call may wait for the store.
 #store_timeout = 2.0

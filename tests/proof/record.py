@@ -78,16 +78,17 @@ def network(part: Part, until: float, folder: Path, seed: int) -> None:
         chosen = faults.trials(sizes, ACTS)
         random.Random(seed).shuffle(chosen)
         chosen.sort(key=lambda trial: trial.fault.act not in ("cut", "stall"))
-        done = 0
+        done = unanswered = 0
         while done < len(chosen) and time.monotonic() < until:
             some = chosen[done : done + 256]
             told = faults.run(path, some)
             done += len(some)
             part.faults += Counter(trial.fault.act for trial in some)
             part.operations += len(some)
-            part.faults["no answer in time"] += sum(n for text, n in told.items() if text.endswith(faults.UNANSWERED))
+            unanswered += sum(n for text, n in told.items() if text.endswith(faults.UNANSWERED))
         places = sum(sum(size) for size in sizes.values())
-        part.notes.append(f"{done:,} of {len(chosen):,} trials: {places:,} bytes of {len(sizes)} commands, 2 doors")
+        what = f"{places:,} bytes of {len(sizes)} commands, 2 doors, {len(ACTS)} kinds of fault"
+        part.notes.append(f"{done:,} of {len(chosen):,} trials ({what}); {unanswered:,} had no answer in time")
     finally:
         server.stop()
 
