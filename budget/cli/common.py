@@ -111,7 +111,7 @@ class Commands(click.Group):
         while count < len(args) and args[count].partition("=")[0] in (*_VALUED, *_FLAGS):
             count += 2 if args[count] in _VALUED else 1
         moved, rest = args[:count], args[count:]
-        bare = not rest or (rest[0].startswith("-") and rest[0] not in ctx.help_option_names)
+        bare = not rest or "=" in rest[0] or (rest[0].startswith("-") and rest[0] not in ctx.help_option_names)
         if bare and self._default is not None:
             rest = [self._default, *rest]
         if not rest and not ctx.resilient_parsing:

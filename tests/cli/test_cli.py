@@ -63,6 +63,8 @@ def test_every_example_of_the_help_works(cli: Cli) -> None:
     Path("contract.toml").write_text("schema = 1")
     catalogue = {"gpt-5": {"litellm_provider": "openai", "mode": "chat", "input_cost_per_token": 1.25e-06}}
     Path("model_prices_and_context_window.json").write_text(json.dumps(catalogue))
+    with cli.budget() as budget:
+        budget.reserve("$0.01", id="01a2020f7f0dc89124baba59b9ecbc8d")
     seen = 0
     for path, command in commands(main):
         if path[0] not in ("replay", "demo", "init", "drain"):
@@ -123,9 +125,10 @@ def test_the_memory_store_does_not_crash(cli: Cli) -> None:
             words = {
                 "set": ["$1/day"], "freeze": ["--all"], "check": SMALL_CALL, "prices show": ["gpt-5"],
                 "prices set": ["gpt-5", "--input", "2", "--output", "11"], "ledger prune": ["--before", "1d"],
-                "backup": ["a.db"], "move": ["--to", "memory://"], "erase": ["user=alice"],
+                "backup": ["a.db"], "reservations refund": ["0" * 32], "move": ["--to", "memory://"], "erase": ["user=alice"],
             }  # fmt: skip
-            code = 2 if path[0] in ("unset", "unfreeze", "adjust", "estimate", "backup", "drain") else 0
+            refused = ("unset", "unfreeze", "adjust", "estimate", "backup", "drain")
+            code = 2 if path[0] in refused else 1 if path[-1] == "refund" else 0
             cli(*path, *words.get(" ".join(path), []), "--store", "memory://", code=code)
 
 

@@ -32,7 +32,7 @@ def test_set_list_and_unset(cli: Cli) -> None:
         "limit": "user=alice 1 concurrent", "selector": "user=alice", "unit": "concurrent", "window": None,
         "mode": "enforce", "amount": 1, "source": "store", "options": {},
     }  # fmt: skip
-    assert ["user=alice", "1 concurrent", "-", "store"] in cli.lines("limits")
+    assert ["user=alice", "1 concurrent", "-", "-", "store"] in cli.lines("limits")
     assert cli("set", "per=user", "8 concurrent").stdout == "set per=user 8 concurrent\n"
     removed = cli.json("unset", "user=alice", "7 concurrent")["unset"]  # whatever its amount
     assert [row["limit"] for row in removed] == ["user=alice 1 concurrent"]

@@ -43,7 +43,7 @@ def test_every_setting_of_the_file_works_when_its_comment_is_taken_away(cli: Cli
     assert settings.store == "sqlite:///budget.db"
     assert [str(limit) for limit in settings.limits] == [
         "$500/day", "per=user $5/day", "user=alice $20/day", "$0.25/request", "per=agent 2000000 tokens/hour",
-        "per=user 100 requests/minute", "per=user 8 concurrent",
+        "per=user 100 requests/minute", "per=user 8 concurrent", "per=team $100/month",
     ]  # fmt: skip
     assert settings.book.find("my-model").id == "my-model"
 
