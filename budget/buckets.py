@@ -110,9 +110,12 @@ def freed_at(state: State, draw: Draw, bucket: Bucket, now: int) -> int:
 
 
 def put(state: State, pool: str, bucket: Bucket, now: int, name: str | None = None) -> None:
-    """Store a bucket. A part that opens takes the place of those that no longer count; it must count itself."""
+    """Store a bucket. A part that opens takes the place of those that no longer count.
+
+    It must count itself, unless the pool is new: that makes it known what the postings of an entry are about.
+    """
     newest = state.newest(pool) if bucket.span else None
-    if bucket.span and not _counts(bucket, now) and state.bucket(pool, bucket.start) is None:
+    if newest is not None and not _counts(bucket, now) and state.bucket(pool, bucket.start) is None:
         return
     if newest is not None and newest.start < bucket.start:
         for part in state.parts(pool):

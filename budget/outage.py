@@ -209,11 +209,11 @@ class Outage:
         """Probe the store, if need be, and carry out what waits, as far as it can answer and there is time."""
         outbox = self.outbox
         try:
-            if self.breaker.open:
-                self._drive(_once(LoadPolicy()))
+            # The probe, and the store's time now: what is carried on here stood still if the machine slept.
+            now = self._drive(_once(LoadPolicy())).now
             if outbox is None:
                 return
-            arrived = self._arrived(outbox.items())
+            arrived = self._arrived(outbox.items(), now)
             count = len(outbox)
             while (item := outbox.first()) is not None:
                 self._carry_out(item, arrived)
@@ -221,7 +221,7 @@ class Outage:
             self._told = self._told and not count
             _say_carried_out(count)
             for orphan in outbox.orphans():
-                arrived = self._arrived(orphan.items)
+                arrived = self._arrived(orphan.items, now)
                 for item in orphan.items:
                     self._carry_out(item, arrived)
                 orphan.remove()
@@ -251,9 +251,9 @@ class Outage:
         if outcome.status == "conflict":
             _log.warning("%s of %s was not carried out: it has another end", type(command).__name__, command.id)
 
-    def _arrived(self, items: Sequence[Item]) -> Container[str]:
+    def _arrived(self, items: Sequence[Item], now: int) -> Container[str]:
         """Find in the ledger which of those that the store may have forgotten had arrived."""
-        old = [item for item in items if item.at < self._clock() - _SURE]
+        old = [item for item in items if item.at < now - _SURE]
         if not old:
             return set()
         ids, since = {item.command.id for item in old}, min(item.at for item in old) - _SLACK

@@ -165,8 +165,6 @@ class Client:
         """What the thread of the outbox does."""
         self.world.active, self.world.replaying = self, True
         try:
-            clock = self.budget.engine.verbs.clock
-            clock.saw(self.world.now, clock.now())  # any answer has told it; a host that slept would be told too late
             self.outage.flush()
             self.outage._round()
         finally:

@@ -292,12 +292,12 @@ class Model:
         return {"start": draw.start, "end": draw.end, "spent": 0, "reserved": 0, "carry": 0}
 
     def stored(self, pool: str, bucket: dict[str, int]) -> dict[str, int]:
-        """Keep a bucket. A part that is outside is not kept; one that is newer than all sweeps those that are."""
+        """Keep a bucket. A part that is outside is kept in a new pool alone; a newer one sweeps those that are."""
         known = self.buckets.setdefault(pool, [])
         if any(b is bucket for b in known):
             return bucket
         if span := MORE.get(pool, {}).get("span"):
-            if bucket["end"] <= self.moment - span:
+            if known and bucket["end"] <= self.moment - span:
                 return bucket
             if all(part["start"] < bucket["start"] for part in known):
                 known[:] = self.living(pool, span)

@@ -114,7 +114,7 @@ local function rolling()
     if value then parts, span, since = pool.read(value) else since = math.max(0, math.min(since, now)) end
     local start = at - at % size
     index = pool.find(parts, start)
-    if not index and start + size > now - span then parts, index = add_part(parts, start, size, span, now) end
+    if not index and (not value or start + size > now - span) then parts, index = add_part(parts, start, size, span, now) end
     return parts, index, start, span, since
   end
 
