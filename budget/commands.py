@@ -318,7 +318,10 @@ class Learn:
     more: Mapping[str, Mapping[int, int]] = field(default_factory=dict)
 
 
-Command = Reserve | Reconcile | Refund | Record | Renew | Sweep | Status | LoadPolicy | ChangePolicy | Learn | Rebuild | Prune | Load
+Command = (
+    Reserve | Reconcile | Refund | Record | Renew | Sweep | Status | LoadPolicy | ChangePolicy | Learn | Rebuild | Prune
+    | Load
+)
 
 
 @dataclass(slots=True)
@@ -327,8 +330,8 @@ class Outcome:
 
     Attributes:
         status: reserved, repeated, refused, conflict, stale_policy, stale_window, clock, reconciled, refunded,
-            recorded, backfilled, recovered, returned, renewed, ended, unknown, swept, status, policy, changed, unchanged,
-            learned, rebuilt, moved or rewound (the account has lost entries that its callers have seen).
+            recorded, backfilled, recovered, returned, renewed, ended, unknown, swept, status, policy, changed,
+            unchanged, learned, rebuilt, moved or rewound (the account has lost entries that its callers have seen).
         now: The store's clock at the decision.
         version: The policy version at the decision.
         seq: The account's sequence number after it.

@@ -3,7 +3,7 @@
 What a verb does stands in `budget.verbs`, once. Here a caller's arguments become a flow, and the flow is driven: each
 command that it yields goes to the store, and the outcome comes back, blocking or awaiting. A reserve whose answer never
 came (a timeout, a cancelled task, a Ctrl-C) is called back with a refund of its id, which the store carries out after
-it. What is answered when the store cannot is decided by `budget.outage`.
+it. What is answered when the store cannot is decided by `budget.outage.outage`.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from typing import Any
 
 from budget.above import Also
 from budget.asks import Ask, count, filled, make_ask, price
-from budget.books import Books, open_records
+from budget.books.books import Books, open_records
+from budget.books.drainer import Drainer
 from budget.commands import Amounts, Command, Outcome, Reconcile, Refund, Renew, Reservation, Reserve
 from budget.config import Settings
-from budget.drainer import Drainer
 from budget.errors import ArgumentTypeError, BudgetError, ConfigError, StoreUnavailable, UnknownModel
 from budget.estimate import Estimate, estimate_body, makes_embeddings, model_name
 from budget.lease import Renewer
 from budget.limits import check_attributes
 from budget.money import parse_usd
-from budget.outage import Outage
+from budget.outage.outage import Outage
 from budget.run import current
-from budget.slices import AHEAD, Slices
+from budget.slices.slices import AHEAD, Slices
 from budget.stores.base import Store, open_store
 from budget.usage import Usage
 from budget.verbs import Flow, Verbs
-from budget.waiting import Place, wait_seconds
+from budget.waiting.line import Place, wait_seconds
 
 __all__ = ["GUARDED_LEASE", "Engine", "known_reservation", "lease_us"]
 

@@ -20,7 +20,7 @@ from budget.rows import selector_identity
 from budget.run import Run, make_run, run_from_headers
 from budget.usage import Usage
 from budget.verbs import Decision
-from budget.waiting import wait_seconds
+from budget.waiting.line import wait_seconds
 from budget.window import instant
 
 if TYPE_CHECKING:

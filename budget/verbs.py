@@ -48,9 +48,9 @@ from budget.prices.stale import Watch
 from budget.refusals import exceeded, frozen_error, refusals
 from budget.run import Run
 from budget.stores.base import Store
-from budget.storetime import StoreTime
 from budget.thresholds import Thresholds
-from budget.waiting import Line, Place
+from budget.waiting.line import Line, Place
+from budget.waiting.storetime import StoreTime
 
 __all__ = ["Decision", "Flow", "Verbs"]
 

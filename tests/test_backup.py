@@ -10,8 +10,8 @@ from threading import Event, Thread
 
 import pytest
 
-from budget.backup import back_up
-from budget.books import Books
+from budget.books.backup import back_up
+from budget.books.books import Books
 from budget.engine import Budget
 from budget.errors import ConfigError, StoreUnavailable
 from budget.stores.base import open_store

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from budget.breaker import ENOUGH, IN_A_ROW, PROBE_EVERY, WITHIN, Breaker
+from budget.outage.breaker import ENOUGH, IN_A_ROW, PROBE_EVERY, WITHIN, Breaker
 
 
 def after(events: str, gap: float = 0.1) -> Breaker:

@@ -16,7 +16,7 @@ import pytest
 import redis
 from click.testing import CliRunner
 
-from budget.books import Books
+from budget.books.books import Books
 from budget.cli import main
 from budget.engine import Budget
 from budget.errors import BudgetExceeded, ConfigError, StoreUnavailable
@@ -170,7 +170,7 @@ def test_two_records_stores_do_not_share_an_account(budget: Budget, records: Rec
 
 DRAIN = """
 import sys
-from budget.books import Books
+from budget.books.books import Books
 from budget.stores import redisdrain
 from budget.stores.base import open_store
 from budget.stores.records import Records
@@ -221,7 +221,7 @@ def test_killed_at_any_point_nothing_is_lost_and_nothing_comes_twice(
 def test_the_background_of_an_engine_drains(
     redis_url: str, make_budget: Callable[..., Budget], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("budget.drainer.EVERY", 0.02)
+    monkeypatch.setattr("budget.books.drainer.EVERY", 0.02)
     url = f"sqlite:///{tmp_path / 'records.db'}"
     budget = make_budget(redis_url, records=url, limits=["$5/day"])
     use(budget, 20)

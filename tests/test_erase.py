@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import redis
 
-from budget.backup import back_up
-from budget.books import Books
+from budget.books.backup import back_up
+from budget.books.books import Books
+from budget.books.erasing import erase, erase_key
+from budget.books.pruning import prune
 from budget.engine import Budget
-from budget.erasing import erase, erase_key
 from budget.errors import BudgetExceeded, ConfigError, StoreUnavailable
-from budget.pruning import prune
 from budget.stores.records import Records
 from budget.stores.redis import RedisStore
 from budget.stores.sqlite import SqliteStore

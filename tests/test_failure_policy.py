@@ -24,11 +24,11 @@ from redisserver import RedisServer, need_server
 
 from budget import Budget, BudgetExceeded, ConfigError, StoreUnavailable
 from budget import core as core_module
-from budget import outbox as outbox_module
 from budget.cli import main
 from budget.commands import Outcome, Reconcile, Record, Renew, Reserve
-from budget.outage import Outage
-from budget.outbox import Item, waiting
+from budget.outage import outbox as outbox_module
+from budget.outage.outage import Outage
+from budget.outage.outbox import Item, waiting
 from budget.stores.base import open_store
 
 LIMITS = ["$100/day", "50 requests/day"]

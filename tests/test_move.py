@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 from conftest import STORES, empty_redis, redis_server
 
-from budget.books import Books
+from budget.books.books import Books
+from budget.books.moving import move
 from budget.commands import LoadPolicy, Sweep
 from budget.engine import Budget
 from budget.errors import BudgetExceeded, ConfigError, ReservationConflict, StoreUnavailable
-from budget.moving import move
 from budget.stores.base import Store, open_store
 from budget.stores.records import Records
 

@@ -17,9 +17,9 @@ from conftest import python
 from hypothesis import given
 from hypothesis import strategies as st
 
-from budget import outbox as module
 from budget.commands import Draw, Reconcile, Record, Refund, Reservation, Share
-from budget.outbox import Item, Outbox, decode, encode, folder_of, waiting
+from budget.outage import outbox as module
+from budget.outage.outbox import Item, Outbox, decode, encode, folder_of, waiting
 
 KNOWN = Reservation(
     "1" * 32, "digest", "open", (5, 1, 1, 0, 1), (Share("pool", 0, 7, 5), Share("other", 4, 7, 1)), 60_000_000, 9, 8,
@@ -255,7 +255,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from budget.commands import Refund
-from budget.outbox import Item, Outbox
+from budget.outage.outbox import Item, Outbox
 outbox = Outbox(Path(sys.argv[1]))
 for n in range(3):
     outbox.leave(Item(5, Refund(f"{n:032x}")))
@@ -293,7 +293,7 @@ def test_a_killed_process_leaves_its_outbox(outbox: Outbox, how: str) -> None:
 
 def test_an_outbox_is_written_when_the_process_ends(outbox: Outbox) -> None:
     python(
-        "import sys; from pathlib import Path; from budget.commands import Refund; from budget.outbox import *\n"
+        "import sys; from pathlib import Path; from budget.commands import Refund; from budget.outage.outbox import *\n"
         "box = Outbox(Path(sys.argv[1])); box.leave(Item(5, Refund('7' * 32)))",
         str(outbox.folder),
     )

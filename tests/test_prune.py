@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from budget.audit import Checkpoint
-from budget.books import Books
+from budget.books.books import Books
+from budget.books.pruning import Pruned, prune
 from budget.engine import Budget
 from budget.ledger import dumps
-from budget.pruning import Pruned, prune
 from budget.stores.records import Records
 from budget.stores.redis import RedisStore
 from budget.stores.sqlite import SqliteStore

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from budget.books import Books
+from budget.books.books import Books
 from budget.commands import Rebuild
 from budget.engine import Budget
 from budget.errors import StoreUnavailable

@@ -10,10 +10,10 @@ import pytest
 import redis
 from test_drain import drain_all, restore, save, use
 
-from budget.books import Books
+from budget.books.books import Books
+from budget.books.recovery import recover
 from budget.engine import Budget
 from budget.errors import StoreUnavailable
-from budget.recovery import recover
 from budget.stores.records import Records
 
 LIMITS = ["$500/day", "per=user $50/day", "$900/lifetime", "$70/1h rolling", "9000 requests/week", "8 concurrent"]

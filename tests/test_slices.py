@@ -16,7 +16,7 @@ from redisserver import RedisServer, need_server
 from budget import Budget, BudgetExceeded
 from budget.commands import Command, Draw, Outcome, Reconcile, Record, Refund, Renew, Reserve
 from budget.errors import ConfigError, StoreUnavailable
-from budget.slices import LIFE, SHARE, Slices
+from budget.slices.slices import LIFE, SHARE, Slices
 from budget.stores.base import Store
 from budget.window import FOREVER
 

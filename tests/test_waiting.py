@@ -30,10 +30,10 @@ from budget import (
     StoreUnavailable,
 )
 from budget.commands import Bucket, Draw, Outcome
-from budget.queues import Queue, Want
 from budget.stores.base import Store, open_store
-from budget.storetime import StoreTime
-from budget.waiting import Line, Place
+from budget.waiting.line import Line, Place
+from budget.waiting.queues import Queue, Want
+from budget.waiting.storetime import StoreTime
 from budget.window import FOREVER
 
 Make = Callable[..., Budget]
@@ -367,7 +367,7 @@ def test_a_run_that_is_over_does_not_wait(b: Budget) -> None:
 
 
 def test_the_line_is_full(b: Budget, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("budget.waiting.MOST", 1)
+    monkeypatch.setattr("budget.waiting.line.MOST", 1)
     held = b.reserve("$1")
     first = Caller(b)
     in_line(b, 1)

@@ -81,7 +81,7 @@ def _outbox(budget: Budget) -> Iterator[Finding]:
     """Say what waits for the store. Opening it has that carried out, so this comes first."""
     from datetime import UTC, datetime
 
-    from budget.outbox import waiting
+    from budget.outage.outbox import waiting
 
     outbox = budget.engine.outage.outbox
     if outbox is None:
@@ -91,7 +91,8 @@ def _outbox(budget: Budget) -> Iterator[Finding]:
     waits = f"{count} ends of calls wait for the store since {when}, in {outbox.folder}"
     yield Finding("outbox", *(("note", waits) if count else ("ok", "nothing waits for the store")))
     if unread := sorted(outbox.folder.glob("*.unread")):
-        yield Finding("outbox", "FAULT", f"ends of calls that this version cannot read: {some([str(path) for path in unread])}")
+        named = some([str(path) for path in unread])
+        yield Finding("outbox", "FAULT", f"ends of calls that this version cannot read: {named}")
 
 
 def _clock(ahead: int, server: bool) -> Finding:

@@ -21,7 +21,7 @@ from budget.ledger import Entry
 
 if TYPE_CHECKING:
     from budget.audit import Audit
-    from budget.books import Books
+    from budget.books.books import Books
     from budget.engine import Budget
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet would run a cell that begins so
@@ -174,7 +174,7 @@ def rebuild(common: Common, reason: str | None) -> int:
       budget ledger rebuild
     """
     from budget.admin import actor
-    from budget.recovery import recover
+    from budget.books.recovery import recover
 
     with opened(common) as (budget, books):
         restored = recover(books, actor(reason), budget.settings.limits)
@@ -201,7 +201,7 @@ def prune(common: Common, before: str, reason: str | None) -> int:
       budget ledger prune --before 90d --reason retention
     """
     from budget.admin import actor
-    from budget.pruning import prune as prune_books
+    from budget.books.pruning import prune as prune_books
 
     with opened(common) as (_, books):
         now = time.time_ns() // 1000
@@ -235,8 +235,8 @@ def drain(common: Common, follow: bool) -> None:
     Example:
       budget drain --follow --store redis://cache:6379/0
     """
+    from budget.books.drainer import EVERY
     from budget.config import default_records
-    from budget.drainer import EVERY
     from budget.stores.records import Records
 
     total = 0

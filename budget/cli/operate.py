@@ -22,7 +22,7 @@ def backup(common: Common, file: str) -> None:
     Example:
       budget backup budget-monday.db
     """
-    from budget.backup import back_up
+    from budget.books.backup import back_up
     from budget.stores.sqlite import SqliteStore
 
     with common.open() as budget:
@@ -45,9 +45,9 @@ def move(common: Common, to: str, reason: str | None) -> None:
       budget move --to sqlite:///other.db --reason 'a disk of its own'
     """
     from budget.admin import actor
-    from budget.books import Books
+    from budget.books.books import Books
+    from budget.books.moving import move as move_account
     from budget.config import default_records
-    from budget.moving import move as move_account
     from budget.stores.base import open_store
     from budget.stores.records import Records
 
@@ -82,8 +82,8 @@ def erase(common: Common, word: str, reason: str | None) -> None:
       budget erase user=alice --reason 'request of 3 March'
     """
     from budget.admin import actor
+    from budget.books.erasing import erase as erase_value
     from budget.cli.common import attributes_of
-    from budget.erasing import erase as erase_value
 
     wanted = attributes_of((word,))
     [(attribute, value)] = wanted.items()

@@ -93,8 +93,8 @@ TEMPLATE = """\
 #limit = "8 concurrent"
 #per = "user"
 
-# Options: where windows begin (a day at "06:00", a week on "sunday", a month on 15, a year on "04-01"), how much of what
-# a window of money left unspent the next one may use, when to warn, and mode = "shadow", which never refuses.
+# Options: where windows begin (a day at "06:00", a week on "sunday", a month on 15, a year on "04-01"), how much of
+# what a window of money left unspent the next one may use, when to warn, and mode = "shadow", which never refuses.
 #[[limits]]
 #limit = "$100/month"
 #per = "team"

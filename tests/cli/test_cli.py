@@ -125,7 +125,8 @@ def test_the_memory_store_does_not_crash(cli: Cli) -> None:
             words = {
                 "set": ["$1/day"], "freeze": ["--all"], "check": SMALL_CALL, "prices show": ["gpt-5"],
                 "prices set": ["gpt-5", "--input", "2", "--output", "11"], "ledger prune": ["--before", "1d"],
-                "backup": ["a.db"], "reservations refund": ["0" * 32], "move": ["--to", "memory://"], "erase": ["user=alice"],
+                "backup": ["a.db"], "reservations refund": ["0" * 32], "move": ["--to", "memory://"],
+                "erase": ["user=alice"],
             }  # fmt: skip
             refused = ("unset", "unfreeze", "adjust", "estimate", "backup", "drain")
             code = 2 if path[0] in refused else 1 if path[-1] == "refund" else 0

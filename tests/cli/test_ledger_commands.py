@@ -33,7 +33,7 @@ def test_ledger_tail_gives_the_last_entries_oldest_first(cli: Cli) -> None:
 
 
 def test_ledger_tail_reads_back_over_pages(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("budget.books.PAGE", 7)
+    monkeypatch.setattr("budget.books.books.PAGE", 7)
     with cli.budget() as budget:
         for i in range(30):
             budget.record(usd="0.01", user="alice" if i in (0, 5, 20) else "bob")

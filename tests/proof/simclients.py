@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from budget import Budget, BudgetExceeded, ReservationConflict, StoreUnavailable
-from budget.breaker import Breaker
 from budget.commands import Command, Outcome, Renew, Reservation
 from budget.money import to_decimal
-from budget.outbox import Item, Orphan, Outbox, decode, encode
+from budget.outage.breaker import Breaker
+from budget.outage.outbox import Item, Orphan, Outbox, decode, encode
 from budget.stores.sqlite import SqliteStore
 from budget.stores.sqlitefile import connect
 from budget.stores.sqlitewriter import Writer

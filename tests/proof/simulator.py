@@ -25,7 +25,7 @@ from typing import Any
 from budget import BudgetExceeded, ConfigError, Limit, StoreUnavailable
 from budget.commands import ChangePolicy, Command, Outcome
 from budget.money import to_decimal
-from budget.outbox import Item
+from budget.outage.outbox import Item
 from budget.stores.memory import MemoryStore
 
 from .invariants import ASKED, Books, Violation, asked, must, settle
@@ -334,10 +334,10 @@ class World:
     def reality(self) -> Iterator[None]:
         """Clocks and chance come from here."""
         import budget.core
-        import budget.outage
+        import budget.outage.outage
         import budget.stores.sqlitewriter
-        import budget.storetime
         import budget.verbs
+        import budget.waiting.storetime
 
         def wall() -> int:
             return (self.now + (self.active.skew if self.active else 0)) * 1000
@@ -346,10 +346,10 @@ class World:
         put = {
             (budget.verbs, "time"): clock,
             (budget.verbs, "os"): SimpleNamespace(urandom=self.chance.randbytes),
-            (budget.storetime, "time"): clock,
+            (budget.waiting.storetime, "time"): clock,
             (budget.stores.sqlitewriter, "time"): SimpleNamespace(time_ns=wall, monotonic=lambda: self.mono),
             (budget.core, "monotonic"): lambda: self.mono,
-            (budget.outage, "monotonic"): lambda: self.mono,
+            (budget.outage.outage, "monotonic"): lambda: self.mono,
             (budget.core, "_in_thread"): _at_once,
         }
         kept = {place: getattr(*place) for place in put}

@@ -1,4 +1,4 @@
-"""One slice, and the pools that calls draw on together: plain bookkeeping, for `budget.slices`."""
+"""One slice, and the pools that calls draw on together: plain bookkeeping, for `budget.slices.slices`."""
 
 from __future__ import annotations
 

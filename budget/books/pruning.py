@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from budget.audit import Audit, Auditor, Checkpoint, Key, rolling_pools
-from budget.books import OPERATOR_TIMEOUT, TRIES, Books
+from budget.books.books import OPERATOR_TIMEOUT, TRIES, Books
 from budget.commands import Prune
 from budget.errors import StoreUnavailable
 from budget.stores.base import Snapshot, Store

@@ -7,7 +7,7 @@ import os
 import weakref
 from threading import Event, Thread
 
-from budget.books import Books
+from budget.books.books import Books
 from budget.errors import StoreUnavailable
 
 __all__ = ["EVERY", "Drainer"]

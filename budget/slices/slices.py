@@ -31,8 +31,8 @@ from typing import Any
 from budget.above import Also
 from budget.commands import Amounts, Command, Outcome, Reconcile, Record, Refund, Renew, Reservation, Reserve, new
 from budget.errors import BudgetError
-from budget.slice import Group, Slice, Taken, key_of, record_of
-from budget.waiting import Place
+from budget.slices.slice import Group, Slice, Taken, key_of, record_of
+from budget.waiting.line import Place
 from budget.window import SECOND
 
 __all__ = ["AHEAD", "LEASE", "LIFE", "SHARE", "Slices"]

@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from budget.books import Books
+from budget.books.books import Books
 from budget.errors import ConfigError, StoreUnavailable
 from budget.pseudonym import Swap, pseudonym
 from budget.stores.memory import MemoryStore

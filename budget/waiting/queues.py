@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from budget.commands import Bucket
 
 if TYPE_CHECKING:
-    from budget.waiting import Place
+    from budget.waiting.line import Place
 
 __all__ = ["Queue", "Want"]
 

@@ -2,7 +2,7 @@
 
 * A reserve is refused with `StoreUnavailable`, at once while the breaker is open. Only `on_store_error` can have it
   otherwise, and `Outage.instead` is the one place that looks at it.
-* A reconcile, a refund and a record are never given up: they go to the outbox (`budget.outbox`), and the caller gets
+* A reconcile, a refund and a record are never given up: they go to the outbox (`outbox.py`), and the caller gets
   the answer that the store is presumed to give. One thread, which is there only as long as there is work for it,
   probes the store while the breaker is open and carries out what waits, with the same ids, in order: what this process
   has left, then what processes that are gone have left.
@@ -22,10 +22,10 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from budget.asks import filled
-from budget.breaker import PROBE_EVERY, Breaker
 from budget.commands import Amounts, Command, LoadPolicy, Outcome, Reconcile, Record, Refund, Reservation, Reserve
 from budget.errors import BudgetError, StoreUnavailable
-from budget.outbox import Item, Kept, Outbox, folder_of
+from budget.outage.breaker import PROBE_EVERY, Breaker
+from budget.outage.outbox import Item, Kept, Outbox, folder_of
 
 if TYPE_CHECKING:
     from budget.config import Settings

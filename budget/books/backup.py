@@ -7,7 +7,7 @@ import sqlite3
 from contextlib import closing, suppress
 from pathlib import Path
 
-from budget.books import Books
+from budget.books.books import Books
 from budget.errors import ConfigError, StoreUnavailable
 from budget.stores.records import Records
 from budget.stores.sqlite import SqliteStore

@@ -18,7 +18,7 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from budget.audit import Audit
-from budget.books import OPERATOR_TIMEOUT, TRIES, Books
+from budget.books.books import OPERATOR_TIMEOUT, TRIES, Books
 from budget.commands import ChangePolicy, Command, Learn, Load, LoadPolicy, Rebuild, Refund, Reserve
 from budget.errors import ConfigError, StoreUnavailable
 from budget.ledger import GENESIS, Entry, dumps, make_entry

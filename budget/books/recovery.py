@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
-from budget.books import TRIES, Books
+from budget.books.books import TRIES, Books
 from budget.commands import Amounts, ChangePolicy, Command, Draw, LoadPolicy, Outcome, Reconcile, Record, Refund
 from budget.errors import StoreUnavailable
 from budget.ledger import Entry, Posting

@@ -32,9 +32,9 @@ from budget.commands import Bucket, Draw, Outcome, Sweep
 from budget.errors import ArgumentTypeError, BudgetError, ConfigError
 from budget.limits import CONCURRENT
 from budget.pool import verdict
-from budget.queues import Queue, Want
 from budget.stores.base import Moved, Store, Watch
-from budget.storetime import StoreTime
+from budget.waiting.queues import Queue, Want
+from budget.waiting.storetime import StoreTime
 
 if TYPE_CHECKING:
     import asyncio
