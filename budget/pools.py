@@ -67,7 +67,7 @@ def make_pool(limit: Limit, subject: Subject, bucket: Bucket, now: int, more: in
     limit = limit.raised(bucket.carry + more)
     ends = at_zone(bucket.end, limit.tz) if limit.window.calendar and bucket.end != FOREVER else None
     span = limit.window.span
-    since = max(now - span, min(limit.created_us, bucket.start)) if span else bucket.since
+    since = max(now - span, bucket.since) if span else bucket.since
     left = limit.quantity - bucket.spent - bucket.reserved
     spent, reserved, available = (shown(limit.unit, n) for n in (bucket.spent, bucket.reserved, left))
     return Pool(limit, subject, limit.unit, spent, reserved, available, at_zone(since, limit.tz), ends)

@@ -98,4 +98,5 @@ def _refusal(match: Match, draw: Draw, bucket: Bucket) -> Refusal:
     spent, reserved, requested, available = (shown(unit, n) for n in figures)
     ends = at_zone(bucket.end, match.limit.tz) if bucket.end < FOREVER else None
     says = verdict(draw.amount, most, bucket)
-    return Refusal(match.limit, match.subject, unit, spent, reserved, requested, available, ends, says)
+    limit = match.limit.raised(most - match.limit.quantity)  # as a status shows it
+    return Refusal(limit, match.subject, unit, spent, reserved, requested, available, ends, says)

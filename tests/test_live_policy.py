@@ -396,7 +396,7 @@ def test_an_adjustment_raises_every_pool_of_money_of_the_subject(budget_factory:
     }  # fmt: skip
     with pytest.raises(BudgetExceeded) as over:
         budget.reserve("$11.01", user="alice")
-    assert (over.value.available, over.value.limit.amount) == (11, 5)
+    assert (over.value.available, over.value.limit.amount) == (11, 15)
     spend(budget, "$11", user="alice")
     with pytest.raises(BudgetExceeded):
         budget.reserve("$6", user="bob")
@@ -576,8 +576,8 @@ def test_backfill_takes_only_the_entries_before_the_change_and_of_the_stored_win
 
 def test_since_when_a_rolling_pool_counts() -> None:
     limit = Limit("$9/100s rolling", created_us=50 * 10**6)
-    for oldest, now, since in ((60, 90, 50), (40, 120, 40), (130, 200, 100)):
-        bucket = Bucket(oldest * 10**6, 10**12, 0, 1, 0)
+    for counted, now, since in ((50, 90, 50), (40, 120, 40), (50, 200, 100)):
+        bucket = Bucket(40 * 10**6, 10**12, counted * 10**6, 1, 0)
         assert make_pool(limit, Subject(), bucket, now * 10**6).since == at_zone(since * 10**6)
 
 

@@ -10,8 +10,11 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import zlib
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from operator import lt
 from struct import Struct
 from typing import Any, NamedTuple
 
@@ -20,8 +23,9 @@ from budget.ledger import GENESIS, dumps
 
 __all__ = [
     "BUCKET", "CHARGED", "KINDS", "NOTHING_KEPT", "NUMBERS", "RECORD", "Buckets", "Marker", "Named", "keep",
-    "named_in", "pack_amounts", "pack_counts", "pack_ids", "pack_record", "read_amounts", "read_bucket",
-    "read_buckets", "read_counts", "read_kept", "read_marker", "read_place", "read_record", "read_shares", "seal",
+    "named_in", "pack_amounts", "pack_counts", "pack_id", "pack_ids", "pack_record", "read_amounts", "read_bucket",
+    "read_buckets", "read_counts", "read_id", "read_kept", "read_marker", "read_place", "read_record", "read_shares",
+    "read_starts", "seal",
 ]  # fmt: skip
 
 KINDS = {
@@ -47,16 +51,27 @@ _FIVE = Struct("<5q")
 _COUNT = Struct("<HI")  # bucket, how many values
 CHARGED = _FIVE.size
 """Bytes of five figures."""
-_WIDTHS = Struct("<3H")  # pools, bytes of their ids, bytes of the digest
-_KEPT = 16 + _FIVE.size  # where the pools of a request begin
+_FIRST_WIDTHS = Struct("<3H")  # in the first format: pools, bytes of their ids, bytes of the digest
+_FIRST_KEPT = 16 + _FIVE.size  # where they stand
+_WIDTHS = Struct("<2H")  # bytes of the ids of pools, of the digest
+_FORM, _ALL_TAKEN, _NONE_TAKEN, _ONE_UNIT, _KNOWN_WIDTHS, _IN_FULL = 128, 64, 32, 16, 8, 4  # see `layout` of the scripts
+_SMALLEST = (2**53, 2**24, 2**24, 2**24, 2**8)  # amounts below these are small ones
+_WINDOW = -10  # bits of zlib's window, without its header
+_ID, _DIGEST = 12, 16  # bytes of a pool's id, of a digest
 _MARKER = Struct("<3d40s")  # of a marker: version, sequence, epoch, digest; before them guards, times and format
 _PLACE = Struct("<3d")
 _BEFORE_VERSION = 40
 _FIRST_MARKER = Struct("<2d16x40s")  # of the first format: version, sequence, digest
-_COMPACT, _ALL_TAKEN, _NONE_TAKEN = 2**15, 2**14, 2**13  # added to the number of pools
 _OPEN = b"p"
-_FRESH = Struct("<cdddH")  # the head of a reservation that is open and has given nothing back: RECORD's, but for that
+_FRESH = 15  # bytes before its starts: state, when it was made (7), lease (5), bytes of the starts
 _HEX = re.compile("[0-9a-f]{32}")
+_USUAL = (
+    b'[{"model":"gpt-claude-","provider":"anthropic","run":"tenant":"customer":"unpriced":true,'
+    b'"book":"","estimate":{"closed":true,"counted_by":"bytes","input_tokens":10,"input_tokens_max":"output_tokens_max":'
+    b'"provider":"openai","reasons":[],"usd":"0.0","usd_max":"0.0"},"model":"'
+    b'[{"agent":"","session":"","team":"","user":""},{},null]'
+)
+"""What bodies have in common: who reads them must have the same, to the byte."""
 _STATES = {b"o": "open", _OPEN: "open", b"r": "reconciled", b"f": "refunded", b"x": "expired"}
 
 
@@ -89,17 +104,26 @@ def keep(
         scope, detail, parent: Of the reservation.
     """
     count, ids, units = pools
-    asked = _pack_digest(digest)
-    body = dumps((scope, detail, parent)).encode()
-    shape = _COMPACT + count
+    asked, widths, form = _pack_digest(digest), b"", _FORM
     if not any(taken):
-        shape, taken = shape + _NONE_TAKEN, b""
+        form, taken = form + _NONE_TAKEN, b""
     elif None not in amounts:
         usual = (*amounts, 1)
         if taken == NUMBERS[count].pack(*[usual[unit] for unit in units]):
-            shape, taken = shape + _ALL_TAKEN, b""
-    widths = _WIDTHS.pack(shape, len(ids), len(asked))
-    return seal(b"".join((pack_amounts(amounts), widths, units, taken, ids, asked, body)))
+            form, taken = form + _ALL_TAKEN, b""
+    if units and units == units[:1] * count:
+        form, units = form + _ONE_UNIT, units[:1]
+    if ids[:1] == asked[:1] == b"\0":
+        form, ids, asked = form + _KNOWN_WIDTHS, ids[1:], asked[1:]
+    else:
+        widths = _WIDTHS.pack(len(ids), len(asked))
+    if None in amounts or not all(map(lt, amounts, _SMALLEST)):
+        head = ((form + _IN_FULL) << 56).to_bytes(8, "little") + bytes((count,)) + pack_amounts(amounts)
+    else:
+        money, total, input, output, requests = amounts
+        tokens = total | input << 24 | output << 48 | requests << 72  # type: ignore[operator]
+        head = (money | form << 56 | count << 64 | tokens << 72).to_bytes(19, "little")  # type: ignore[operator]
+    return seal(b"".join((head, widths, units, taken, ids, asked, _squeeze(dumps((scope, detail, parent))))))
 
 
 def pack_ids(ids: Sequence[str]) -> bytes:
@@ -109,6 +133,16 @@ def pack_ids(ids: Sequence[str]) -> bytes:
         if urlsafe_b64encode(raw).decode() == "".join(ids):
             return b"\0" + raw
     return "\n".join(ids).encode()
+
+
+def pack_id(id: str) -> bytes:
+    """Write the id of a reservation: 16 bytes behind a zero, or what it is else."""
+    return _pack_digest(id)
+
+
+def read_id(packed: bytes) -> str:
+    """Read the id of a reservation; the first format wrote all of them as text."""
+    return _read_digest(packed)
 
 
 def _read_ids(packed: bytes) -> list[str]:
@@ -126,42 +160,94 @@ def _read_digest(packed: bytes) -> str:
     return packed[1:].hex() if packed.startswith(b"\0") else packed.decode()
 
 
-def _layout(kept: bytes) -> tuple[int, int, int, int]:
-    """Return how many pools a request has, where their ids begin, and the bytes of these and of the digest."""
-    shape, width, length = _WIDTHS.unpack_from(kept, _KEPT)
-    start = _KEPT + _WIDTHS.size
-    if shape < _COMPACT:
-        return shape, start + 16 * shape, width, length
-    count = shape % _NONE_TAKEN
-    return count, start + count + (8 * count if shape - count == _COMPACT else 0), width, length
+@lru_cache(1024)
+def _squeeze(text: str) -> bytes:
+    """Write a body in fewer bytes; a call's is often that of the call before."""
+    made = zlib.compressobj(9, zlib.DEFLATED, _WINDOW, 2, zlib.Z_FIXED, _USUAL)
+    return made.compress(text.encode()) + made.flush()
+
+
+class _Kept(NamedTuple):
+    """How what was kept of a request is laid out: `layout` in the scripts says what its form means."""
+
+    form: int
+    count: int
+    units: int
+    ids: int
+    digest: int
+    body: int
+
+
+def _layout(kept: bytes) -> _Kept:
+    form = kept[23]
+    if form in (0, 255):
+        count, width, length = _FIRST_WIDTHS.unpack_from(kept, _FIRST_KEPT)
+        units, taken = _FIRST_KEPT + _FIRST_WIDTHS.size, 15 * count
+        form = 0
+    else:
+        count, width, length, units = kept[24], _ID * kept[24], _DIGEST, 65 if form & _IN_FULL else 35
+        if not form & _KNOWN_WIDTHS:
+            width, length = _WIDTHS.unpack_from(kept, units)
+            units += _WIDTHS.size
+        taken = 0 if form & (_ALL_TAKEN | _NONE_TAKEN) else 8 * count
+    ids = units + (1 if form & _ONE_UNIT else count) + taken
+    return _Kept(form, count, units, ids, ids + width, ids + width + length)
+
+
+def _amounts(kept: bytes, form: int) -> Amounts:
+    if form == 0:
+        return read_amounts(kept[16:_FIRST_KEPT])
+    if form & _IN_FULL:
+        return read_amounts(kept[25 : 25 + _FIVE.size])
+    found = [int.from_bytes(kept[i:j], "little") for i, j in ((16, 23), (25, 28), (28, 31), (31, 34), (34, 35))]
+    return tuple(found)  # type: ignore[return-value]
+
+
+def _ids_in(kept: bytes, at: _Kept) -> bytes:
+    """Return the ids of the pools as `pack_ids` writes them."""
+    ids = kept[at.ids : at.digest]
+    return b"\0" + ids if at.form & _KNOWN_WIDTHS else ids
 
 
 def read_kept(kept: bytes) -> tuple[Amounts, str, dict[str, str], dict[str, Any], str | None]:
     """Read what was kept of a request: amounts, digest, scope, detail, parent."""
-    _, ids, width, length = _layout(kept)
-    digest = ids + width
-    scope, detail, parent = json.loads(kept[digest + length :])
-    return read_amounts(kept[16:_KEPT]), _read_digest(kept[digest : digest + length]), scope, detail, parent
+    at = _layout(kept)
+    digest, body = kept[at.digest : at.body], kept[at.body :]
+    scope, detail, parent = json.loads(zlib.decompressobj(_WINDOW, _USUAL).decompress(body) if at.form else body)
+    asked = digest.hex() if at.form & _KNOWN_WIDTHS else _read_digest(digest)
+    return _amounts(kept, at.form), asked, scope, detail, parent
 
 
 def read_shares(starts: bytes, kept: bytes) -> tuple[Share, ...]:
     """Read what a request took from which buckets (at 0 if it took nothing)."""
-    count, ids, width, _ = _layout(kept)
-    start = _KEPT + _WIDTHS.size
-    units: Sequence[int] = kept[start : start + count]
-    shape = _WIDTHS.unpack_from(kept, _KEPT)[0] - count
-    if shape == 0:  # the first format
-        numbers = list(map(int, NUMBERS[2 * count].unpack_from(kept, start)))
+    at = _layout(kept)
+    form, count = at.form, at.count
+    units: Sequence[int] = kept[at.units : at.units + count]
+    if form & _ONE_UNIT:
+        units = kept[at.units : at.units + 1] * count
+    if form == 0:
+        numbers = list(map(int, NUMBERS[2 * count].unpack_from(kept, at.units)))
         units, taken = numbers[:count], numbers[count:]
-    elif shape == _COMPACT:
-        taken = list(map(int, NUMBERS[count].unpack_from(kept, start + count)))
-    elif shape == _COMPACT + _ALL_TAKEN:
-        usual: Any = (*read_amounts(kept[16:_KEPT]), 1)
+    elif form & _ALL_TAKEN:
+        usual: Any = (*_amounts(kept, form), 1)
         taken = [usual[unit] for unit in units]
-    else:
+    elif form & _NONE_TAKEN:
         taken = [0] * count
-    places = map(int, NUMBERS[count].unpack(starts)) if starts else (0,) * count
-    return tuple(map(Share, _read_ids(kept[ids : ids + width]), units, places, taken))
+    else:
+        taken = list(map(int, NUMBERS[count].unpack_from(kept, at.ids - 8 * count)))
+    places = read_starts(starts, count)[0] if starts else (0,) * count
+    return tuple(map(Share, _read_ids(_ids_in(kept, at)), units, places, taken))
+
+
+def read_starts(packed: bytes, count: int) -> tuple[Sequence[int], Sequence[int]]:
+    """Read where windows start, as `pack_starts` of the scripts wrote it, and numbers that may follow."""
+    whole = len(packed) % (8 * count) if count else 0
+    if not whole:
+        numbers = list(map(int, NUMBERS[len(packed) // 8].unpack(packed)))
+        return numbers[:count], numbers[count:]
+    marks, rest = int.from_bytes(packed[: -(-count // 4)], "little"), packed[whole:]
+    each = [int.from_bytes(packed[i : i + 7], "little") for i in range(-(-count // 4), whole, 7)]
+    return [each[marks >> 2 * i & 3] for i in range(count)], list(map(int, NUMBERS[len(rest) // 8].unpack(rest)))
 
 
 def pack_amounts(amounts: Amounts) -> bytes:
@@ -180,12 +266,12 @@ def read_amounts(packed: bytes) -> Amounts:
 def _parts(record: bytes) -> tuple[bytes, list[int], bytes, bytes, bytes]:
     """Return state, times, what was charged, starts and kept of a reservation."""
     if record[:1] == _OPEN:
-        code, *times, width = _FRESH.unpack_from(record)
-        charged, start = bytes(_FIVE.size), _FRESH.size
+        made, lease, width = (int.from_bytes(record[i:j], "little") for i, j in ((1, 8), (8, 13), (13, _FRESH)))
+        code, moments = _OPEN, [lease, made + lease, made, 0]
+        charged, start = bytes(_FIVE.size), _FRESH
     else:
         code, *times, width, charged = RECORD.unpack_from(record)
-        start = RECORD.size
-    moments = [*map(int, times), 0][:4]
+        moments, start = list(map(int, times)), RECORD.size
     return code, moments, charged, record[start : start + width], record[start + width :]
 
 
@@ -220,8 +306,7 @@ class Named(NamedTuple):
 def named_in(record: bytes) -> Named:
     """Read the shares of a reservation alone."""
     *_, starts, kept = _parts(record)
-    _, ids, width, _ = _layout(kept)
-    return Named(read_shares(starts, kept), kept[ids : ids + width])
+    return Named(read_shares(starts, kept), _ids_in(kept, _layout(kept)))
 
 
 def read_bucket(value: bytes) -> Bucket | None:

@@ -17,7 +17,7 @@ from budget.ledger import Entry
 from budget.pool import keep_until
 from budget.stores import redisreads
 from budget.stores.base import PAGE, Cursor
-from budget.stores.packed import pack_record, read_buckets
+from budget.stores.packed import pack_id, pack_record, read_buckets
 from budget.stores.requests import Keys
 
 __all__ = ["KEPT", "names_of", "put_reservations", "read_page", "retire", "trim"]
@@ -99,6 +99,6 @@ def put_reservations(ask: Ask, keys: Keys, reservations: Sequence[Reservation]) 
         key, record = keys.reservation + known.id, pack_record(known)
         if known.state == "open":
             ask("SET", key, record)
-            ask("ZADD", keys.leases, known.lease_end, known.id)
+            ask("ZADD", keys.leases, known.lease_end, pack_id(known.id))
         else:
             ask("SET", key, record, "PXAT", keep_until(known) // 1000 + 1)

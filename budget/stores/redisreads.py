@@ -19,14 +19,15 @@ from budget.limits import CONCURRENT
 from budget.stores.base import PAGE, Snapshot
 from budget.stores.packed import (
     KINDS,
-    NUMBERS,
     Marker,
     read_amounts,
     read_buckets,
+    read_id,
     read_kept,
     read_marker,
     read_record,
     read_shares,
+    read_starts,
     seal,
 )
 from budget.stores.requests import Keys, Seen
@@ -136,7 +137,7 @@ def _entry(seq: int, pairs: Sequence[bytes]) -> Entry:
     head = packed[: len(packed) - len(detail) - len(kept)]
     content = b"%d\n" % seq + head + _digest(kept) + _digest(detail)
     return Entry(
-        seq, int(at_us), kind, id.decode() or None, _NOTHING if kind in MOVES_ALONE else change, scope,
+        seq, int(at_us), kind, read_id(id) or None, _NOTHING if kind in MOVES_ALONE else change, scope,
         {**asked, **more, **({"late": True} if late else {})}, postings, _NO_TEXTS, bytes.fromhex(row["h"].decode()),
         content,
     )  # fmt: skip
@@ -148,9 +149,7 @@ def _postings(kind: str, places: bytes, kept: bytes, change: Sequence[int], late
     An entry of a rebuild has what it changed in `places` alone.
     """
     shares = read_shares(b"", kept)
-    rows = iter(map(int, NUMBERS[len(places) // 8].unpack(places)))
-    starts = [next(rows) for _ in shares]
-    columns = list(rows)
+    starts, columns = read_starts(places, len(shares))
     if kind == "rebuilt":
         spent, reserved = columns[: len(shares)], columns[len(shares) :]
     else:
@@ -182,13 +181,13 @@ def _refusal(seq: int, pairs: Sequence[bytes]) -> Entry:
     pools = [share.pool for share in read_shares(b"", row["b"])]
     refused = [{"limit": texts[i - 1], "pool": pools[i - 1] if i <= len(pools) else None} for i in row["w"]]
     detail = {**detail, "refused": refused, **({"frozen": frozen} if frozen else {})}
-    id = row["r"].decode()
+    id = read_id(row["r"])
     return Entry(seq, int(row["t"]), "refused", id, (0, 0, 0, 0, 0), scope, detail, (), _NO_TEXTS, b"")
 
 
 def reservations(ask: Ask, keys: Keys) -> Sequence[Reservation]:
     """Read the open reservations, oldest first."""
-    ids = [id.decode() for id in ask("ZRANGE", keys.leases, 0, -1)]
+    ids = list(dict.fromkeys([read_id(id) for id in ask("ZRANGE", keys.leases, 0, -1)]))
     found = []
     for some in _chunks(ids):
         records = ask("MGET", *[keys.reservation + id for id in some])

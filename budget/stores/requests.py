@@ -37,6 +37,7 @@ from budget.stores.packed import (
     keep,
     pack_amounts,
     pack_counts,
+    pack_id,
     pack_ids,
     read_marker,
     seal,
@@ -153,26 +154,26 @@ def _reserve(keys: Keys, command: Reserve, at: int, swept: int, pools: Named | N
         command.parent,
     )
     texts = "\n".join((command.frozen or "", *[draw[8] for draw in draws]))
-    return "reserve", keys.verb(command.id, drawn.keys), (command.id, numbers, kept, texts, drawn.names, more)
+    return "reserve", keys.verb(command.id, drawn.keys), (pack_id(command.id), numbers, kept, texts, drawn.names, more)
 
 
 def _reconcile(keys: Keys, command: Reconcile, at: int, swept: int, pools: Named | None) -> Encoded:
     detail = _sealed(command.detail)
     if command.draws is None or pools is not None:
         named, ids, made = _named(keys, command.known, pools)
-        args = (command.id, NUMBERS[3].pack(at, swept, made), pack_amounts(command.actual), detail, ids, "")
+        args = (pack_id(command.id), NUMBERS[3].pack(at, swept, made), pack_amounts(command.actual), detail, ids, "")
         return "reconcile", keys.verb(command.id, named), args
     draws = booked(command.draws)
     drawn = keys.drawn(draws)
     windows = NUMBERS[6 * len(draws)].pack(*_windows(draws))
     kept = _kept(drawn, replace(command, detail={**command.detail, "unknown": True}), "")
-    head = (command.id, NUMBERS[3].pack(at, swept, command.made), pack_amounts(command.actual), detail)
+    head = (pack_id(command.id), NUMBERS[3].pack(at, swept, command.made), pack_amounts(command.actual), detail)
     return "reconcile", keys.verb(command.id, drawn.keys), (*head, drawn.ids, kept, windows, drawn.names)
 
 
 def _refund(keys: Keys, command: Refund, at: int, swept: int, pools: Named | None) -> Encoded:
     named, ids, made = _named(keys, command.known, pools)
-    args = (command.id, NUMBERS[3].pack(at, swept, made), _sealed(command.detail), ids, NOTHING_KEPT)
+    args = (pack_id(command.id), NUMBERS[3].pack(at, swept, made), _sealed(command.detail), ids, NOTHING_KEPT)
     return "refund", keys.verb(command.id, named), args
 
 
@@ -181,7 +182,7 @@ def _record(keys: Keys, command: Record, at: int, swept: int, pools: Named | Non
     drawn = keys.drawn(draws)
     numbers = NUMBERS[3 + 6 * len(draws)].pack(at, command.version, swept, *_windows(draws))
     kept = _kept(drawn, command, command.digest)
-    args = (command.id, numbers, pack_amounts(command.actual), kept, drawn.names, _CODES[command.kind])
+    args = (pack_id(command.id), numbers, pack_amounts(command.actual), kept, drawn.names, _CODES[command.kind])
     return "record", keys.verb(command.id, drawn.keys), args
 
 
@@ -194,7 +195,7 @@ def payment(keys: Keys, command: Record, at: int, swept: int, pools: Named | Non
         drawn = _Pools(tuple([keys.pool + share.pool for share in pools.shares]), pools.ids, units, "")
     kept = _kept(drawn, command, command.digest)
     frees = pack_amounts(command.frees or command.actual)
-    args = (command.id, NUMBERS[2].pack(at, swept), pack_amounts(command.actual), kept, frees, _CODES[command.kind])
+    args = (pack_id(command.id), NUMBERS[2].pack(at, swept), pack_amounts(command.actual), kept, frees, _CODES[command.kind])
     return "pay", (*keys.verb(command.id, drawn.keys), f"{keys.reservation}{command.of}"), args
 
 
@@ -218,7 +219,7 @@ def rebuilding(keys: Keys, command: Rebuild, at: int) -> list[Encoded]:
 
 def _renew(keys: Keys, command: Renew, at: int, swept: int, pools: Named | None) -> Encoded:
     names = [keys.marker, keys.leases, keys.reservation + command.id]
-    return "renew", names, [command.id, NUMBERS[3].pack(at, swept, command.lease_us)]
+    return "renew", names, [pack_id(command.id), NUMBERS[3].pack(at, swept, command.lease_us)]
 
 
 def _status(keys: Keys, command: Status | Sweep, at: int, swept: int, pools: Named | None) -> Encoded:
@@ -261,7 +262,7 @@ def _kept(drawn: _Pools, command: Reconcile | Record, digest: str) -> bytes:
 def expiry(keys: Keys, id: str, pools: Named, at: int) -> Encoded:
     """Return the request that expires one reservation."""
     named = [keys.pool + share.pool for share in pools.shares]
-    return "expire", keys.verb(id, named), (id, NUMBERS[1].pack(at), _EXPIRED, pools.ids)
+    return "expire", keys.verb(id, named), (pack_id(id), NUMBERS[1].pack(at), _EXPIRED, pools.ids)
 
 
 def _named(

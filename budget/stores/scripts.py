@@ -47,6 +47,7 @@ from budget.stores.packed import (
     read_amounts,
     read_bucket,
     read_counts,
+    read_id,
     read_place,
     read_record,
 )
@@ -164,10 +165,11 @@ def run_script(verb: str, keys: Sequence[str], args: Sequence[Any]) -> Steps:
 def _expire(keys: Keys, ids: Sequence[bytes], at: int) -> Steps:
     """Charge reservations whose lease has ended, and return how many were. Others may be at it: each ends once."""
     count = 0
-    for id in [each.decode() for each in ids]:
+    for lease in ids:
+        id = read_id(lease)
         record = yield request("GET", keys.reservation + id)
         if record is None:  # the lease of nothing: a reserve that was refused half-way by a damaged account
-            yield request("ZREM", keys.leases, id)
+            yield request("ZREM", keys.leases, lease)
         elif isinstance(record, bytes):
             reply = yield from run_script(*expiry(keys, id, named_in(record), at))
             count += reply[0] == b"ended"
@@ -177,7 +179,7 @@ def _expire(keys: Keys, ids: Sequence[bytes], at: int) -> Steps:
 def _slots(keys: Keys, ids: Sequence[bytes]) -> Steps:
     """Return the slots, by pool, that reservations would give back if they were expired now."""
     free: dict[str, int] = {}
-    for id in [each.decode() for each in ids]:
+    for id in map(read_id, ids):
         record = yield request("GET", keys.reservation + id)
         for share in named_in(record).shares if isinstance(record, bytes) else ():
             if share.unit == CONCURRENT:

@@ -10,9 +10,10 @@ end
 -- reserved, carry of each pool; of a rolling one what `part_at` returned.
 local function book(version, seq, now, due, head, values, buckets, kind, actual, kept, names)
   local spends, count = figures(actual), #buckets
+  local units = read_units(kept)
   local starts, before, after, writes, closed, opened = {}, {}, {}, {}, {}, false
   for i, bucket in ipairs(buckets) do
-    local value, unit = values[i + 2], string.byte(kept, OFFSET + 5 + i)
+    local value, unit = values[i + 2], units[i]
     local list, key, new = writes, KEYS[i + 7], nil
     before[i] = value
     if bucket.parts then
@@ -32,7 +33,7 @@ local function book(version, seq, now, due, head, values, buckets, kind, actual,
     end
     if new then list[#list + 1], list[#list + 2] = key, new end
   end
-  local packed = struct.pack('<' .. string.rep('d', count), unpack(starts))
+  local packed = pack_starts(starts, count)
   local record = pack_record('r', 0, now, now, now, actual, packed, kept)
   if opened then check_windows(before, count) end
 

@@ -18,9 +18,18 @@ local function pack_figures(numbers)
   return struct.pack('<i8i8i8i8i8', numbers[0], numbers[1], numbers[2], numbers[3], numbers[4])
 end
 
+-- Five figures that a caller asked for.
+local function asked(kept)
+  local form = string.byte(kept, 24)
+  if form == 0 or form == 255 then return string.sub(kept, 17, 56) end
+  if form % 8 >= 4 then return string.sub(kept, 26, 65) end
+  local money, _, total, input, output, requests = struct.unpack('<I7I2I3I3I3B', kept, 17)
+  return struct.pack('<i8i8i8i8i8', money, total, input, output, requests)
+end
+
 -- What an open reservation still holds: all of it but what a slice has given back.
 local function rest(r)
-  local amounts = string.sub(r.kept, 17, 56)
+  local amounts = asked(r.kept)
   if r.state ~= 'o' or r.charged == NOTHING then return amounts end
   local numbers, given = figures(amounts), figures(r.charged)
   for unit = 0, 4 do numbers[unit] = numbers[unit] - given[unit] end
@@ -46,23 +55,31 @@ local function barred(marker, now, record, r, ids, same)
   return nil
 end
 
+-- The units of the pools of what was kept: a byte each, or one for all.
+local function read_units(kept)
+  local form, count, from, ids = layout(kept)
+  if form % 32 < 16 then return { string.byte(kept, from, from + count - 1) }, form, count, ids end
+  local unit, units = string.byte(kept, from), {}
+  for i = 1, count do units[i] = unit end
+  return units, form, count, ids
+end
+
 -- Units and amounts of the shares of what was kept, and where their windows start.
-local function read_shares(kept, starts, count)
-  local shape, from = struct.unpack('<I2', kept, OFFSET), OFFSET + 6
-  local places = { struct.unpack('<' .. string.rep('d', count), starts) }
-  if shape < COMPACT then return { struct.unpack('<' .. string.rep('d', 2 * count), kept, from) }, places end
-  local shares = { string.byte(kept, from, from + count - 1) }
-  if shape >= COMPACT + 16384 then
-    local amounts = figures(string.sub(kept, 17, 56))
+local function read_shares(kept, starts)
+  local shares, form, count, ids = read_units(kept)
+  if form == 0 then
+    shares = { struct.unpack('<' .. string.rep('d', 2 * count), kept, 63) }
+  elseif form % 128 >= 64 then
+    local amounts = figures(asked(kept))
     amounts[CONCURRENT] = 1
     for i = 1, count do shares[count + i] = amounts[shares[i]] end
-  elseif shape >= COMPACT + 8192 then
+  elseif form % 64 >= 32 then
     for i = 1, count do shares[count + i] = 0 end
   else
-    local taken = { struct.unpack('<' .. string.rep('d', count), kept, from + count) }
+    local taken = { struct.unpack('<' .. string.rep('d', count), kept, ids - 8 * count) }
     for i = 1, count do shares[count + i] = taken[i] end
   end
-  return shares, places
+  return shares, read_starts(starts, count)
 end
 
 -- Move a bucket that is not the newest, or a part of a rolling pool: what the pool shows then, and the write, if it is for
@@ -112,11 +129,16 @@ local function move(values, starts, count, shares, spends, before, freed, now)
   return table.concat(after, '', 1, count), writes, n, closed
 end
 
+-- Take a lease away. Scripts of the first format wrote its id as the text that its key ends with.
+local function release()
+  redis.call('ZREM', KEYS[2], ARGV[1], pool_id(KEYS[7]))
+end
+
 -- Move an open reservation to its end, or correct an expired one by the difference. Who knows when it was made knows the
 -- rest, and is not told it again.
 local function finish(version, seq, now, due, head, values, r, state, actual, detail, made)
   local late, count = r.state == 'x', #KEYS - 7
-  local shares, starts = read_shares(r.kept, r.starts, count)
+  local shares, starts = read_shares(r.kept, r.starts)
   local given = not late and r.charged ~= NOTHING and figures(r.charged)
   local freed, places = {}, r.starts
   for i = 1, count do freed[i] = late and 0 or shares[count + i] end
@@ -134,6 +156,6 @@ local function finish(version, seq, now, due, head, values, r, state, actual, de
   if #closed > 0 then redis.call('HSET', KEYS[5], unpack(closed)) end
   redis.call('SET', KEYS[7], record, 'PX', KEEP[state] + math.ceil(r.lease / 500))
   redis.call('MSET', KEYS[1], marker, unpack(writes, 1, n))
-  if not late then redis.call('ZREM', KEYS[2], ARGV[1]) end
+  if not late then release() end
   return { 'ended', now, marker, after, made == r.made and actual or record }
 end

@@ -16,8 +16,8 @@ local r = piece and read_record(piece)
 if not r or r.state ~= 'o' then return { 'over', now, told } end
 if read_ids(r.kept) ~= read_ids(kept) then return { 'pools', now, told, piece } end
 
-local shares, starts = read_shares(r.kept, r.starts, count)
-local amounts, gone, frees = figures(string.sub(r.kept, 17, 56)), figures(r.charged), figures(ARGV[5])
+local shares, starts = read_shares(r.kept, r.starts)
+local amounts, gone, frees = figures(asked(r.kept)), figures(r.charged), figures(ARGV[5])
 local freed = {}
 for unit = 0, 4 do frees[unit] = math.min(frees[unit], amounts[unit] - gone[unit]) end
 for i = 1, count do

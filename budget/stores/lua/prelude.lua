@@ -12,10 +12,9 @@
 --          its first entry, and above 40 bits it counts how often an operator has declared it whole again.
 -- pool     its newest bucket: start, end, since, spent, reserved, carry (before format 2 no carry); older ones are in the
 --          hash of closed windows. Of a rolling pool the newest part, its span, and start, spent, reserved of older parts
--- kept     what a caller asked, as it came: 16 bytes of digest that stand for the rest, amounts, and from OFFSET on how
---          many pools (from COMPACT on, what those are; 16384 more: each took the amount of its unit; 8192 more: nothing),
---          the lengths of their ids and of the idempotency digest; units (a byte each; below COMPACT doubles), what they
---          took, ids, digest, body
+-- kept     what a caller asked, as it came: 16 bytes of digest that stand for the rest, 7 of the money, a byte that says
+--          in which form the rest is, how many pools, the other amounts, units, what each pool took, the pools' ids, the
+--          idempotency digest, body: see `layout`
 
 local FORMAT = 2
 local MAX = 9007199254740991
@@ -28,8 +27,6 @@ local NO_CARRY = '\0\0\0\0\0\0\0\0'
 local NO_BUCKET = '\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0'
 local NOTHING = '\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0'
 local GUARD = '\0\0\0\0\0\0\248\127\0\0\0\0\0\0\248\127'
-local OFFSET = 57
-local COMPACT = 32768
 
 local epoch = 0
 

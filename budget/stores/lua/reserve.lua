@@ -77,7 +77,7 @@ if refused ~= '' or string.find(ARGV[4], '^[^\n]') then
 end
 local before = opened and redis.call('MGET', unpack(KEYS, 8))
 if opened then check_windows(before, pools) end
-local packed = struct.pack('<' .. string.rep('d', pools), unpack(starts, 1, pools))
+local packed = pack_starts(starts, pools)
 local record = pack_record('o', lease, now + lease, now, 0, NOTHING, packed, kept)
 -- Of each shadow draw that would have refused its byte and its text; the texts are the lines after the first.
 local shadows, draw = '', 0
@@ -93,4 +93,5 @@ redis.call('ZADD', KEYS[2], string.format('%d', now + lease), ARGV[1])
 local marker = append(version, seq, now, math.min(due, now + lease), head, 'v', ARGV[1], shadows, '', packed, kept, '')
 if opened then open_windows(before, starts, pools, ARGV[5]) end
 redis.call('MSET', KEYS[1], marker, KEYS[7], record, unpack(writes, 1, 2 * pools))
-return { 'reserved', now, marker, table.concat(values, '', 3, count + 2), shadowed, more and packed or '' }
+return { 'reserved', now, marker, table.concat(values, '', 3, count + 2), shadowed,
+  more and struct.pack('<' .. string.rep('d', pools), unpack(starts, 1, pools)) or '' }
