@@ -99,7 +99,10 @@ def test_a_refusal_says_what_is_taken(budget_factory: Make) -> None:
     assert (len(e.refusals), e.max_tokens) == (1, None)  # a shorter answer needs a slot as well
     assert not e.fits(model="claude-haiku-4-5")
     assert e.to_dict()["requested"] == 1
-    assert str(e) == "1 concurrent (user=alice): 0 spent + 1 reserved, needs 1 [wait]"
+    assert str(e) == (
+        "1 concurrent (user=alice): 0 spent + 1 reserved, needs 1 [wait] "
+        "(calls under way hold enough of it: `budget reservations`)"
+    )
     decision = budget.check(estimate, user="alice")
     assert not decision
     assert decision.refusal == e.refusal

@@ -132,7 +132,7 @@ def rewrite(client: redis.Redis, place: bytes, change: Callable[[bytes, bytes], 
         client.xadd(STREAM, {n: change(n, v) if id == place else v for n, v in fields.items()}, id=id)
 
 
-@pytest.mark.parametrize("damage", ["changed", "gap", "fork", "lost", "anew"])
+@pytest.mark.parametrize("damage", ["changed", "unreadable", "gap", "fork", "lost", "anew"])
 def test_a_server_that_is_not_what_it_was_is_not_drained(
     budget: Budget, records: Records, client: redis.Redis, damage: str
 ) -> None:
@@ -144,7 +144,9 @@ def test_a_server_that_is_not_what_it_was_is_not_drained(
     use(budget, 5)
     kept = list(records.store.entries("default", 0))
     if damage == "changed":
-        rewrite(client, b"12-0", lambda name, value: value.replace(b"alice", b"malic"))
+        rewrite(client, b"12-0", lambda name, value: value[:25] + b"?" + value[26:] if name == b"E" else value)
+    elif damage == "unreadable":
+        rewrite(client, b"12-0", lambda name, value: value[:-20] + b"?" * 20 if name == b"E" else value)
     elif damage == "fork":
         rewrite(client, b"10-0", lambda name, value: value[::-1] if name == b"h" else value)
     elif damage == "gap":

@@ -114,11 +114,26 @@ class Group:
 
 
 class Taken(NamedTuple):
-    """A call that was decided from a slice; `id` is that of the record of its cost."""
+    """A call that was decided from a slice, when (`time.monotonic`); `id` is that of the record of its cost."""
 
     slice: Slice
-    call: Reservation
+    call: Reserve
     id: str
+    when: float
+
+    def reservation(self) -> Reservation:
+        """Return it as a store would keep it."""
+        slice, call, _, when = self
+        at = slice.at(when)
+        return Reservation(
+            call.id, call.digest, "open", call.amounts, slice.shares(call.amounts), call.lease_us, at + call.lease_us,
+            at, scope=call.scope, detail=call.detail, parent=call.parent,
+        )  # fmt: skip
+
+    def outcome(self) -> Outcome:
+        """Return what a store would have answered."""
+        made = self.reservation()
+        return Outcome("reserved", made.made, self.call.version, self.slice.buckets, reservation=made)
 
 
 def key_of(command: Reserve) -> tuple[Any, ...]:
@@ -128,7 +143,7 @@ def key_of(command: Reserve) -> tuple[Any, ...]:
 
 def record_of(command: Reconcile, taken: Taken) -> Record:
     """Return the record of a call that was decided from a slice: its cost, paid out of that."""
-    slice, known, id = taken
+    slice, known, id, _ = taken
     pairs = zip(command.actual, known.amounts, strict=True)
     actual: Any = tuple(reserved if said is None else said for said, reserved in pairs)
     return Record(

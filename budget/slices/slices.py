@@ -29,7 +29,7 @@ from time import monotonic, sleep
 from typing import Any
 
 from budget.above import Also
-from budget.commands import Amounts, Command, Outcome, Reconcile, Record, Refund, Renew, Reservation, Reserve, new
+from budget.commands import Amounts, Command, Outcome, Reconcile, Record, Refund, Renew, Reserve, new
 from budget.errors import BudgetError
 from budget.slices.slice import Group, Slice, Taken, key_of, record_of
 from budget.waiting.line import Place
@@ -129,10 +129,12 @@ class Slices:
                 self._post(record_of(command, taken))
             self._ended.append((taken.slice, taken.call.amounts if isinstance(command, Refund) else _NOTHING))
 
-    def decide(self, command: Reserve) -> Outcome | None:
+    def decide(self, command: Reserve) -> Taken | None:
         """Admit a call from the slice of its pools; None: it must be asked of the store."""
         group = self._groups.get(key_of(command))
-        return None if group is None else self._take(group, group.fast, command, command.version)
+        if group is None or (slice := group.fast) is None or slice.version != command.version:
+            return None
+        return self._take(group, slice, command, command.id)
 
     def without_store(self, command: Reserve) -> Outcome | None:
         """Admit a call from the allowance of its pools, because the store cannot answer; None: it cannot be.
@@ -142,7 +144,9 @@ class Slices:
         group = self._groups.get(key_of(command))
         if group is None or not group.fits or command.frozen is not None or self._pid != os.getpid():
             return None
-        return self._take(group, group.spare, command, None)
+        spare = group.spare
+        taken = None if spare is None else self._take(group, spare, command, self._new_id())
+        return None if taken is None else taken.outcome()
 
     def close(self) -> None:
         """Hand back what is left of every slice."""
@@ -153,9 +157,9 @@ class Slices:
     # Reserve.
 
     def _reserve(self, command: Reserve) -> Flow:
-        outcome = self.decide(command)
-        if outcome is not None:
-            return outcome
+        taken = self.decide(command)
+        if taken is not None:
+            return taken.outcome()
         group = self._group(command)
         ahead = self._ahead(group, command) if group.fits else None
         if ahead is not None:
@@ -167,9 +171,9 @@ class Slices:
                 return bought  # of another policy or window: the caller takes its steps again
             if bought.buckets:  # else nobody has set anything aside: the store is away, and that is let pass
                 self._bought(group, ahead, bought)
-            outcome = self.decide(command)
-            if outcome is not None:
-                return outcome
+            taken = self.decide(command)
+            if taken is not None:
+                return taken.outcome()
         outcome = yield command
         group.hear(command.draws, outcome)
         return outcome
@@ -184,9 +188,8 @@ class Slices:
             group = self._groups[key] = Group(command.draws)
         return group
 
-    def _take(self, group: Group, slice: Slice | None, command: Reserve, version: int | None) -> Outcome | None:
-        if slice is None or (version is not None and version != slice.version):
-            return None
+    def _take(self, group: Group, slice: Slice, command: Reserve, id: str) -> Taken | None:
+        """Take what a call needs from a slice; its cost will be recorded under `id`."""
         now = monotonic()
         if now >= slice.until:
             return None
@@ -195,13 +198,9 @@ class Slices:
         with self._lock:
             if not slice.lives or not slice.take(command.amounts):
                 return None
-        at, amounts = slice.at(now), command.amounts
-        known = new(Reservation, (
-            command.id, command.digest, "open", amounts, slice.shares(amounts), command.lease_us,
-            at + command.lease_us, at, 0, None, command.scope, command.detail, command.parent,
-        ))  # fmt: skip
-        self._taken[command.id] = Taken(slice, known, self._new_id() if version is None else command.id)
-        return Outcome("reserved", at, command.version, slice.buckets, (), known)
+        taken: Taken = new(Taken, (slice, command, id, now))
+        self._taken[command.id] = taken
+        return taken
 
     def _ahead(self, group: Group, command: Reserve) -> Reserve | None:
         """Return the reserve that buys a slice before this call, or None."""
@@ -255,7 +254,7 @@ class Slices:
 
     def _end(self, command: Reconcile | Refund | Renew, taken: Taken) -> Flow:
         """End a call that was decided from a slice, once."""
-        slice, known, _ = taken
+        slice, known = taken.slice, taken.reservation()
         at = slice.at(monotonic())
         if isinstance(command, Renew):
             return Outcome("renewed", at, slice.version, reservation=known)

@@ -55,7 +55,7 @@ _FIRST_WIDTHS = Struct("<3H")  # in the first format: pools, bytes of their ids,
 _FIRST_KEPT = 16 + _FIVE.size  # where they stand
 _WIDTHS = Struct("<2H")  # bytes of the ids of pools, of the digest
 _FORM, _ALL_TAKEN, _NONE_TAKEN, _ONE_UNIT, _KNOWN_WIDTHS, _IN_FULL = 128, 64, 32, 16, 8, 4  # see `layout` of the scripts
-_SMALLEST = (2**53, 2**24, 2**24, 2**24, 2**8)  # amounts below these are small ones
+_SMALL = (2**53, 2**24, 2**24, 2**24, 2**8)  # amounts below these take few bytes
 _WINDOW = -10  # bits of zlib's window, without its header
 _ID, _DIGEST = 12, 16  # bytes of a pool's id, of a digest
 _MARKER = Struct("<3d40s")  # of a marker: version, sequence, epoch, digest; before them guards, times and format
@@ -63,7 +63,7 @@ _PLACE = Struct("<3d")
 _BEFORE_VERSION = 40
 _FIRST_MARKER = Struct("<2d16x40s")  # of the first format: version, sequence, digest
 _OPEN = b"p"
-_FRESH = 15  # bytes before its starts: state, when it was made (7), lease (5), bytes of the starts
+_FRESH = 14  # bytes before its starts: state, when it was made (7), lease (5), bytes of the starts
 _HEX = re.compile("[0-9a-f]{32}")
 _USUAL = (
     b'[{"model":"gpt-claude-","provider":"anthropic","run":"tenant":"customer":"unpriced":true,'
@@ -117,12 +117,13 @@ def keep(
         form, ids, asked = form + _KNOWN_WIDTHS, ids[1:], asked[1:]
     else:
         widths = _WIDTHS.pack(len(ids), len(asked))
-    if None in amounts or not all(map(lt, amounts, _SMALLEST)):
-        head = ((form + _IN_FULL) << 56).to_bytes(8, "little") + bytes((count,)) + pack_amounts(amounts)
+    small: Any = amounts
+    if None not in small and all(map(lt, small, _SMALL)):
+        money, total, input, output, requests = small
+        tokens = total | input << 24 | output << 48 | requests << 72
+        head = (money | form << 56 | count << 64 | tokens << 72).to_bytes(19, "little")
     else:
-        money, total, input, output, requests = amounts
-        tokens = total | input << 24 | output << 48 | requests << 72  # type: ignore[operator]
-        head = (money | form << 56 | count << 64 | tokens << 72).to_bytes(19, "little")  # type: ignore[operator]
+        head = ((form + _IN_FULL) << 56).to_bytes(8, "little") + bytes((count,)) + pack_amounts(amounts)
     return seal(b"".join((head, widths, units, taken, ids, asked, _squeeze(dumps((scope, detail, parent))))))
 
 
@@ -171,7 +172,7 @@ class _Kept(NamedTuple):
     """How what was kept of a request is laid out: `layout` in the scripts says what its form means."""
 
     form: int
-    count: int
+    pools: int
     units: int
     ids: int
     digest: int
@@ -221,7 +222,7 @@ def read_kept(kept: bytes) -> tuple[Amounts, str, dict[str, str], dict[str, Any]
 def read_shares(starts: bytes, kept: bytes) -> tuple[Share, ...]:
     """Read what a request took from which buckets (at 0 if it took nothing)."""
     at = _layout(kept)
-    form, count = at.form, at.count
+    form, count = at.form, at.pools
     units: Sequence[int] = kept[at.units : at.units + count]
     if form & _ONE_UNIT:
         units = kept[at.units : at.units + 1] * count

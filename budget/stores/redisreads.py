@@ -8,12 +8,15 @@ id of each begins with the number of the entry that comes next, and it is read a
 from __future__ import annotations
 
 import json
+import struct
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from struct import Struct
 from typing import Any
 
 from budget.commands import Reservation
 from budget.ends import MOVES_ALONE
+from budget.errors import StoreUnavailable
 from budget.ledger import Entry, Posting
 from budget.limits import CONCURRENT
 from budget.stores.base import PAGE, Snapshot
@@ -116,6 +119,18 @@ def _fields(pairs: Sequence[bytes]) -> dict[str, bytes]:
 
 
 def _entry(seq: int, pairs: Sequence[bytes]) -> Entry:
+    """Read an entry of the chain.
+
+    Raises:
+        StoreUnavailable: It is not one.
+    """
+    try:
+        return _read_entry(seq, pairs)
+    except (zlib.error, ValueError, KeyError, IndexError, struct.error):
+        raise StoreUnavailable(f"the server's entry {seq} was changed: it cannot be read") from None
+
+
+def _read_entry(seq: int, pairs: Sequence[bytes]) -> Entry:
     """Read an entry as `append` in the prelude of the scripts wrote it."""
     row = _fields(pairs)
     name = "E" if "E" in row else "e"

@@ -16,7 +16,8 @@ if r.state ~= 'o' then return { 'left', now, told, record } end
 local until_ = math.max(r.lease_end, now + lease)
 record = pack_record('o', r.lease, until_, r.made, 0, r.charged, r.starts, r.kept)
 redis.call('ZADD', KEYS[2], string.format('%d', until_), ARGV[1])
-redis.call('ZREM', KEYS[2], pool_id(KEYS[3]))  -- as scripts of the first format wrote it
+-- Scripts of the first format wrote its id as the text that its key ends with.
+if pool_id(KEYS[3]) ~= ARGV[1] then redis.call('ZREM', KEYS[2], pool_id(KEYS[3])) end
 
 -- Nothing can fail from here.
 redis.call('SET', KEYS[3], record)
