@@ -36,12 +36,14 @@ def bar(draw: Draw, bucket: Bucket) -> int:
 
 def add(counter: int, amount: int) -> int:
     """Add to a counter. One that would pass MAX stays there, refuses all but zero, and `audit` reports it."""
-    return MAX if counter == MAX else min(counter + amount, MAX)
+    total = counter + amount
+    return total if counter < MAX and total < MAX else MAX
 
 
 def present(state: State, draw: Draw, now: int) -> Bucket | None:
     """Return the bucket that a draw takes from, or None if the caller's window is not the present one."""
-    newest = state.newest(draw.pool) if draw.pool is not None else None
+    pool = draw.pool
+    newest = state.newest(pool) if pool is not None else None
     if newest is not None and now < newest.end:
         return newest
     if draw.span:

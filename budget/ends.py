@@ -12,7 +12,7 @@ from typing import Any
 
 from budget.buckets import add, after, bucket_at, present, put
 from budget.commands import Amounts, Bucket, Draw, Outcome, Reconcile, Record, Refund, Reservation, Share, State, new
-from budget.ledger import Posting, make_entry
+from budget.ledger import Move, make_entry
 from budget.limits import CONCURRENT
 
 __all__ = ["MOVES_ALONE", "NOTHING", "booked", "end", "log", "reconcile", "record", "refund", "rest"]
@@ -57,21 +57,23 @@ def refund(state: State, command: Refund, now: int) -> Outcome:
 def end(state: State, known: Reservation, how: str, actual: Amounts, detail: Mapping[str, Any], now: int) -> Outcome:
     """Move an open reservation to its end, or correct an expired one by the difference."""
     late = known.state == "expired"
-    before = known.charged or NOTHING if late else NOTHING
-    change = [(a or 0) - (b or 0) for a, b in zip(actual, before, strict=True)]
+    change: Sequence[int | None] = actual
+    if late:
+        change = [(a or 0) - (b or 0) for a, b in zip(actual, known.charged or NOTHING, strict=True)]
     spends = (*change, 0)  # by unit: a slot is never spent
-    postings: list[Posting] = []
+    whole = not late and known.charged is None  # so that each share is freed as it is
+    moves: list[Move] = []
     buckets: list[Bucket | None] = []
     for share in known.shares:
         pool, unit, start, amount = share
-        added = spends[unit]
-        freed = 0 if late else amount if known.charged is None else amount - _given(known, share)
-        buckets.append(_move(state, share, added, freed, now))
-        postings.append(new(Posting, (pool, start, added, -freed)))
+        added = spends[unit] or 0
+        freed = amount if whole else 0 if late else amount - _given(known, share)
+        buckets.append(_move(state, pool, start, added, freed, now))
+        moves.append((pool, start, added, -freed))
     ended = known.ended_as(how, now, actual)
     state.put_reservation(ended)
     detail = {**known.detail, **detail, **({"late": True} if late else {})}
-    log(state, now, how, known.id, change, known.scope, detail, postings)
+    log(state, now, how, known.id, change, known.scope, detail, moves)
     return Outcome(how, now, state.account.version, buckets, reservation=ended)
 
 
@@ -102,7 +104,7 @@ def _book(
     scope: Mapping[str, str], detail: Mapping[str, Any], now: int,
 ) -> Outcome:  # fmt: skip
     """Add a cost to spent that no stored reservation stands for, and remember its id."""
-    shares, postings, shown = [], [], []
+    shares, moves, shown = [], [], []
     for draw, bucket in zip(draws, buckets, strict=True):
         assert draw.pool is not None
         added = actual[draw.unit] or 0
@@ -110,8 +112,8 @@ def _book(
         put(state, draw.pool, moved, now, draw.name)
         shown.append(after(state, draw.pool, moved, now))
         shares.append(Share(draw.pool, draw.unit, bucket.start, 0))
-        postings.append(Posting(draw.pool, bucket.start, added, 0))
-    return _booked(state, kind, id, digest, actual, shares, shown, postings, scope, detail, now)
+        moves.append((draw.pool, bucket.start, added, 0))
+    return _booked(state, kind, id, digest, actual, shares, shown, moves, scope, detail, now)
 
 
 def _pay(state: State, command: Record, piece: Reservation, detail: Mapping[str, Any], now: int) -> Outcome:
@@ -119,35 +121,34 @@ def _pay(state: State, command: Record, piece: Reservation, detail: Mapping[str,
     actual, left = command.actual, rest(piece)
     frees = _complete(command.frees or actual, NOTHING)
     freed = tuple(min(f or 0, r or 0) for f, r in zip(frees, left, strict=True))
-    shares, postings, shown = [], [], []
+    shares, moves, shown = [], [], []
     for share in piece.shares:
         slot = share.unit == CONCURRENT  # which the slice keeps to its end
         added = _spends(share.unit, actual)
         back = 0 if slot else min(freed[share.unit], share.amount - _given(piece, share))
-        shown.append(_move(state, share, added, back, now))
+        shown.append(_move(state, share.pool, share.start, added, back, now))
         shares.append(share._replace(amount=0))
-        postings.append(Posting(share.pool, share.start, added, -back))
+        moves.append((share.pool, share.start, added, -back))
     given = tuple((g or 0) + f for g, f in zip(piece.charged or NOTHING, freed, strict=True))
     state.put_reservation(piece._replace(charged=given if any(given) else None))  # type: ignore[arg-type]
-    return _booked(state, command.kind, command.id, command.digest, actual, shares, shown, postings, command.scope,
+    return _booked(state, command.kind, command.id, command.digest, actual, shares, shown, moves, command.scope,
                    detail, now)  # fmt: skip
 
 
 def _booked(
     state: State, kind: str, id: str, digest: str, actual: Amounts, shares: Sequence[Share],
-    shown: Sequence[Bucket | None], postings: Sequence[Posting], scope: Mapping[str, str], detail: Mapping[str, Any],
+    shown: Sequence[Bucket | None], moves: Sequence[Move], scope: Mapping[str, str], detail: Mapping[str, Any],
     now: int,
 ) -> Outcome:  # fmt: skip
     made = Reservation(id, digest, "reconciled", actual, tuple(shares), 0, now, now, now, actual, scope, detail)
     state.put_reservation(made)
-    log(state, now, kind, id, NOTHING if kind in MOVES_ALONE else actual, scope, detail, postings)
+    log(state, now, kind, id, NOTHING if kind in MOVES_ALONE else actual, scope, detail, moves)
     return Outcome(kind, now, state.account.version, shown, reservation=made)
 
 
-def _move(state: State, share: Share, added: int, freed: int, now: int) -> Bucket | None:
+def _move(state: State, pool: str, start: int, added: int, freed: int, now: int) -> Bucket | None:
     """Move a bucket that a reservation was taken from; a part of a rolling window may be gone, and moves nothing."""
-    pool = share.pool
-    bucket = state.bucket(pool, share.start)
+    bucket = state.bucket(pool, start)
     if bucket is not None:
         bucket = bucket.at(add(bucket.spent, added), bucket.reserved - freed)
         state.put_bucket(pool, bucket)
@@ -189,12 +190,12 @@ def _complete(amounts: Amounts, default: Amounts) -> Amounts:
 
 def log(
     state: State, now: int, kind: str, reservation: str | None, amounts: Sequence[int | None],
-    scope: Mapping[str, str], detail: Mapping[str, Any], postings: Sequence[Posting],
+    scope: Mapping[str, str], detail: Mapping[str, Any], moves: Sequence[Move],
 ) -> None:  # fmt: skip
     """Append the entry of an event, with which the account's sequence and clock go on."""
     account = state.account
     exact: Any = tuple([amount or 0 for amount in amounts])
-    entry = make_entry(account.head, account.seq + 1, now, kind, reservation, exact, scope, detail, tuple(postings))
+    entry = make_entry(account.head, account.seq + 1, now, kind, reservation, exact, scope, detail, tuple(moves))
     account.seq, account.head = entry.seq, entry.digest
     if kind != "refused":  # which moves nothing
         account.clock = now

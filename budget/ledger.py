@@ -26,10 +26,17 @@ from budget.money import format_usd, to_decimal
 from budget.usage import Usage
 from budget.window import at_zone
 
-__all__ = ["GENESIS", "Entry", "Posting", "content_digest", "dumps", "dumps_scope", "dumps_shares", "link", "make_entry"]
+__all__ = [
+    "GENESIS", "Entry", "Move", "Posting", "content_digest", "dumps", "dumps_scope", "dumps_shares", "link",
+    "make_entry",
+]  # fmt: skip
 
 GENESIS = bytes(32)
 """The digest before the first entry."""
+
+
+Move = tuple[str, int, int, int]
+"""A `Posting` as verbs write it: eight for a call that draws on eight pools, and seldom read again as such."""
 
 
 class Posting(NamedTuple):
@@ -54,7 +61,7 @@ class Entry:
         amounts: What it added to spent: (nano-dollars, tokens, input tokens, output tokens, requests).
         scope: The attributes of the call.
         detail: The rest as JSON types: model, usage, rates, price book, estimate, outcome; never any text of a prompt.
-        postings: What it changed per pool and bucket.
+        moves: What it changed per pool and bucket, the fields of `postings`.
         texts: Scope, detail and postings as the canonical JSON that the digest covers; empty where a server wrote it.
         digest: SHA-256 of the digest before it and its content's (SHA-1 where a server's script made it). Empty for a
             refusal that stands beside the sequence; its `seq` is then that of the entry it follows.
@@ -69,7 +76,7 @@ class Entry:
     amounts: tuple[int, int, int, int, int]
     scope: Mapping[str, str]
     detail: Mapping[str, Any]
-    postings: tuple[Posting, ...]
+    moves: tuple[Move, ...]
     texts: tuple[str, str, str]
     digest: bytes
     content: bytes = b""
@@ -84,6 +91,11 @@ class Entry:
     def own(self) -> bytes:
         """Return the digest of its content as it is now."""
         return content_digest(self.seq, self.at_us, self.kind, self.reservation, self.amounts, self.texts)
+
+    @property
+    def postings(self) -> tuple[Posting, ...]:
+        """What it changed per pool and bucket."""
+        return tuple(map(Posting._make, self.moves))
 
     @property
     def usd(self) -> Decimal:
@@ -138,12 +150,12 @@ class Entry:
 def make_entry(
     previous: bytes, seq: int, at_us: int, kind: str, reservation: str | None,
     amounts: tuple[int, int, int, int, int], scope: Mapping[str, str], detail: Mapping[str, Any],
-    postings: tuple[Posting, ...],
+    moves: tuple[Move, ...],
 ) -> Entry:  # fmt: skip
     """Make the entry that follows the one whose digest is `previous`."""
-    texts = (dumps_scope(scope), dumps(detail) if detail else "{}", dumps_shares(postings))
+    texts = (dumps_scope(scope), dumps(detail) if detail else "{}", dumps_shares(moves))
     digest = link(previous, content_digest(seq, at_us, kind, reservation, amounts, texts))
-    return Entry(seq, at_us, kind, reservation, amounts, scope, detail, postings, texts, digest)
+    return Entry(seq, at_us, kind, reservation, amounts, scope, detail, moves, texts, digest)
 
 
 def link(previous: bytes, content: bytes) -> bytes:
@@ -182,8 +194,8 @@ def _dumps_pairs(pairs: tuple[tuple[str, str], ...]) -> str:
     return dumps(dict(pairs))
 
 
-def dumps_shares(rows: Iterable[tuple[str, int, int, int]]) -> str:
-    """Return what `dumps` makes of postings or of shares, in half of its time."""
+def dumps_shares(rows: Iterable[Move]) -> str:
+    """Return what `dumps` makes of moves, or of a reservation's shares, in half of its time."""
     return f"[{','.join([f'[{_quoted(pool)},{a},{b},{c}]' for pool, a, b, c in rows])}]"
 
 

@@ -54,7 +54,7 @@ from budget.commands import (
 )
 from budget.ends import NOTHING, booked, end, log, reconcile, record, refund, rest
 from budget.expect import learn
-from budget.ledger import Posting
+from budget.ledger import Move
 from budget.limits import CONCURRENT
 from budget.prune import load, prune
 from budget.window import FOREVER, SECOND
@@ -139,12 +139,13 @@ def _reserve(state: State, command: Reserve, now: int) -> Outcome:
         return Outcome("repeated" if known.digest == command.digest else "conflict", now, version, reservation=known)
     if command.version != version:
         return Outcome("stale_policy", now, version)
-    found: list[Bucket] = [bucket for draw in command.draws if (bucket := present(state, draw, now)) is not None]
-    if len(found) < len(command.draws):
+    draws = command.draws
+    found: list[Bucket] = [bucket for draw in draws if (bucket := present(state, draw, now)) is not None]
+    if len(found) < len(draws):
         return Outcome("stale_window", now, version)
-    pairs = zip(command.draws, found, strict=True)
+    pairs = zip(draws, found, strict=True)
     shown = [seen(state, draw.pool, bucket, now) if bucket.span else bucket for draw, bucket in pairs]
-    refused = refused_by(command.draws, shown)
+    refused = refused_by(draws, shown)
     if command.frozen is not None or refused:
         detail = {**command.detail, "refused": _named(command.draws, refused)}
         detail |= {"frozen": command.frozen} if command.frozen else {}
@@ -156,23 +157,28 @@ def _reserve(state: State, command: Reserve, now: int) -> Outcome:
     shadowed = shadowed_by(command.draws, shown)
     # Nothing can fail from here.
     shares: list[Share] = []
-    postings: list[Posting] = []
+    moves: list[Move] = []
     for i, (draw, bucket) in enumerate(zip(command.draws, found, strict=True)):
         pool, amount = draw.pool, draw.amount
         if pool is None:
             continue
-        taken = bucket.at(bucket.spent, bucket.reserved + amount)
-        put(state, pool, taken, now, draw.name)
-        shown[i] = shown[i].at(shown[i].spent, shown[i].reserved + amount) if bucket.span else taken
-        shares.append(new(Share, (pool, draw.unit, bucket.start, amount)))
-        postings.append(new(Posting, (pool, bucket.start, 0, amount)))
+        start, end, since, spent, reserved, carry, span = bucket
+        taken = new(Bucket, (start, end, since, spent, reserved + amount, carry, span))
+        if span:
+            put(state, pool, taken, now, draw.name)
+            shown[i] = shown[i].at(shown[i].spent, shown[i].reserved + amount)
+        else:
+            state.put_bucket(pool, taken, draw.name)
+            shown[i] = taken
+        shares.append(new(Share, (pool, draw.unit, start, amount)))
+        moves.append((pool, start, 0, amount))
     reservation = Reservation(
         command.id, command.digest, "open", command.amounts, tuple(shares), command.lease_us, now + command.lease_us,
         now, scope=command.scope, detail=command.detail, parent=command.parent,
     )  # fmt: skip
     state.put_reservation(reservation)
     told = {"shadow": _named(command.draws, shadowed)} if shadowed else {}
-    log(state, now, "reserved", command.id, NOTHING, command.scope, {**command.detail, **told}, postings)
+    log(state, now, "reserved", command.id, NOTHING, command.scope, {**command.detail, **told}, moves)
     return Outcome("reserved", now, version, shown, reservation=reservation, shadowed=shadowed)
 
 
@@ -241,13 +247,13 @@ def _rebuild(state: State, command: Rebuild, now: int) -> Outcome:
     account = state.account
     if account.seq != command.seq:
         return Outcome("moved", now, account.version)
-    postings = []
+    moves = []
     for (pool, start), bucket in sorted(command.buckets.items()):
         was = state.bucket(pool, start)
         spent, reserved = (0, 0) if was is None else (was.spent, was.reserved)
         state.put_bucket(pool, bucket, command.names.get(pool))
-        postings.append(Posting(pool, start, bucket.spent - spent, bucket.reserved - reserved))
-    log(state, now, "rebuilt", None, NOTHING, {}, {}, postings)
+        moves.append((pool, start, bucket.spent - spent, bucket.reserved - reserved))
+    log(state, now, "rebuilt", None, NOTHING, {}, {}, moves)
     return Outcome("rebuilt", now, account.version)
 
 

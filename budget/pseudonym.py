@@ -18,7 +18,7 @@ from dataclasses import replace
 from typing import Any
 
 from budget.commands import Reservation
-from budget.ledger import Entry, Posting, dumps
+from budget.ledger import Entry, dumps
 from budget.policy import pool_id
 
 __all__ = ["Swap", "pseudonym"]
@@ -101,12 +101,12 @@ class Swap:
         if not self.holds(entry.texts):
             return entry
         scope, detail = self.json(dict(entry.scope)), self.json(dict(entry.detail))
-        moved = [Posting(self.pools.get(p.pool, (p.pool,))[0], *p[1:]) for p in entry.postings]
+        moved = [(self.pools.get(pool, (pool,))[0], start, spent, held) for pool, start, spent, held in entry.moves]
         texts = (dumps(scope), dumps(detail), dumps(moved))
         if texts == entry.texts:
             return entry
         sealed = entry.sealed or entry.own()
-        return replace(entry, scope=scope, detail=detail, postings=tuple(moved), texts=texts, sealed=sealed)
+        return replace(entry, scope=scope, detail=detail, moves=tuple(moved), texts=texts, sealed=sealed)
 
     def reservation(self, known: Reservation) -> Reservation:
         """Return a reservation with the pseudonym."""

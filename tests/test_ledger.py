@@ -102,7 +102,7 @@ def test_no_field_is_forgotten_here() -> None:
         "texts",
         "scope",
         "detail",
-        "postings",
+        "moves",
         "content",
         "sealed",
     }

@@ -246,8 +246,9 @@ def read_starts(packed: bytes, count: int) -> tuple[Sequence[int], Sequence[int]
     if not whole:
         numbers = list(map(int, NUMBERS[len(packed) // 8].unpack(packed)))
         return numbers[:count], numbers[count:]
-    marks, rest = int.from_bytes(packed[: -(-count // 4)], "little"), packed[whole:]
-    each = [int.from_bytes(packed[i : i + 7], "little") for i in range(-(-count // 4), whole, 7)]
+    width, rest = 2 if count <= 8 else 6, packed[whole:]
+    marks = int.from_bytes(packed[:width], "little")
+    each = [int.from_bytes(packed[i : i + 7], "little") for i in range(width, whole, 7)]
     return [each[marks >> 2 * i & 3] for i in range(count)], list(map(int, NUMBERS[len(rest) // 8].unpack(rest)))
 
 

@@ -161,14 +161,14 @@ def _reconcile(keys: Keys, command: Reconcile, at: int, swept: int, pools: Named
     detail = _sealed(command.detail)
     if command.draws is None or pools is not None:
         named, ids, made = _named(keys, command.known, pools)
-        args = (pack_id(command.id), NUMBERS[3].pack(at, swept, made), pack_amounts(command.actual), detail, ids, "")
+        args = (pack_id(command.id), NUMBERS[3].pack(at, swept, made), pack_amounts(command.actual), detail, ids)
         return "reconcile", keys.verb(command.id, named), args
     draws = booked(command.draws)
     drawn = keys.drawn(draws)
     windows = NUMBERS[6 * len(draws)].pack(*_windows(draws))
     kept = _kept(drawn, replace(command, detail={**command.detail, "unknown": True}), "")
     head = (pack_id(command.id), NUMBERS[3].pack(at, swept, command.made), pack_amounts(command.actual), detail)
-    return "reconcile", keys.verb(command.id, drawn.keys), (*head, drawn.ids, kept, windows, drawn.names)
+    return "reconcile_or_book", keys.verb(command.id, drawn.keys), (*head, drawn.ids, kept, windows, drawn.names)
 
 
 def _refund(keys: Keys, command: Refund, at: int, swept: int, pools: Named | None) -> Encoded:

@@ -295,13 +295,14 @@ def _load_scripts() -> dict[str, tuple[str, str]]:
 
 
 _PARTS = {
-    "reserve": ("prelude", "windows", "records"),
-    "reconcile": ("prelude", "windows", "records", "ends", "book"),
+    "reserve": ("prelude", "windows", "records", "same", "opening"),
+    "reconcile": ("prelude", "windows", "records", "ends", "known"),
+    "reconcile_or_book": ("prelude", "windows", "records", "opening", "ends", "book", "known"),
     "refund": ("prelude", "windows", "records", "ends"),
-    "record": ("prelude", "windows", "records", "ends", "book"),
+    "record": ("prelude", "windows", "records", "same", "opening", "ends", "book"),
     "expire": ("prelude", "windows", "records", "ends"),
     "renew": ("prelude", "records"),
-    "pay": ("prelude", "windows", "records", "ends"),
+    "pay": ("prelude", "windows", "records", "same", "ends"),
     "rebuild": ("prelude", "windows", "records"),
     "status": ("prelude", "windows"),
     "policy": ("prelude",),

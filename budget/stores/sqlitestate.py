@@ -15,7 +15,7 @@ from itertools import chain
 from typing import Any
 
 from budget.commands import Account, Bucket, Reservation, Share
-from budget.ledger import Entry, Posting, dumps
+from budget.ledger import Entry, dumps, dumps_scope, dumps_shares
 from budget.pool import keep_until
 from budget.window import FOREVER
 
@@ -32,7 +32,6 @@ _OPEN = "select id, due from reservations where account = ? and (state = 'open')
 _FORGET = """delete from reservations where account = ?1 and id in (
     select id from reservations where account = ?1 and (state = 'open') = 0 and due <= ?2 order by due limit ?3)"""
 _THERE = "select id from reservations where account = ? and id in (select value from json_each(?))"
-_PUT_ENTRY = "insert into entries values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, null)"
 _NAMELESS = """delete from pools where account = ?1 and pool = ?2
     and not exists (select 1 from buckets where account = ?1 and pool = ?2)"""
 _VOUCHED = "select max(seq) from entries where account = ? and kind in ('pruned', 'erased')"
@@ -41,16 +40,15 @@ _MANY = 16  # rows that one statement writes: a third less time than one by one
 _KNOWN = 65536  # pools, and open reservations, that are known from one transaction to the next
 
 
-def _puts(table: str, columns: int, changes: str) -> tuple[str, str]:
-    """Return the statements that write one row and many, of which those that are there already are changed."""
+def _puts(insert: str, columns: int) -> tuple[str, str]:
+    """Return the statements that write one row and many."""
     row = f"({', '.join('?' * columns)})"
-    rows = (row, ", ".join([row] * _MANY))
-    one, many = (f"insert into {table} values {each} on conflict do update set {changes}" for each in rows)  # noqa: S608
-    return one, many
+    return f"{insert} values {row}", f"{insert} values {', '.join([row] * _MANY)}"
 
 
-_PUT_BUCKET = _puts("buckets", 9, "spent = excluded.spent, reserved = excluded.reserved, carry = excluded.carry")
-_PUT_RESERVATION = _puts("reservations", 6, "state = excluded.state, due = excluded.due, body = excluded.body")
+_PUT_BUCKET = _puts("insert or replace into buckets", 9)
+_PUT_RESERVATION = _puts("insert or replace into reservations", 6)
+_PUT_ENTRY = _puts("insert into entries", 16)
 
 
 class SqliteState:
@@ -115,7 +113,7 @@ class SqliteState:
             return found
 
     def bucket(self, pool: str, start: int) -> Bucket | None:
-        newest = self.newest(pool)
+        newest = self._newest.get(pool) or self.newest(pool)
         if newest is not None and newest.start == start:
             return newest
         if (pool, start) in self._buckets:
@@ -126,11 +124,13 @@ class SqliteState:
         return None if row is None else Bucket(*row)
 
     def put_bucket(self, pool: str, bucket: Bucket, name: str | None = None) -> None:
-        newest, start = self.newest(pool), bucket.start
-        if newest is None or start >= newest.start:
+        newest, start = self._newest.get(pool) or self.newest(pool), bucket.start
+        if newest is None:
             self._newest[pool] = bucket
-            if newest is None and name is not None:
+            if name is not None:
                 self._names[pool] = name
+        elif start >= newest.start:
+            self._newest[pool] = bucket
         if bucket.span:
             self._all_parts(pool)[start] = bucket
         self._buckets[pool, start] = bucket
@@ -222,9 +222,9 @@ class SqliteState:
         if self._buckets:
             self._write(_PUT_BUCKET, [(id, pool, *bucket) for (pool, _), bucket in self._buckets.items()])
         if self._put:
-            self._write(_PUT_RESERVATION, [(id, *self._reservation_row(r)) for r in self._put.values()])
+            self._write(_PUT_RESERVATION, list(map(self._reservation_row, self._put.values())))
         if self._entries:
-            write(_PUT_ENTRY, [(id, *_entry_row(entry)) for entry in self._entries])
+            self._write(_PUT_ENTRY, [_entry_row(id, entry) for entry in self._entries])
         marker = (self.account.version, self.account.seq, self.account.head, self.account.clock)
         if marker != self._written:
             self._db.execute(_PUT_ACCOUNT, (*marker, id))
@@ -262,7 +262,7 @@ class SqliteState:
         known = self._bodies.get(r.id)
         if known is None or not known.holds(r):
             known = self._bodies[r.id] = _Body(r)
-        return r.id, r.state, due, r.made, known.text(r)
+        return self._id, r.id, r.state, due, r.made, known.text(r)
 
 
 class _Body:
@@ -272,8 +272,8 @@ class _Body:
 
     def __init__(self, r: Reservation):
         self._first = r
-        self._head = dumps([r.digest, r.amounts, r.shares, r.lease_us])[:-1]
-        self._tail = dumps([r.scope, r.detail, r.parent])[1:]
+        self._head = f"{dumps([r.digest, r.amounts])[:-1]},{dumps_shares(r.shares)},{r.lease_us}"
+        self._tail = f"{dumps_scope(r.scope)},{dumps([r.detail, r.parent])[1:]}"
 
     def holds(self, r: Reservation) -> bool:
         first = self._first
@@ -294,17 +294,17 @@ def read_reservation(body: str, state: str, made: int, id: str) -> Reservation:
     )
 
 
-def _entry_row(entry: Entry) -> tuple[Any, ...]:
-    figures = (entry.seq, entry.at_us, entry.kind, entry.reservation, *entry.amounts)
-    return *figures, *entry.texts, entry.digest, entry.sealed or None
+def _entry_row(account: int, entry: Entry) -> tuple[Any, ...]:
+    figures = (account, entry.seq, entry.at_us, entry.kind, entry.reservation, *entry.amounts)
+    return *figures, *entry.texts, entry.digest, entry.sealed or None, None
 
 
 def read_entry(row: Sequence[Any]) -> Entry:
     """Read an entry's row (without its account)."""
     seq, at_us, kind, reservation, *amounts, scope, detail, postings, digest, sealed = row
-    read = tuple(Posting(*posting) for posting in json.loads(postings))
+    moves = tuple(map(tuple, json.loads(postings)))
     texts = (scope, detail, postings)
     return Entry(
-        seq, at_us, kind, reservation, tuple(amounts), json.loads(scope), json.loads(detail), read, texts, digest,
+        seq, at_us, kind, reservation, tuple(amounts), json.loads(scope), json.loads(detail), moves, texts, digest,
         sealed=sealed or b"",
     )  # fmt: skip

@@ -16,18 +16,19 @@ local r = piece and read_record(piece)
 if not r or r.state ~= 'o' then return { 'over', now, told } end
 if read_ids(r.kept) ~= read_ids(kept) then return { 'pools', now, told, piece } end
 
-local shares, starts = read_shares(r.kept, r.starts)
-local amounts, gone, frees = figures(asked(r.kept)), figures(r.charged), figures(ARGV[5])
+local units, taken, starts = read_shares(r)
+local amounts, gone, frees = asked(r.kept), figures(r.charged), figures(ARGV[5])
 local freed = {}
 for unit = 0, 4 do frees[unit] = math.min(frees[unit], amounts[unit] - gone[unit]) end
 for i = 1, count do
-  local unit, amount = shares[i], shares[count + i]
+  local unit, amount = units[i], taken[i]
   freed[i] = math.min(frees[unit], amount - math.min(gone[unit], amount))
 end
 for unit = 0, 4 do gone[unit] = gone[unit] + frees[unit] end
-local after, writes, n, closed = move(values, starts, count, shares, figures(ARGV[3]), nil, freed, now)
+local after, writes, n, closed = move(values, starts, count, units, figures(ARGV[3]), nil, freed, now)
 local record = pack_record('r', 0, now, now, now, ARGV[3], r.starts, kept)
-piece = pack_record('o', r.lease, r.lease_end, r.made, 0, pack_figures(gone), r.starts, r.kept)
+piece = pack_record('o', r.lease, r.lease_end, r.made, 0,
+  struct.pack('<i8i8i8i8i8', gone[0], gone[1], gone[2], gone[3], gone[4]), r.starts, r.kept)
 
 -- Nothing can fail from here.
 local places = r.starts .. struct.pack('<' .. string.rep('d', count), unpack(freed))

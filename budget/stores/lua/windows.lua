@@ -6,23 +6,6 @@ local function read_bucket(value)
   return struct.unpack(BUCKET, #value == 40 and value .. NO_CARRY or value)
 end
 
--- What a window that is over left unspent.
-local function left(limit, spent, reserved, carry)
-  return math.min(limit + carry, MAX) - spent - reserved
-end
-
--- The bucket of a window that begins, after one that ended at `ended` (nil: the pool's first) and left so much. Nil if the
--- window that the caller means, packed as (start, end, since), is not the present one.
-local function open_window(ended, unspent, now, windows, at, rollover)
-  local start, finish, since = struct.unpack('<ddd', windows, at)
-  if not (start <= now and now < finish) then return nil end
-  if not ended then return start, finish, math.max(start, math.min(since, now)), 0, 0, 0 end
-  if start <= ended then
-    start, rollover = ended, math.min(rollover, math.max(0, unspent))
-  end
-  return start, finish, start, 0, 0, rollover
-end
-
 -- What is asked of a rolling pool, which is more than 48 bytes. Its parts are a list of start, spent, reserved, the newest
 -- last. Made when the first one is met: a script makes its functions anew each time that it runs.
 local made
