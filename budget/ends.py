@@ -61,13 +61,12 @@ def end(state: State, known: Reservation, how: str, actual: Amounts, detail: Map
     if late:
         change = [(a or 0) - (b or 0) for a, b in zip(actual, known.charged or NOTHING, strict=True)]
     spends = (*change, 0)  # by unit: a slot is never spent
-    whole = not late and known.charged is None  # so that each share is freed as it is
     moves: list[Move] = []
     buckets: list[Bucket | None] = []
     for share in known.shares:
         pool, unit, start, amount = share
         added = spends[unit] or 0
-        freed = amount if whole else 0 if late else amount - _given(known, share)
+        freed = 0 if late else amount if known.charged is None else amount - _given(known, share)
         buckets.append(_move(state, pool, start, added, freed, now))
         moves.append((pool, start, added, -freed))
     ended = known.ended_as(how, now, actual)
@@ -150,10 +149,11 @@ def _move(state: State, pool: str, start: int, added: int, freed: int, now: int)
     """Move a bucket that a reservation was taken from; a part of a rolling window may be gone, and moves nothing."""
     bucket = state.bucket(pool, start)
     if bucket is not None:
-        bucket = bucket.at(add(bucket.spent, added), bucket.reserved - freed)
-        state.put_bucket(pool, bucket)
-        if not bucket.span:
-            return bucket
+        _, end, since, spent, reserved, carry, span = bucket
+        moved: Bucket = new(Bucket, (start, end, since, add(spent, added), reserved - freed, carry, span))
+        state.put_bucket(pool, moved)
+        if not span:
+            return moved
     return after(state, pool, bucket, now)
 
 

@@ -139,13 +139,12 @@ def _reserve(state: State, command: Reserve, now: int) -> Outcome:
         return Outcome("repeated" if known.digest == command.digest else "conflict", now, version, reservation=known)
     if command.version != version:
         return Outcome("stale_policy", now, version)
-    draws = command.draws
-    found: list[Bucket] = [bucket for draw in draws if (bucket := present(state, draw, now)) is not None]
-    if len(found) < len(draws):
+    found: list[Bucket] = [bucket for draw in command.draws if (bucket := present(state, draw, now)) is not None]
+    if len(found) < len(command.draws):
         return Outcome("stale_window", now, version)
-    pairs = zip(draws, found, strict=True)
+    pairs = zip(command.draws, found, strict=True)
     shown = [seen(state, draw.pool, bucket, now) if bucket.span else bucket for draw, bucket in pairs]
-    refused = refused_by(draws, shown)
+    refused = refused_by(command.draws, shown)
     if command.frozen is not None or refused:
         detail = {**command.detail, "refused": _named(command.draws, refused)}
         detail |= {"frozen": command.frozen} if command.frozen else {}

@@ -31,8 +31,9 @@ from budget.commands import (
 )
 from budget.errors import StoreUnavailable
 from budget.ledger import dumps
+from budget.stores.kept import read_record
 from budget.stores.multiplex import ServerError
-from budget.stores.packed import read_marker, read_record, seal
+from budget.stores.packed import read_marker, seal
 from budget.stores.redis import RedisStore
 from budget.stores.requests import EPOCHS, PORTION, Keys
 from budget.stores.scripts import flow
@@ -182,6 +183,32 @@ def test_what_an_open_reservation_takes(store: RedisStore, client: redis.Redis) 
     assert [share.amount for share in store.reservations("default")[0].shares] == list(range(8))
     assert call(store, Reconcile(f"{2:032x}", AMOUNTS, {})).status == "reconciled"
     assert [(bucket.spent, bucket.reserved) for bucket in store.snapshot("default").buckets.values()] == [(5, 0)] * 8
+    assert books(store).faults == []
+
+
+@pytest.mark.parametrize("pools", [1, 2, 3, 7, 8, 9, 24, 25, 32])
+@pytest.mark.parametrize("starts", [1, 2, 4, 5])
+@pytest.mark.parametrize("amounts", [AMOUNTS, (2**52, 2**32, 2**31, 7, 300)], ids=["small", "large"])
+def test_whatever_is_drawn_on_is_read_as_it_was(pools: int, starts: int, amounts: Any, store: RedisStore) -> None:
+    """Where windows start, units and amounts are written in as few bytes as these need."""
+    draws = [
+        Draw(f"pool{n}", f"n{n}", n % starts % 2, 2**53 - 1, amounts[n % starts % 2], n % starts * S, FOREVER, 0, "l")
+        for n in range(pools)
+    ]
+    outcome = call(store, a_reserve(1, draws=draws, amounts=amounts))
+    assert outcome.status == "reserved"
+    (known,) = store.reservations("default")
+    assert known == outcome.reservation
+    assert [share[1:] for share in known.shares] == [(draw.unit, draw.start, draw.amount) for draw in draws]
+    actual = (amounts[0] // 2, None, None, None, None)
+    ended = call(store, Reconcile(known.id, actual, {}, known=known)).reservation
+    assert ended.charged == (actual[0], *amounts[1:])
+    assert ended.shares == known.shares
+    found = [bucket for _, bucket in sorted(store.snapshot("default").buckets.items())]
+    assert sorted((b.start, b.spent, b.reserved) for b in found) == sorted(
+        (draw.start, ended.charged[draw.unit], 0) for draw in draws
+    )
+    assert call(store, Reconcile(known.id, actual, {})).status == "repeated"
     assert books(store).faults == []
 
 

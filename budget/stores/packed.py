@@ -1,6 +1,6 @@
-"""How values look that the scripts of a Redis store keep: figures, buckets, reservations, what was kept of a request.
+"""How values look that the scripts of a Redis store keep: figures, buckets, markers. Reservations are in `kept.py`.
 
-The other side of `lua/prelude.lua` and `lua/records.lua`. Numbers are doubles, exact up to 2^53 - 1; the five figures
+The other side of `lua/prelude.lua`. Numbers are doubles, exact up to 2^53 - 1; the five figures
 of a request or an end are 8-byte integers, for those of an end may be larger. A text that the ledger's chain must cover
 travels behind its own digest ("sealed"), so that a script hashes 16 bytes and not all of it.
 """
@@ -8,24 +8,16 @@ travels behind its own digest ("sealed"), so that a script hashes 16 bytes and n
 from __future__ import annotations
 
 import hashlib
-import json
-import re
-import zlib
-from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
-from operator import lt
 from struct import Struct
 from typing import Any, NamedTuple
 
-from budget.commands import Amounts, Bucket, Reservation, Share
-from budget.ledger import GENESIS, dumps
+from budget.commands import Amounts, Bucket
+from budget.ledger import GENESIS
 
 __all__ = [
-    "BUCKET", "CHARGED", "KINDS", "NOTHING_KEPT", "NUMBERS", "RECORD", "Buckets", "Marker", "Named", "keep",
-    "named_in", "pack_amounts", "pack_counts", "pack_id", "pack_ids", "pack_record", "read_amounts", "read_bucket",
-    "read_buckets", "read_counts", "read_id", "read_kept", "read_marker", "read_place", "read_record", "read_shares",
-    "read_starts", "seal",
+    "BUCKET", "CHARGED", "KINDS", "NUMBERS", "STARTS", "Buckets", "Marker", "pack_amounts", "pack_counts",
+    "read_amounts", "read_bucket", "read_buckets", "read_counts", "read_marker", "read_place", "seal",
 ]  # fmt: skip
 
 KINDS = {
@@ -37,44 +29,27 @@ KINDS = {
 
 
 class _Numbers(dict[int, Struct]):
+    def __init__(self, each: str):
+        self._each = each
+
     def __missing__(self, count: int) -> Struct:
-        made = self[count] = Struct(f"<{count}d")
+        made = self[count] = Struct("<" + self._each * count)
         return made
 
 
-NUMBERS = _Numbers()
+NUMBERS = _Numbers("d")
 """So many numbers in a row."""
 BUCKET = NUMBERS[6]
-RECORD = Struct("<cddddH40s")
-"""The head of a reservation: state, lease, its end, made, ended, bytes of the starts that follow, what was charged."""
+STARTS = _Numbers("d40x")
+"""The starts of so many buckets in a row."""
 _FIVE = Struct("<5q")
 _COUNT = Struct("<HI")  # bucket, how many values
 CHARGED = _FIVE.size
 """Bytes of five figures."""
-_FIRST_WIDTHS = Struct("<3H")  # in the first format: pools, bytes of their ids, bytes of the digest
-_FIRST_KEPT = 16 + _FIVE.size  # where they stand
-_WIDTHS = Struct("<2H")  # bytes of the ids of pools, of the digest
-_FORM, _ALL_TAKEN, _NONE_TAKEN, _ONE_UNIT, _KNOWN_WIDTHS, _IN_FULL = 128, 64, 32, 16, 8, 4  # see `layout` of the scripts
-_SMALL = (2**53, 2**24, 2**24, 2**24, 2**8)  # amounts below these take few bytes
-_WINDOW = -10  # bits of zlib's window, without its header
-_ID, _DIGEST = 12, 16  # bytes of a pool's id, of a digest
 _MARKER = Struct("<3d40s")  # of a marker: version, sequence, epoch, digest; before them guards, times and format
 _PLACE = Struct("<3d")
 _BEFORE_VERSION = 40
 _FIRST_MARKER = Struct("<2d16x40s")  # of the first format: version, sequence, digest
-_OPEN = b"p"
-_FRESH = 14  # bytes before its starts: state, when it was made (7), lease (5), bytes of the starts
-_HEX = re.compile("[0-9a-f]{32}")
-_USUAL = (
-    b'[{"model":"gpt-claude-","provider":"anthropic","run":"tenant":"customer":"unpriced":true,'
-    b'"book":"","estimate":{"closed":true,"counted_by":"bytes","input_tokens":10,"input_tokens_max":"output_tokens_max":'
-    b'"provider":"openai","reasons":[],"usd":"0.0","usd_max":"0.0"},"model":"'
-    b'[{"agent":"","session":"","team":"","user":""},{},null]'
-)
-"""What bodies have in common: who reads them must have the same, to the byte."""
-_STATES = {b"o": "open", _OPEN: "open", b"r": "reconciled", b"f": "refunded", b"x": "expired"}
-
-
 def pack_counts(counts: Mapping[int, int]) -> bytes:
     """Write a sketch of `budget.expect`."""
     return b"".join([_COUNT.pack(bucket, counts[bucket]) for bucket in sorted(counts)])
@@ -90,168 +65,6 @@ def seal(content: bytes) -> bytes:
     return hashlib.blake2b(content, digest_size=16).digest() + content
 
 
-def keep(
-    amounts: Amounts, pools: tuple[int, bytes, bytes], taken: bytes, digest: str, scope: Mapping[str, str],
-    detail: Mapping[str, Any], parent: str | None = None,
-) -> bytes:  # fmt: skip
-    """Write what a store keeps of a request, sealed; scripts copy it as it is.
-
-    Args:
-        amounts: What was asked for.
-        pools: How many, their ids (`pack_ids`), their units, a byte each.
-        taken: What was taken from each, packed. It is left out where that is the amount of its unit, or nothing.
-        digest: Of what the caller asked.
-        scope, detail, parent: Of the reservation.
-    """
-    count, ids, units = pools
-    asked, widths, form = _pack_digest(digest), b"", _FORM
-    if not any(taken):
-        form, taken = form + _NONE_TAKEN, b""
-    elif None not in amounts:
-        usual = (*amounts, 1)
-        if taken == NUMBERS[count].pack(*[usual[unit] for unit in units]):
-            form, taken = form + _ALL_TAKEN, b""
-    if units and units == units[:1] * count:
-        form, units = form + _ONE_UNIT, units[:1]
-    if ids[:1] == asked[:1] == b"\0":
-        form, ids, asked = form + _KNOWN_WIDTHS, ids[1:], asked[1:]
-    else:
-        widths = _WIDTHS.pack(len(ids), len(asked))
-    small: Any = amounts
-    if None not in small and all(map(lt, small, _SMALL)):
-        money, total, input, output, requests = small
-        tokens = total | input << 24 | output << 48 | requests << 72
-        head = (money | form << 56 | count << 64 | tokens << 72).to_bytes(19, "little")
-    else:
-        head = ((form + _IN_FULL) << 56).to_bytes(8, "little") + bytes((count,)) + pack_amounts(amounts)
-    return seal(b"".join((head, widths, units, taken, ids, asked, _squeeze(dumps((scope, detail, parent))))))
-
-
-def pack_ids(ids: Sequence[str]) -> bytes:
-    """Write the ids of pools. Those that are made of 96 bits (all but those of tests) are written as such."""
-    if ids and all(len(id) == 16 for id in ids):
-        raw = urlsafe_b64decode("".join(ids))
-        if urlsafe_b64encode(raw).decode() == "".join(ids):
-            return b"\0" + raw
-    return "\n".join(ids).encode()
-
-
-def pack_id(id: str) -> bytes:
-    """Write the id of a reservation: 16 bytes behind a zero, or what it is else."""
-    return _pack_digest(id)
-
-
-def read_id(packed: bytes) -> str:
-    """Read the id of a reservation; the first format wrote all of them as text."""
-    return _read_digest(packed)
-
-
-def _read_ids(packed: bytes) -> list[str]:
-    if not packed.startswith(b"\0"):
-        return packed.decode().split("\n")
-    text = urlsafe_b64encode(packed[1:]).decode()
-    return [text[i : i + 16] for i in range(0, len(text), 16)]
-
-
-def _pack_digest(digest: str) -> bytes:
-    return b"\0" + bytes.fromhex(digest) if _HEX.fullmatch(digest) else digest.encode()
-
-
-def _read_digest(packed: bytes) -> str:
-    return packed[1:].hex() if packed.startswith(b"\0") else packed.decode()
-
-
-@lru_cache(1024)
-def _squeeze(text: str) -> bytes:
-    """Write a body in fewer bytes; a call's is often that of the call before."""
-    made = zlib.compressobj(9, zlib.DEFLATED, _WINDOW, 2, zlib.Z_FIXED, _USUAL)
-    return made.compress(text.encode()) + made.flush()
-
-
-class _Kept(NamedTuple):
-    """How what was kept of a request is laid out: `layout` in the scripts says what its form means."""
-
-    form: int
-    pools: int
-    units: int
-    ids: int
-    digest: int
-    body: int
-
-
-def _layout(kept: bytes) -> _Kept:
-    form = kept[23]
-    if form in (0, 255):
-        count, width, length = _FIRST_WIDTHS.unpack_from(kept, _FIRST_KEPT)
-        units, taken = _FIRST_KEPT + _FIRST_WIDTHS.size, 15 * count
-        form = 0
-    else:
-        count, width, length, units = kept[24], _ID * kept[24], _DIGEST, 65 if form & _IN_FULL else 35
-        if not form & _KNOWN_WIDTHS:
-            width, length = _WIDTHS.unpack_from(kept, units)
-            units += _WIDTHS.size
-        taken = 0 if form & (_ALL_TAKEN | _NONE_TAKEN) else 8 * count
-    ids = units + (1 if form & _ONE_UNIT else count) + taken
-    return _Kept(form, count, units, ids, ids + width, ids + width + length)
-
-
-def _amounts(kept: bytes, form: int) -> Amounts:
-    if form == 0:
-        return read_amounts(kept[16:_FIRST_KEPT])
-    if form & _IN_FULL:
-        return read_amounts(kept[25 : 25 + _FIVE.size])
-    found = [int.from_bytes(kept[i:j], "little") for i, j in ((16, 23), (25, 28), (28, 31), (31, 34), (34, 35))]
-    return tuple(found)  # type: ignore[return-value]
-
-
-def _ids_in(kept: bytes, at: _Kept) -> bytes:
-    """Return the ids of the pools as `pack_ids` writes them."""
-    ids = kept[at.ids : at.digest]
-    return b"\0" + ids if at.form & _KNOWN_WIDTHS else ids
-
-
-def read_kept(kept: bytes) -> tuple[Amounts, str, dict[str, str], dict[str, Any], str | None]:
-    """Read what was kept of a request: amounts, digest, scope, detail, parent."""
-    at = _layout(kept)
-    digest, body = kept[at.digest : at.body], kept[at.body :]
-    scope, detail, parent = json.loads(zlib.decompressobj(_WINDOW, _USUAL).decompress(body) if at.form else body)
-    asked = digest.hex() if at.form & _KNOWN_WIDTHS else _read_digest(digest)
-    return _amounts(kept, at.form), asked, scope, detail, parent
-
-
-def read_shares(starts: bytes, kept: bytes) -> tuple[Share, ...]:
-    """Read what a request took from which buckets (at 0 if it took nothing)."""
-    at = _layout(kept)
-    form, count = at.form, at.pools
-    units: Sequence[int] = kept[at.units : at.units + count]
-    if form & _ONE_UNIT:
-        units = kept[at.units : at.units + 1] * count
-    if form == 0:
-        numbers = list(map(int, NUMBERS[2 * count].unpack_from(kept, at.units)))
-        units, taken = numbers[:count], numbers[count:]
-    elif form & _ALL_TAKEN:
-        usual: Any = (*_amounts(kept, form), 1)
-        taken = [usual[unit] for unit in units]
-    elif form & _NONE_TAKEN:
-        taken = [0] * count
-    else:
-        taken = list(map(int, NUMBERS[count].unpack_from(kept, at.ids - 8 * count)))
-    places = read_starts(starts, count)[0] if starts else (0,) * count
-    return tuple(map(Share, _read_ids(_ids_in(kept, at)), units, places, taken))
-
-
-def read_starts(packed: bytes, count: int) -> tuple[Sequence[int], Sequence[int]]:
-    """Read where windows start, as `pack_starts` of the scripts wrote it, and numbers that may follow."""
-    whole = len(packed) % (8 * count) if count else 0
-    if not whole:
-        numbers = list(map(int, NUMBERS[len(packed) // 8].unpack(packed)))
-        return numbers[:count], numbers[count:]
-    width, rest = 2 if count <= 8 else 6, packed[whole:]
-    marks = int.from_bytes(packed[:width], "little")
-    each = [int.from_bytes(packed[i : i + 7], "little") for i in range(width, whole, 7)]
-    return [each[marks >> 2 * i & 3] for i in range(count)], list(map(int, NUMBERS[len(rest) // 8].unpack(rest)))
-
-
 def pack_amounts(amounts: Amounts) -> bytes:
     """Write five figures."""
     if None in amounts:
@@ -263,52 +76,6 @@ def read_amounts(packed: bytes) -> Amounts:
     """Read five figures; what was not said is None."""
     figures = _FIVE.unpack(packed)
     return tuple([None if figure < 0 else figure for figure in figures]) if min(figures) < 0 else figures  # type: ignore[return-value]
-
-
-def _parts(record: bytes) -> tuple[bytes, list[int], bytes, bytes, bytes]:
-    """Return state, times, what was charged, starts and kept of a reservation."""
-    if record[:1] == _OPEN:
-        made, lease, width = (int.from_bytes(record[i:j], "little") for i, j in ((1, 8), (8, 13), (13, _FRESH)))
-        code, moments = _OPEN, [lease, made + lease, made, 0]
-        charged, start = bytes(_FIVE.size), _FRESH
-    else:
-        code, *times, width, charged = RECORD.unpack_from(record)
-        moments, start = list(map(int, times)), RECORD.size
-    return code, moments, charged, record[start : start + width], record[start + width :]
-
-
-def read_record(id: str, record: bytes) -> Reservation:
-    """Read a reservation as a script stored it."""
-    state, (lease, lease_end, made, ended), charged, starts, kept = _parts(record)
-    amounts, digest, scope, detail, parent = read_kept(kept)
-    return Reservation(
-        id, digest, _STATES[state], amounts, read_shares(starts, kept), lease, lease_end, made, ended,
-        None if _STATES[state] == "open" and not any(charged) else read_amounts(charged), scope, detail, parent,
-    )  # fmt: skip
-
-
-def pack_record(known: Reservation) -> bytes:
-    """Write a reservation that has ended as a script stores it."""
-    shares = known.shares
-    taken, starts = (NUMBERS[len(shares)].pack(*[share[i] for share in shares]) for i in (3, 2))
-    pools = (len(shares), pack_ids([share.pool for share in shares]), bytes(share.unit for share in shares))
-    kept = keep(known.amounts, pools, taken, known.digest, known.scope, known.detail, known.parent)
-    times = (known.lease_us, known.lease_end, known.made, known.ended)
-    code = next(code for code, state in _STATES.items() if state == known.state)
-    return RECORD.pack(code, *times, len(starts), pack_amounts(known.charged or (0, 0, 0, 0, 0))) + starts + kept
-
-
-class Named(NamedTuple):
-    """The shares of a stored reservation, and the ids of their pools as they stand there."""
-
-    shares: tuple[Share, ...]
-    ids: bytes
-
-
-def named_in(record: bytes) -> Named:
-    """Read the shares of a reservation alone."""
-    *_, starts, kept = _parts(record)
-    return Named(read_shares(starts, kept), _ids_in(kept, _layout(kept)))
 
 
 def read_bucket(value: bytes) -> Bucket | None:
@@ -373,6 +140,3 @@ class Buckets(Sequence["Bucket | None"]):
 
     def __getitem__(self, index: Any) -> Any:
         return self._all()[index]
-
-
-NOTHING_KEPT = keep((0, 0, 0, 0, 0), (0, b"", b""), b"", "", {}, {})

@@ -12,7 +12,7 @@ from budget.errors import StoreUnavailable
 from budget.pseudonym import Swap
 from budget.stores import redisreads
 from budget.stores.base import PAGE, Cursor
-from budget.stores.packed import pack_record
+from budget.stores.kept import pack_record
 from budget.stores.requests import Keys
 
 __all__ = ["swap_all", "trim_all"]

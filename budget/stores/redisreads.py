@@ -20,19 +20,8 @@ from budget.errors import StoreUnavailable
 from budget.ledger import Entry, Posting
 from budget.limits import CONCURRENT
 from budget.stores.base import PAGE, Snapshot
-from budget.stores.packed import (
-    KINDS,
-    Marker,
-    read_amounts,
-    read_buckets,
-    read_id,
-    read_kept,
-    read_marker,
-    read_record,
-    read_shares,
-    read_starts,
-    seal,
-)
+from budget.stores.kept import read_id, read_kept, read_record, read_shares, read_starts
+from budget.stores.packed import KINDS, Marker, read_amounts, read_buckets, read_marker, seal
 from budget.stores.requests import Keys, Seen
 
 __all__ = [

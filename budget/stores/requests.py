@@ -28,20 +28,8 @@ from budget.commands import (
 )
 from budget.ledger import dumps
 from budget.pool import POLICY_KINDS, booked
-from budget.stores.packed import (
-    KINDS,
-    NOTHING_KEPT,
-    NUMBERS,
-    Marker,
-    Named,
-    keep,
-    pack_amounts,
-    pack_counts,
-    pack_id,
-    pack_ids,
-    read_marker,
-    seal,
-)
+from budget.stores.kept import NOTHING_KEPT, Named, keep, pack_id, pack_ids
+from budget.stores.packed import KINDS, NUMBERS, Marker, pack_amounts, pack_counts, read_marker, seal
 
 __all__ = ["ENCODE", "EPOCHS", "PORTION", "Encoded", "Keys", "Seen", "expiry", "payment", "rebuilding"]
 
@@ -195,7 +183,8 @@ def payment(keys: Keys, command: Record, at: int, swept: int, pools: Named | Non
         drawn = _Pools(tuple([keys.pool + share.pool for share in pools.shares]), pools.ids, units, "")
     kept = _kept(drawn, command, command.digest)
     frees = pack_amounts(command.frees or command.actual)
-    args = (pack_id(command.id), NUMBERS[2].pack(at, swept), pack_amounts(command.actual), kept, frees, _CODES[command.kind])
+    code = _CODES[command.kind]
+    args = (pack_id(command.id), NUMBERS[2].pack(at, swept), pack_amounts(command.actual), kept, frees, code)
     return "pay", (*keys.verb(command.id, drawn.keys), f"{keys.reservation}{command.of}"), args
 
 

@@ -37,20 +37,9 @@ from budget.commands import (
 )
 from budget.errors import StoreUnavailable
 from budget.limits import CONCURRENT
+from budget.stores.kept import Named, named_in, read_id, read_record
 from budget.stores.multiplex import ServerError
-from budget.stores.packed import (
-    CHARGED,
-    NUMBERS,
-    Buckets,
-    Named,
-    named_in,
-    read_amounts,
-    read_bucket,
-    read_counts,
-    read_id,
-    read_place,
-    read_record,
-)
+from budget.stores.packed import CHARGED, NUMBERS, STARTS, Buckets, read_amounts, read_bucket, read_counts, read_place
 from budget.stores.requests import ENCODE, Keys, expiry, payment, rebuilding
 
 __all__ = ["Steps", "flow", "request", "run_script"]
@@ -200,16 +189,17 @@ def _decode_reserve(command: Reserve, reply: Sequence[Any]) -> Outcome:
     if status == "refused":
         buckets, refused = _told(draws, buckets, reply[4])
         return Outcome(status, now, version, buckets, refused)
-    if None in [draw[0] for draw in draws]:
+    ids = [draw[0] for draw in draws]
+    if None in ids:
         buckets = _in_order(draws, buckets)
         pooled = [draw for draw in draws if draw[0] is not None]
+        ids = [draw[0] for draw in pooled]
     # The server answered pools first. Made by `tuple.__new__`, for which eight take as long as two by their class.
     if reply[5]:
         starts = map(int, NUMBERS[len(pooled)].unpack(reply[5]))
     else:
-        starts = map(int, NUMBERS[len(reply[3]) // 8].unpack(reply[3])[::6])
-    ids, units, amounts = [d[0] for d in pooled], [d[2] for d in pooled], [d[4] for d in pooled]
-    rows = zip(ids, units, starts, amounts, strict=False)  # the starts of caps are left over
+        starts = map(int, STARTS[len(pooled)].unpack_from(reply[3]))
+    rows = zip(ids, [draw[2] for draw in pooled], starts, [draw[4] for draw in pooled], strict=True)
     made = Reservation(
         command.id, command.digest, "open", command.amounts, tuple(map(_new, repeat(Share), rows)), command.lease_us,
         now + command.lease_us, now, 0, None, command.scope, command.detail, command.parent,

@@ -234,9 +234,9 @@ class SqliteState:
     def _write(self, statements: tuple[str, str], rows: Sequence[tuple[Any, ...]]) -> None:
         one, many = statements
         rest = len(rows) % _MANY
+        self._db.executemany(one, rows[:rest])  # first: entries go to the end of their table
         for at in range(rest, len(rows), _MANY):
             self._db.execute(many, [*chain.from_iterable(rows[at : at + _MANY])])
-        self._db.executemany(one, rows[:rest])
 
     def _settle(self) -> None:
         """Have what was written known, and nothing put."""

@@ -19,7 +19,7 @@ local function asked(kept)
   local form = string.byte(kept, 24)
   if form == 0 or form == 255 then return figures(string.sub(kept, 17, 56)) end
   if form % 8 >= 4 then return figures(string.sub(kept, 26, 65)) end
-  local money, _, total, input, output, requests = struct.unpack('<I7I2I3I3I3B', kept, 17)
+  local money, _, total, input, output, requests = struct.unpack('<I7I2I4I4I4B', kept, 17)
   return { [0] = money, total, input, output, requests, 0 }
 end
 

@@ -36,7 +36,7 @@ local function layout(kept)
     local count_, width_, length_ = struct.unpack('<I2I2I2', kept, 57)
     return 0, count_, 63, 63 + 16 * count_, width_, length_
   end
-  local units, width, length = form % 8 >= 4 and 66 or 36, 12 * count, 16
+  local units, width, length = form % 8 >= 4 and 66 or 39, 12 * count, 16
   if form % 16 < 8 then
     width, length = struct.unpack('<I2I2', kept, units)
     units = units + 4
