@@ -18,7 +18,7 @@ demo: .venv/ready  ## forty agents, five users, one budget: the main job on the 
 	@$(BIN)/budget demo
 
 test: .venv/ready  ## every test of the main environment
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 check: .venv/ready  ## ruff, mypy --strict, import floors, compiled prices
 	$(BIN)/ruff check .
