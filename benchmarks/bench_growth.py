@@ -28,7 +28,7 @@ from budget.commands import Draw, Reconcile, Reserve
 from budget.limits import Limit
 from budget.policy import Policy, pool_id
 from budget.stores.base import open_store
-from budget.stores.requests import Keys
+from budget.stores.keys import Keys
 from tests.redisserver import binaries
 
 __all__ = ["main"]

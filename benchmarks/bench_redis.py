@@ -35,8 +35,8 @@ from benchmarks.measure import rounds, title, verdict
 from budget.commands import Reconcile, Reserve
 from budget.engine import Budget
 from budget.stores.base import open_store
+from budget.stores.keys import Keys
 from budget.stores.redis import RedisStore
-from budget.stores.requests import Keys
 from budget.stores.scripts import flow
 from tests.redisserver import RedisServer, binaries
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from budget.arguments import known_reservation
 from budget.commands import Reservation
-from budget.core import known_reservation
 from budget.pools import Pool
 from budget.verbs import Decision
 
@@ -48,7 +48,10 @@ class AsyncBudget:
         parent: str | None = None, wait: float | None = None, **request: Any,
     ) -> Reservation:  # fmt: skip
         """See `Budget.reserve`. A cancelled reserve is called back; while it waits, nothing is held."""
-        flow = await off_loop(lambda: self._engine.reserve(what, tokens, id, lease, parent, wait, request))
+        if what is None:  # there is a request to count
+            flow = await off_loop(lambda: self._engine.reserve(None, tokens, id, lease, parent, wait, request))
+        else:
+            flow = self._engine.reserve(what, tokens, id, lease, parent, wait, request)
         reservation: Reservation = await self._engine.adrive(flow, call_back=id is None)
         return reservation
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Any
 
 from budget.commands import Amounts, Reservation
 from budget.config import Settings
 from budget.errors import ArgumentTypeError, ConfigError, Unbounded, UnknownModel
 from budget.estimate import Estimate
-from budget.ledger import dumps
+from budget.ledger import dumps, dumps_scope
 from budget.limits import check_attributes
 from budget.money import parse_usd
 from budget.run import Run, current
@@ -49,9 +50,12 @@ def make_ask(settings: Settings, what: object, tokens: object, attributes: Mappi
         Unbounded: The request has no upper bound, and the policy refuses that.
     """
     run = current()
-    scope = {**(run.scope if run else {}), **check_attributes(attributes)}
+    scope = check_attributes(attributes)
+    if run is not None:
+        scope = {**run.scope, **scope}
     if not isinstance(what, Estimate):
-        _name_model(settings, scope)
+        if "model" in scope:
+            _name_model(settings, scope)
         number = None if tokens is None else count(tokens, "tokens")
         return Ask((parse_usd(what, "amount"), number, number, number, 1), scope, run, {})
     if tokens is not None:
@@ -71,12 +75,11 @@ def make_ask(settings: Settings, what: object, tokens: object, attributes: Mappi
 
 def _name_model(settings: Settings, scope: dict[str, str]) -> None:
     """Call a model as the book does, so that a limit of a model also holds for its snapshots and aliases."""
-    if "model" in scope:
-        with suppress(UnknownModel, ConfigError):  # nobody sells it, or several do
-            found = settings.book.find(scope["model"], scope.get("provider"))
-            scope["model"] = found.id
-            if found.provider:
-                scope["provider"] = found.provider
+    with suppress(UnknownModel, ConfigError):  # nobody sells it, or several do
+        found = settings.book.find(scope["model"], scope.get("provider"))
+        scope["model"] = found.id
+        if found.provider:
+            scope["provider"] = found.provider
 
 
 def price(
@@ -119,9 +122,10 @@ def price(
 
 def digest(ask: Ask, lease_us: int, parent: str | None) -> str:
     """Return a digest of what the caller asked for: never of limits or windows, which a retry may see changed."""
-    from hashlib import blake2b
-
-    return blake2b(dumps([ask.most or ask.amounts, ask.scope, lease_us, parent]).encode(), digest_size=16).hexdigest()
+    # The JSON of [amounts, scope, lease, parent], in parts: most calls of a process have a scope that others had.
+    amounts, of = dumps(ask.most or ask.amounts), "null" if parent is None else dumps(parent)
+    words = f"[{amounts},{dumps_scope(ask.scope)},{lease_us},{of}]"
+    return blake2b(words.encode(), digest_size=16).hexdigest()
 
 
 def filled(actual: Amounts, reserved: Amounts | None) -> Amounts:

@@ -132,7 +132,7 @@ class Reservation(NamedTuple):
     digest: str
     state: str
     amounts: Amounts
-    shares: tuple[Share, ...]
+    shares: Sequence[Share]
     lease_us: int
     lease_end: int
     made: int
@@ -149,10 +149,9 @@ class Reservation(NamedTuple):
 
     def ended_as(self, state: str, at: int, charged: Amounts) -> Reservation:
         """Return it as it is after its end."""
-        return Reservation(
-            self.id, self.digest, state, self.amounts, self.shares, self.lease_us, self.lease_end, self.made, at,
-            charged, self.scope, self.detail, self.parent,
-        )  # fmt: skip
+        id, digest, _, amounts, shares, lease_us, lease_end, made, _, _, scope, detail, parent = self
+        ended = (id, digest, state, amounts, shares, lease_us, lease_end, made, at, charged, scope, detail, parent)
+        return new(Reservation, ended)  # type: ignore[no-any-return]
 
 
 @dataclass(slots=True)

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from budget.admin import Limits, actor, adjust
 from budget.aio import AsyncBudget
+from budget.arguments import GUARDED_LEASE, known_reservation, lease_us
 from budget.commands import ChangePolicy, Reservation
 from budget.config import Settings, duration_us, load
-from budget.core import GUARDED_LEASE, Engine, known_reservation, lease_us
+from budget.core import Engine
 from budget.errors import ArgumentTypeError, ConfigError
 from budget.estimate import Estimate, estimate_counts
 from budget.limits import Limit, check_attributes

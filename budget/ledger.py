@@ -27,8 +27,8 @@ from budget.usage import Usage
 from budget.window import at_zone
 
 __all__ = [
-    "GENESIS", "Entry", "Move", "Posting", "content_digest", "dumps", "dumps_scope", "dumps_shares", "link",
-    "make_entry",
+    "GENESIS", "Entry", "Move", "Posting", "content_digest", "dumps", "dumps_scope", "dumps_shares", "dumps_text",
+    "link", "make_entry",
 ]  # fmt: skip
 
 GENESIS = bytes(32)
@@ -196,7 +196,7 @@ def _dumps_pairs(pairs: tuple[tuple[str, str], ...]) -> str:
 
 def dumps_shares(rows: Iterable[Move]) -> str:
     """Return what `dumps` makes of moves, or of a reservation's shares, in half of its time."""
-    return f"[{','.join([f'[{_quoted(pool)},{a},{b},{c}]' for pool, a, b, c in rows])}]"
+    return f"[{','.join([f'[{dumps_text(pool)},{a},{b},{c}]' for pool, a, b, c in rows])}]"
 
 
 def _make_encoder() -> Callable[[object, int], Iterable[str]]:
@@ -210,4 +210,5 @@ def _make_encoder() -> Callable[[object, int], Iterable[str]]:
 
 
 _encode = _make_encoder()
-_quoted = json.encoder.encode_basestring_ascii
+dumps_text = json.encoder.encode_basestring_ascii
+"""Return what `dumps` makes of a text."""

@@ -21,13 +21,13 @@ from typing import Any, NamedTuple
 from budget.commands import Amounts, Draw
 from budget.errors import ConfigError
 from budget.ledger import dumps
-from budget.limits import CONCURRENT, UNITS, Limit
+from budget.limits import UNITS, Limit
 from budget.money import MAX
 from budget.rows import Stored, read_limit, read_raises
 from budget.subject import Subject
 from budget.window import FOREVER, bounds
 
-__all__ = ["Match", "Policy", "drawn", "match", "pool_id", "read_name"]
+__all__ = ["Match", "Matches", "Policy", "match", "per_unit", "pool_id", "read_name"]
 
 _CACHED = 4096
 _new: Any = tuple.__new__  # makes a draw in a third of the time that its class takes
@@ -38,8 +38,7 @@ _NEVER = (0, 0)
 class Match(NamedTuple):
     """A limit that applies to a call, and the pool it means: its subject, its name, and its id (None: a cap).
 
-    What a draw needs at each call is beside it: the limit's unit as a number, its text, the kind, zone and start of a
-    calendar window (None for others), the length of a rolling one, and whether it is a shadow limit.
+    The limit's text and its unit as a number are beside it.
     """
 
     limit: Limit
@@ -48,9 +47,17 @@ class Match(NamedTuple):
     pool: str | None
     text: str
     unit: int
-    calendar: tuple[str, str, str] | None
-    span: int
-    shadow: bool
+
+
+class Matches(tuple[Match, ...]):
+    """The limits that apply to a call, in declaration order, each pool once.
+
+    Attributes:
+        drafts: From when until when, and for each what a draw has then but for its amount: calls of one scope differ in
+            nothing else, as long as no window ends.
+    """
+
+    drafts: tuple[int, int, Sequence[tuple[Any, ...]]] = (0, 0, ())
 
 
 class Policy:
@@ -98,7 +105,7 @@ class Policy:
         pers = {limit.per for limit in self.limits if limit.per is not None}
         self._names = sorted(pers.union(*self._selectors))
         self._per_run = any(limit.window.kind == "run" for limit in self.limits)
-        self._matched: dict[tuple[str | None, ...], tuple[Match, ...]] = {}
+        self._matched: dict[tuple[str | None, ...], Matches] = {}
         self._bounds: dict[tuple[str, str, str], tuple[int, int]] = {}
 
     def _held(self, now: int, before: Policy | None) -> dict[str, Limit]:
@@ -145,8 +152,8 @@ class Policy:
         self,
         scope: Mapping[str, str],
         runs: Sequence[Mapping[str, str]] = (),
-        own: Iterable[tuple[Limit, Mapping[str, str]]] = (),
-    ) -> list[Match]:
+        own: Sequence[tuple[Limit, Mapping[str, str]]] = (),
+    ) -> Matches:
         """Return what applies to a call, in declaration order.
 
         Args:
@@ -154,17 +161,15 @@ class Policy:
             runs: For each run it is in, innermost first, that run's attributes with the call's model and provider.
             own: The runs' own limits, each with its run's attributes.
         """
-        if not runs:
-            runs = [scope if "run" in scope else {**scope, "run": ""}]
-        found = list(self._window_matches(scope))
-        for run in runs if self._per_run else ():
-            found.extend(match(limit, run) for limit in self._applicable(run) if limit.window.kind == "run")
+        shared = self._window_matches(scope)
+        if not self._per_run and not own:
+            return shared
+        found = list(shared)
+        if self._per_run:
+            for run in runs or [scope if "run" in scope else {**scope, "run": ""}]:
+                found.extend(match(limit, run) for limit in self._applicable(run) if limit.window.kind == "run")
         found.extend(match(limit, run) for limit, run in own)
-        # One limit may match in several runs of a chain, but a pool is drawn on once.
-        unique: dict[str | int, Match] = {}
-        for index, each in enumerate(found):
-            unique.setdefault(each.pool or index, each)
-        return list(unique.values())
+        return _each_once(found)
 
     def draws(self, matches: Sequence[Match], amounts: Amounts, now: int, most: Amounts | None = None) -> list[Draw]:
         """Return what a call draws on each pool, with the bounds of the windows that hold `now`.
@@ -178,24 +183,45 @@ class Policy:
         Raises:
             ConfigError: A limit counts tokens, and the caller did not say how many.
         """
-        found: list[Draw] = []
-        every, windows = self._shadow, self._bounds
-        for limit, _, name, pool, text, unit, calendar, span, shadow in matches:
-            capped = pool is None and most is not None and limit.window.kind == "request"
-            amount = drawn(unit, most if capped and most else amounts)
-            if amount is None:
-                raise ConfigError(f"tokens: the limit {text!r} counts {limit.unit}; say how many with tokens=")
-            if calendar is None:
-                start, end = _ENDLESS
-            else:
-                start, end = windows.get(calendar, _NEVER)
-                if not start <= now < end:
-                    start, end = windows[calendar] = bounds(limit.window, now, limit.tz, limit.starts)
-            found.append(_new(Draw, (
-                pool, name, unit, limit.quantity, amount, start, end, limit.created_us, text, span, every or shadow,
-                limit.rollover,
-            )))  # fmt: skip
+        given = per_unit(amounts)
+        for each in matches if None in amounts else ():
+            if given[each.unit] is None:
+                what = f"the limit {each.text!r} counts {each.limit.unit}"
+                raise ConfigError(f"tokens: {what}; say how many with tokens=")
+        since, until, drafts = matches.drafts if isinstance(matches, Matches) else Matches.drafts
+        if not since <= now < until:
+            drafts = self._drafts(matches, now)
+        found: list[Draw] = [
+            _new(Draw, (pool, name, unit, limit, given[unit], start, end, made, text, span, shadow, rollover))
+            for pool, name, unit, limit, start, end, made, text, span, shadow, rollover in drafts
+        ]
+        if most is not None:
+            all, pairs = per_unit(most), zip(found, matches, strict=True)
+            found = [d._replace(amount=all[d.unit] or 0) if m.limit.window.kind == "request" else d for d, m in pairs]
         return self._adjusted(found, now) if self._raises else found
+
+    def _drafts(self, matches: Sequence[Match], now: int) -> Sequence[tuple[Any, ...]]:
+        """Return what the draws of an instant have but for their amounts, and keep it for the next call."""
+        found, since, until = [], *_ENDLESS
+        for limit, _, name, pool, text, unit in matches:
+            start, end = self._window(limit, now) if limit.window.calendar else _ENDLESS
+            since, until = max(since, start), min(until, end)
+            shadow = self._shadow or limit.mode == "shadow"
+            found.append((
+                pool, name, unit, limit.quantity, start, end, limit.created_us, text, limit.window.span, shadow,
+                limit.rollover,
+            ))  # fmt: skip
+        if isinstance(matches, Matches):
+            matches.drafts = since, until, found
+        return found
+
+    def _window(self, limit: Limit, now: int) -> tuple[int, int]:
+        """Return the bounds of a limit's calendar window that holds an instant."""
+        calendar = (limit.window.kind, limit.tz, limit.starts)
+        start, end = self._bounds.get(calendar, _NEVER)
+        if not start <= now < end:
+            start, end = self._bounds[calendar] = bounds(limit.window, now, limit.tz, limit.starts)
+        return start, end
 
     def _adjusted(self, draws: Sequence[Draw], now: int) -> list[Draw]:
         mores = [self.more(draw.pool or "", now) for draw in draws]
@@ -217,14 +243,14 @@ class Policy:
         found = (body for kind, row, body in self._rows if (kind, row) == ("limit", identity))
         return next(found, None)
 
-    def _window_matches(self, scope: Mapping[str, str]) -> tuple[Match, ...]:
+    def _window_matches(self, scope: Mapping[str, str]) -> Matches:
         key = tuple(map(scope.get, self._names))
         found = self._matched.get(key)
         if found is None:
             if len(self._matched) >= _CACHED:
                 self._matched.clear()
-            found = tuple(match(limit, scope) for limit in self._applicable(scope) if limit.window.kind != "run")
-            self._matched[key] = found
+            limits = [limit for limit in self._applicable(scope) if limit.window.kind != "run"]
+            found = self._matched[key] = _each_once([match(limit, scope) for limit in limits])
         return found
 
     def _applicable(self, scope: Mapping[str, str]) -> list[Limit]:
@@ -246,9 +272,17 @@ def _as_subject(limit: Limit, scope: Mapping[str, str]) -> tuple[Any, ...] | Non
     return selector, None, *limit.identity[2:]
 
 
-def drawn(unit: int, amounts: Amounts) -> int | None:
-    """Return what a call of these amounts draws on a pool of this unit: one slot where calls at once are counted."""
-    return 1 if unit == CONCURRENT else amounts[unit]
+def _each_once(found: Sequence[Match]) -> Matches:
+    """Leave out what was there before: one limit may match in several runs of a chain, but a pool is drawn on once."""
+    unique: dict[str | int, Match] = {}
+    for index, each in enumerate(found):
+        unique.setdefault(each.pool or index, each)
+    return Matches(unique.values())
+
+
+def per_unit(amounts: Amounts) -> tuple[int | None, ...]:
+    """Return what a call of these amounts draws on a pool, by its unit: one slot where calls at once are counted."""
+    return (*amounts, 1)
 
 
 def match(limit: Limit, scope: Mapping[str, str]) -> Match:
@@ -264,10 +298,7 @@ def match(limit: Limit, scope: Mapping[str, str]) -> Match:
     name = dumps([limit.unit, limit.window.key, limit.mode, limit.selector, limit.per, value, run])
     # A cap is about one request, and a run limit outside a run about one call: nothing is shared, so there is no pool.
     shared = limit.window.kind != "request" and run != ""
-    calendar = (limit.window.kind, limit.tz, limit.starts) if limit.window.calendar else None
-    pool = pool_id(name) if shared else None
-    unit, shadow = UNITS.index(limit.unit), limit.mode == "shadow"
-    return Match(limit, subject, name, pool, str(limit), unit, calendar, limit.window.span, shadow)
+    return Match(limit, subject, name, pool_id(name) if shared else None, str(limit), UNITS.index(limit.unit))
 
 
 def pool_id(name: str) -> str:

@@ -100,16 +100,18 @@ def admits(amount: int, limit: int, bucket: Bucket) -> bool:
     return amount == 0 or 0 <= amount <= limit - bucket.spent - bucket.reserved
 
 
+def _tight(draws: Sequence[Draw], buckets: Sequence[Bucket]) -> bool:
+    """Whether any draw is not within its bare limit; else none refuses, nor would in shadow: most often."""
+    for draw, bucket in zip(draws, buckets, strict=True):
+        if not 0 <= draw.amount <= draw.limit - bucket.spent - bucket.reserved:
+            return True
+    return False
+
+
 def refused_by(draws: Sequence[Draw], buckets: Sequence[Bucket]) -> list[int]:
     """Return which draws their buckets do not take."""
-    refused = []
-    for i, (draw, bucket) in enumerate(zip(draws, buckets, strict=True)):
-        # What `admits` says of the bar; most draws are within their bare limit, and that is seen without a call.
-        if not 0 <= draw.amount <= draw.limit - bucket.spent - bucket.reserved and not admits(
-            draw.amount, bar(draw, bucket), bucket
-        ):
-            refused.append(i)
-    return refused
+    pairs = zip(draws, buckets, strict=True)
+    return [i for i, (draw, bucket) in enumerate(pairs) if not admits(draw.amount, bar(draw, bucket), bucket)]
 
 
 def shadowed_by(draws: Sequence[Draw], buckets: Sequence[Bucket]) -> list[int]:
@@ -144,7 +146,8 @@ def _reserve(state: State, command: Reserve, now: int) -> Outcome:
         return Outcome("stale_window", now, version)
     pairs = zip(command.draws, found, strict=True)
     shown = [seen(state, draw.pool, bucket, now) if bucket.span else bucket for draw, bucket in pairs]
-    refused = refused_by(command.draws, shown)
+    tight = _tight(command.draws, shown)
+    refused = refused_by(command.draws, shown) if tight else []
     if command.frozen is not None or refused:
         detail = {**command.detail, "refused": _named(command.draws, refused)}
         detail |= {"frozen": command.frozen} if command.frozen else {}
@@ -153,7 +156,7 @@ def _reserve(state: State, command: Reserve, now: int) -> Outcome:
             if command.draws[i].span:
                 shown[i] = shown[i]._replace(end=freed_at(state, command.draws[i], found[i], now))
         return Outcome("refused", now, version, shown, refused)
-    shadowed = shadowed_by(command.draws, shown)
+    shadowed = shadowed_by(command.draws, shown) if tight else []
     # Nothing can fail from here.
     shares: list[Share] = []
     moves: list[Move] = []
@@ -171,10 +174,11 @@ def _reserve(state: State, command: Reserve, now: int) -> Outcome:
             shown[i] = taken
         shares.append(new(Share, (pool, draw.unit, start, amount)))
         moves.append((pool, start, 0, amount))
-    reservation = Reservation(
-        command.id, command.digest, "open", command.amounts, tuple(shares), command.lease_us, now + command.lease_us,
-        now, scope=command.scope, detail=command.detail, parent=command.parent,
-    )  # fmt: skip
+    lease = command.lease_us
+    reservation: Reservation = new(Reservation, (
+        command.id, command.digest, "open", command.amounts, tuple(shares), lease, now + lease, now, 0, None,
+        command.scope, command.detail, command.parent,
+    ))  # fmt: skip
     state.put_reservation(reservation)
     told = {"shadow": _named(command.draws, shadowed)} if shadowed else {}
     log(state, now, "reserved", command.id, NOTHING, command.scope, {**command.detail, **told}, moves)

@@ -12,7 +12,7 @@ from budget.errors import BudgetExceeded, CapExceeded, Frozen, Refusal, RunStopp
 from budget.estimate import Estimate, with_output
 from budget.limits import UNITS, Limit
 from budget.money import to_decimal
-from budget.policy import Match, drawn
+from budget.policy import Match, per_unit
 from budget.pool import admits, verdict
 from budget.pools import shown
 from budget.prices import PriceBook
@@ -78,7 +78,8 @@ def _output_that_fits(
     while low < high:
         middle = (low + high + 1) // 2
         most = with_output(book, estimate, middle, at_us).amounts
-        asked = [(drawn(draw.unit, most) or 0, drawn(draw.unit, soft or most) or 0) for draw in draws]
+        caps, amounts = per_unit(most), per_unit(soft or most)
+        asked = [(caps[draw.unit] or 0, amounts[draw.unit] or 0) for draw in draws]
         fits = all(
             admits(cap if match.limit.window.kind == "request" else min(cap, amount), bar(draw, bucket), bucket)
             for match, draw, bucket, (cap, amount) in zip(matches, draws, map(_known, buckets), asked, strict=True)

@@ -15,7 +15,8 @@ import os
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from operator import attrgetter
+from typing import Any
 from weakref import WeakValueDictionary
 
 from budget.above import Also
@@ -37,12 +38,12 @@ from budget.commands import (
 )
 from budget.config import Settings
 from budget.errors import BudgetError, ConfigError, Refusal, ReservationConflict, StoreUnavailable
-from budget.estimate import again
+from budget.estimate import Estimate, again
 from budget.expect import Counts
 from budget.learn import Forecast, Learner
 from budget.ledger import dumps
 from budget.money import format_usd
-from budget.policy import Match, Policy
+from budget.policy import Match, Matches, Policy
 from budget.pool import refused_by, shadowed_by
 from budget.prices.stale import Watch
 from budget.refusals import exceeded, frozen_error, refusals
@@ -58,6 +59,7 @@ Flow = Generator[Command | Place | Also, Any, Any]
 """The steps of one verb: commands, which are answered with outcomes, and places in the line, with whether to go on."""
 MOST_LIMITS = 32
 """Limits that may apply to one call."""
+_pool_of = attrgetter("pool")
 _TRIES = 64  # answers of stale policy or window in a row before the store is given up on
 
 
@@ -83,14 +85,6 @@ class Decision:
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON types."""
         return {"admitted": self.admitted, "refusal": self.refusal.to_dict() if self.refusal else None}
-
-
-class _Attempt(NamedTuple):
-    """What a reserve asked the store, and the answer."""
-
-    matches: Sequence[Match]
-    draws: Sequence[Draw]
-    outcome: Outcome
 
 
 class Verbs:
@@ -162,23 +156,25 @@ class Verbs:
         Every attempt of a call that waits (it has a `place`) has the same id: one that arrives late is still its own.
         """
         words = (id, digest(ask, lease_us, parent), lease_us, parent)
-        self._watch(ask)
-        forecast = yield from self._expect(ask)
+        forecast = None
+        if ask.estimate is not None:
+            self._watch(ask)
+            forecast = yield from self._expect(ask, ask.estimate)
         try:
             while True:
-                attempt = yield from self._attempt(ask, words, place)
-                if attempt.outcome.status != "refused":
+                matches, draws, outcome = yield from self._attempt(ask, words, place)
+                if outcome.status != "refused":
                     break
-                if place is None or not place.stays(attempt.draws, attempt.outcome) or not (yield place):
-                    matches, draws, outcome = attempt
+                if place is None or not place.stays(draws, outcome) or not (yield place):
                     raise exceeded(ask, matches, draws, outcome.buckets, outcome.refused, *self._advice(ask))
         finally:
             if place is not None:
                 place.leave()
-        self.learner.opened(id, forecast)
+        if forecast is not None:
+            self.learner.opened(id, forecast)
         if self.above is not None:
             yield from self._also_above(self.above, ask, id, lease_us)
-        return self._admitted(ask.run, attempt)
+        return self._admitted(ask.run, matches, draws, outcome)
 
     def _also_above(self, above: Verbs, ask: Ask, id: str, lease_us: int) -> Flow:
         """Have the account above set it aside too; if it does not, nothing is set aside here either."""
@@ -190,13 +186,15 @@ class Verbs:
             raise
 
     def _attempt(self, ask: Ask, words: tuple[str, str, int, str | None], place: Place | None) -> Flow:
-        """Ask the store once, with the policy and the windows that hold now; return the `_Attempt`."""
+        """Ask the store once, with the policy and the windows that hold now; return matches, draws and the outcome."""
         id, asked, lease_us, parent = words
         for _ in range(_TRIES):
-            policy = yield from (self._policy_of_costs() if self._goes_on else self.policy())
+            now, policy = self.clock.now(), self._policy
+            if policy is None or now >= policy.changes_at:
+                policy = yield from (self._policy_of_costs() if self._goes_on else self.policy())
+                now = self.clock.now()
             frozen = self._guard(policy, ask)
             matches = _not_too_many(self._matches(policy, ask))
-            now = self.clock.now()
             draws = policy.draws(matches, ask.amounts, now, ask.most)
             if place is not None and frozen is None and place.queues(draws):
                 if not (yield place):
@@ -210,26 +208,30 @@ class Verbs:
             if outcome.status == "refused" and frozen is not None:
                 raise frozen_error(ask, frozen)
             if outcome.status not in ("stale_policy", "stale_window"):
-                return _Attempt(matches, draws, outcome)
+                return matches, draws, outcome
             if outcome.status == "stale_policy":
                 self.forget_policy()
         raise StoreUnavailable("the policy or the window changed at every try")
 
-    def _admitted(self, run: Run | None, attempt: _Attempt) -> Reservation:
+    def _admitted(
+        self, run: Run | None, matches: Sequence[Match], draws: Sequence[Draw], outcome: Outcome
+    ) -> Reservation:
         """Take note of a reserve that was not refused."""
-        matches, draws, outcome = attempt
         if outcome.status == "reserved":
-            self.line.told(zip([draw.pool for draw in draws], outcome.buckets, strict=False), outcome.seq)
+            self.line.told(zip(map(_pool_of, draws), outcome.buckets, strict=False), outcome.seq)
             if self._policy is not None and self._policy.warns:
                 self._thresholds.look(matches, draws, outcome.buckets)
-        pairs = zip(draws, outcome.buckets, strict=False) if run is not None else ()
+        if run is None:
+            return self._stored(None, outcome, ())
+        pairs = zip(draws, outcome.buckets, strict=False)
         return self._stored(run, outcome, [bucket for draw, bucket in pairs if draw.pool is not None])
 
     def check(self, ask: Ask) -> Flow:
         """Return a `Decision` on what was asked for, without writing or counting."""
         if self.settings.disabled:
             return Decision(True)
-        yield from self._expect(ask)
+        if ask.estimate is not None:
+            yield from self._expect(ask, ask.estimate)
         for _ in range(_TRIES):
             policy = yield from self.policy()
             frozen = self._guard(policy, ask)
@@ -256,7 +258,10 @@ class Verbs:
     def reconcile(self, reservation: Reservation | str, actual: Amounts, detail: Mapping[str, Any]) -> Flow:
         """Replace a reservation by the true cost."""
         id, known = _named(reservation)
-        outcome = yield from self._reconciled(Reconcile(id, actual, detail, known=known))
+        command = Reconcile(id, actual, detail, known=known)
+        outcome = yield command
+        if outcome.status == "unknown":
+            outcome = yield from self._booked(command, outcome.now)
         ended = self._ended(id, outcome)
         if outcome.status == "reconciled" and actual[0] is not None:
             self.learner.learn(ended, actual[0], detail)
@@ -264,13 +269,10 @@ class Verbs:
             yield Also(self.above.reconcile(ended._replace(shares=()), filled(actual, ended.amounts), detail))
         return ended
 
-    def _reconciled(self, command: Reconcile) -> Flow:
-        """Carry out a reconcile; a cost whose reservation the store does not know is booked all the same."""
-        outcome = yield command
-        if outcome.status != "unknown":
-            return outcome
+    def _booked(self, command: Reconcile, now: int) -> Flow:
+        """Book a cost whose reservation the store does not know all the same; return the outcome."""
         id, known = command.id, command.known
-        made, scope = (known.made, dict(known.scope)) if known else (outcome.now, {})
+        made, scope = (known.made, dict(known.scope)) if known else (now, {})
         ask = Ask(filled(command.actual, known.amounts if known else None), scope, self._run_of.get(id), {})
         policy = yield from self._policy_of_costs()
         draws = policy.draws(self._matches(policy, ask), ask.amounts, made)
@@ -291,8 +293,10 @@ class Verbs:
         A record belongs into the windows of that instant, as a reconcile does, and under the limits of then.
         """
         if isinstance(command, Reconcile):
-            return (yield from self._reconciled(replace(command, draws=None)))
+            command = replace(command, draws=None)
         outcome = yield command
+        if isinstance(command, Reconcile) and outcome.status == "unknown":
+            return (yield from self._booked(command, outcome.now))
         if not isinstance(command, Record) or outcome.status not in ("stale_policy", "stale_window"):
             return outcome
         draws, detail = command.draws, command.detail
@@ -344,10 +348,8 @@ class Verbs:
         outcome = yield Learn(more)
         return outcome.learned
 
-    def _expect(self, ask: Ask) -> Flow:
+    def _expect(self, ask: Ask, estimate: Estimate) -> Flow:
         """Put into what is asked for what is expected of such calls, and return what its end is held against."""
-        if ask.estimate is None:
-            return None
         if not self.learner.loaded:
             try:
                 self.learner.load((yield from self.learned({})))
@@ -355,7 +357,7 @@ class Verbs:
                 if not self._goes_on:
                     raise
         bound = ask.most or ask.amounts
-        found: Forecast | None = self.learner.forecast(ask.estimate, bound, ask.scope, self.now())
+        found: Forecast | None = self.learner.forecast(estimate, bound, ask.scope, self.now())
         if found is not None:
             told = {**ask.detail["estimate"], "input_tokens": found.tokens, "usd": format_usd(found.expected)}
             ask.amounts, ask.most = bound, None
@@ -374,7 +376,7 @@ class Verbs:
 
     def note(self, id: str, outcome: Outcome) -> None:
         """Let the runs of a call know what the store answered about its end."""
-        run = self._run_of.pop(id, None)
+        run = self._run_of.pop(id, None) if self._run_of else None
         if run is not None and outcome.reservation is not None:
             for each in run.chain():
                 each.saw(outcome.reservation, outcome.buckets)
@@ -405,8 +407,7 @@ class Verbs:
             state = outcome.reservation.state
             raise ReservationConflict(f"reservation {id} is already {state}, with other figures")
         self.note(id, outcome)
-        shares = outcome.reservation.shares
-        self.line.told(zip([share.pool for share in shares], outcome.buckets, strict=False), outcome.seq)
+        self.line.told(zip(map(_pool_of, outcome.reservation.shares), outcome.buckets, strict=False), outcome.seq)
         return outcome.reservation
 
     def _guard(self, policy: Policy, ask: Ask) -> dict[str, str] | None:
@@ -419,8 +420,10 @@ class Verbs:
             )
             error.sent, error.lost = False, json.loads(policy.fenced)["lost"]
             raise error
+        if ask.run is None:
+            return policy.frozen([ask.scope])
         frozen = policy.frozen([ask.scope, *self._run_scopes(ask)])
-        if frozen is None and ask.run is not None and not self.settings.disabled:
+        if frozen is None and not self.settings.disabled:
             ask.run.check_guards()
         return frozen
 
@@ -440,7 +443,9 @@ class Verbs:
         call: dict[str, str] = {name: ask.scope[name] for name in ("model", "provider") if name in ask.scope}
         return [{**run.scope, **call} for run in self._runs(ask)]
 
-    def _matches(self, policy: Policy, ask: Ask) -> list[Match]:
+    def _matches(self, policy: Policy, ask: Ask) -> Matches:
+        if ask.run is None:
+            return policy.matches(ask.scope)
         runs, scopes = self._runs(ask), self._run_scopes(ask)
         own = [(limit, scope) for run, scope in zip(runs, scopes, strict=True) for limit in run.limits]
         return policy.matches(ask.scope, scopes, own)
@@ -461,7 +466,7 @@ class Verbs:
         return guards, self.settings.book, self.now(), fits
 
 
-def _not_too_many(matches: list[Match]) -> list[Match]:
+def _not_too_many(matches: Matches) -> Matches:
     if len(matches) > MOST_LIMITS:
         names = ", ".join(repr(each.text) for each in matches)
         raise ConfigError(f"limits: {len(matches)} apply to this call, {MOST_LIMITS} may: {names}")

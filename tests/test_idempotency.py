@@ -6,15 +6,32 @@ messages is that some come twice, late, or in another order. The books must be a
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Sequence
 from dataclasses import replace
+from hashlib import blake2b
 from typing import Any
 
 import pytest
 from conftest import books
+from hypothesis import given
+from hypothesis import strategies as st
 
-from budget.commands import ChangePolicy, Command, Draw, Outcome, Reconcile, Record, Refund, Renew, Reservation, Reserve
+from budget.asks import Ask, digest
+from budget.commands import (
+    Amounts,
+    ChangePolicy,
+    Command,
+    Draw,
+    Outcome,
+    Reconcile,
+    Record,
+    Refund,
+    Renew,
+    Reservation,
+    Reserve,
+)
 from budget.pool import keep_until
 from budget.stores.base import Store
 from budget.window import FOREVER
@@ -172,3 +189,16 @@ def test_duplicated_and_reordered(store: Store, seed: int) -> None:
     assert counters(store) == (spent, 0)
     assert spent in range(0, 250 * 20 + 1, 250)
     assert books(store).ok
+
+
+_COUNTS = st.none() | st.integers(0, 2**53 - 1)
+_SCOPES = st.dictionaries(st.from_regex(r"[a-z_]{1,9}", fullmatch=True), st.text(min_size=1, max_size=20), max_size=5)
+
+
+@given(st.tuples(*[_COUNTS] * 5), _SCOPES, st.integers(1, 2**43), st.none() | st.just(OTHER))
+def test_what_tells_a_repeat(amounts: Amounts, scope: dict[str, str], lease: int, of: str | None) -> None:
+    """It is kept in stores, and a repeat may come from another version: it is of the canonical JSON, and stays so."""
+    words = json.dumps([amounts, scope, lease, of], sort_keys=True, separators=(",", ":"))
+    mixed = dict(reversed(scope.items()))
+    for each in (Ask(amounts, scope, None, {}), Ask((0, 0, 0, 0, 1), mixed, None, {}, most=amounts)):
+        assert digest(each, lease, of) == blake2b(words.encode(), digest_size=16).hexdigest()

@@ -32,10 +32,11 @@ from budget.commands import (
 from budget.errors import StoreUnavailable
 from budget.ledger import dumps
 from budget.stores.kept import read_record
+from budget.stores.keys import EPOCHS, Keys
 from budget.stores.multiplex import ServerError
 from budget.stores.packed import read_marker, seal
 from budget.stores.redis import RedisStore
-from budget.stores.requests import EPOCHS, PORTION, Keys
+from budget.stores.requests import PORTION
 from budget.stores.scripts import flow
 from budget.window import FOREVER
 

@@ -21,6 +21,7 @@ from budget.commands import (
     ChangePolicy,
     Command,
     Draw,
+    Prune,
     Reconcile,
     Record,
     Refund,
@@ -310,6 +311,33 @@ def test_a_group_sees_what_it_has_changed(opened: SqliteStore) -> None:
     assert [t.outcome.status for t in tickets if t.outcome] == [outcome.status for outcome in alone]
     assert opened.snapshot("default") == memory.snapshot("default")
     assert books(opened).ok
+
+
+@pytest.mark.parametrize("rollover", [0, 10])
+def test_a_group_that_prunes_knows_what_it_has_just_moved(opened: SqliteStore, rollover: int) -> None:
+    """A window goes, and the pool's newest one has been drawn on, or was opened, in the same transaction."""
+    hour = 3600 * 10**6
+
+    def reserve(n: int, window: int) -> Reserve:
+        start = window * hour
+        draws = [Draw("pool", "pool", 0, 100, 60, start, start + hour, start, rollover=rollover)]
+        return Reserve(f"{n:032x}", "d", (60, 0, 0, 0, 1), draws, 0, 2 * hour, {}, {})
+
+    def prune(window: int, spent: int) -> Prune:
+        gone = ("pool", window * hour)
+        return Prune(0, 2, bytes(32), (60, 0, 0, 0, 0), {gone: (spent, 0)}, {gone}, {})
+
+    group = [reserve(2, 2), prune(1, 60), reserve(3, 2), Refund(f"{2:032x}"), reserve(4, 2), reserve(5, 2)]
+    memory = open_store("memory://")
+    for store in (opened, memory):
+        assert store.call("default", reserve(1, 1), 5.0, hour).status == "reserved"
+        assert store.call("default", Reconcile(f"{1:032x}", (60, 0, 0, 0, 1), {}), 5.0, hour + 1).status == "reconciled"
+    tickets = [Ticket("default", command, 2 * hour) for command in group]
+    opened._writer.commit(tickets)
+    found = [ticket.outcome.status for ticket in tickets if ticket.outcome]
+    assert found == ["reserved", "pruned", "refused", "refunded", "reserved", "refused"]
+    assert found == [memory.call("default", command, 5.0, 2 * hour).status for command in group]
+    assert opened.snapshot("default") == memory.snapshot("default")
 
 
 def test_a_group_expires_nothing_twice(opened: SqliteStore) -> None:

@@ -104,8 +104,8 @@ def refund(common: Common, id: str, reason: str | None) -> None:
       budget reservations refund 01a2020f7f0dc89124baba59b9ecbc8d --reason 'the worker died before the call'
     """
     from budget.admin import actor
+    from budget.arguments import known_reservation
     from budget.commands import Refund
-    from budget.core import known_reservation
 
     known_reservation(id)
     with common.open() as budget:

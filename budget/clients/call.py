@@ -12,10 +12,10 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from budget.aio import off_loop
+from budget.arguments import GUARDED_LEASE, lease_us
 from budget.asks import Ask, make_ask, price
 from budget.clients.counting import counted, expected
 from budget.clients.protocol import Meter, Protocol
-from budget.core import GUARDED_LEASE, lease_us
 from budget.errors import BudgetError
 from budget.guard import Guard
 from budget.outcome import never_connected

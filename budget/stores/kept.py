@@ -6,7 +6,6 @@ The other side of `lua/records.lua`. A body is compressed with what bodies have 
 from __future__ import annotations
 
 import json
-import re
 import zlib
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Mapping, Sequence
@@ -16,7 +15,7 @@ from struct import Struct
 from typing import Any, NamedTuple
 
 from budget.commands import Amounts, Reservation, Share
-from budget.ledger import dumps
+from budget.ledger import dumps, dumps_scope
 from budget.stores.packed import CHARGED, NUMBERS, pack_amounts, read_amounts, seal
 
 __all__ = [
@@ -36,7 +35,6 @@ _WINDOW = -10  # bits of zlib's window, without its header
 _ID, _DIGEST = 12, 16  # bytes of a pool's id, of a digest
 _OPEN = b"p"
 _FRESH = 14  # bytes before its starts: state, when it was made (7), lease (5), bytes of the starts
-_HEX = re.compile("[0-9a-f]{32}")
 _USUAL = (
     b'[{"model":"gpt-claude-","provider":"anthropic","run":"tenant":"customer":"unpriced":true,'
     b'"book":"","estimate":{"closed":true,"counted_by":"bytes","input_tokens":10,"input_tokens_max":"output_tokens_max":'
@@ -48,7 +46,7 @@ _STATES = {b"o": "open", _OPEN: "open", b"r": "reconciled", b"f": "refunded", b"
 
 
 def keep(
-    amounts: Amounts, pools: tuple[int, bytes, bytes], taken: bytes, digest: str, scope: Mapping[str, str],
+    amounts: Amounts, pools: tuple[int, bytes, bytes], taken: Sequence[int], digest: str, scope: Mapping[str, str],
     detail: Mapping[str, Any], parent: str | None = None,
 ) -> bytes:  # fmt: skip
     """Write what a store keeps of a request, sealed; scripts copy it as it is.
@@ -56,23 +54,22 @@ def keep(
     Args:
         amounts: What was asked for.
         pools: How many, their ids (`pack_ids`), their units, a byte each.
-        taken: What was taken from each, packed. It is left out where that is the amount of its unit, or nothing.
+        taken: What was taken from each; none is nothing of any. It is left out where it is the amount of the unit, or
+            nothing.
         digest: Of what the caller asked.
         scope, detail, parent: Of the reservation.
     """
     count, ids, units = pools
-    asked, widths, form = _pack_digest(digest), b"", _FORM
+    asked, widths, form, figures = _pack_digest(digest), b"", _FORM, b""
     known: Any = None not in amounts and (*amounts, 1)
-    usual = b""
+    if not any(taken):
+        form += _NONE_TAKEN
+    elif known and tuple(taken) == tuple(map(known.__getitem__, units)):
+        form += _ALL_TAKEN
+    else:
+        figures = NUMBERS[count].pack(*taken)
     if units and units == units[:1] * count:
         form, units = form + _ONE_UNIT, units[:1]
-        usual = NUMBERS[1].pack(known[units[0]]) * count if known else b""
-    elif known:
-        usual = NUMBERS[count].pack(*[known[unit] for unit in units])
-    if not any(taken):
-        form, taken = form + _NONE_TAKEN, b""
-    elif taken == usual:
-        form, taken = form + _ALL_TAKEN, b""
     if ids[:1] == asked[:1] == b"\0":
         form, ids, asked = form + _KNOWN_WIDTHS, ids[1:], asked[1:]
     else:
@@ -81,7 +78,9 @@ def keep(
         head = _SMALL.pack(known[0] + (form << 56), count, *known[1:5])
     else:
         head = ((form + _IN_FULL) << 56).to_bytes(8, "little") + bytes((count,)) + pack_amounts(amounts)
-    return seal(b"".join((head, widths, units, taken, ids, asked, _squeeze(dumps((scope, detail, parent))))))
+    more = dumps(detail) if detail else "{}"
+    body = _squeeze(f"[{dumps_scope(scope)},{more},{'null' if parent is None else dumps(parent)}]")
+    return seal(b"".join((head, widths, units, figures, ids, asked, body)))
 
 
 def pack_ids(ids: Sequence[str]) -> bytes:
@@ -111,7 +110,14 @@ def _read_ids(packed: bytes) -> list[str]:
 
 
 def _pack_digest(digest: str) -> bytes:
-    return b"\0" + bytes.fromhex(digest) if _HEX.fullmatch(digest) else digest.encode()
+    if len(digest) == 2 * _DIGEST:
+        try:
+            raw = bytes.fromhex(digest)
+        except ValueError:
+            return digest.encode()
+        if raw.hex() == digest:
+            return b"\0" + raw
+    return digest.encode()
 
 
 def _read_digest(packed: bytes) -> str:
@@ -234,7 +240,8 @@ def read_record(id: str, record: bytes) -> Reservation:
 def pack_record(known: Reservation) -> bytes:
     """Write a reservation that has ended as a script stores it."""
     shares = known.shares
-    taken, starts = (NUMBERS[len(shares)].pack(*[share[i] for share in shares]) for i in (3, 2))
+    starts = NUMBERS[len(shares)].pack(*[share.start for share in shares])
+    taken = tuple([share.amount for share in shares])
     pools = (len(shares), pack_ids([share.pool for share in shares]), bytes(share.unit for share in shares))
     kept = keep(known.amounts, pools, taken, known.digest, known.scope, known.detail, known.parent)
     times = (known.lease_us, known.lease_end, known.made, known.ended)
@@ -255,4 +262,4 @@ def named_in(record: bytes) -> Named:
     return Named(read_shares(starts, kept), _ids_in(kept, _layout(kept)))
 
 
-NOTHING_KEPT = keep((0, 0, 0, 0, 0), (0, b"", b""), b"", "", {}, {})
+NOTHING_KEPT = keep((0, 0, 0, 0, 0), (0, b"", b""), (), "", {}, {})

@@ -8,15 +8,16 @@ travels behind its own digest ("sealed"), so that a script hashes 16 bytes and n
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
 from struct import Struct
 from typing import Any, NamedTuple
 
-from budget.commands import Amounts, Bucket
+from budget.commands import Amounts, Bucket, Draw, Share, new
 from budget.ledger import GENESIS
 
 __all__ = [
-    "BUCKET", "CHARGED", "KINDS", "NUMBERS", "STARTS", "Buckets", "Marker", "pack_amounts", "pack_counts",
+    "BUCKET", "CHARGED", "KINDS", "NUMBERS", "Buckets", "Marker", "Shares", "pack_amounts", "pack_counts",
     "read_amounts", "read_bucket", "read_buckets", "read_counts", "read_marker", "read_place", "seal",
 ]  # fmt: skip
 
@@ -40,7 +41,7 @@ class _Numbers(dict[int, Struct]):
 NUMBERS = _Numbers("d")
 """So many numbers in a row."""
 BUCKET = NUMBERS[6]
-STARTS = _Numbers("d40x")
+_STARTS = _Numbers("d40x")
 """The starts of so many buckets in a row."""
 _FIVE = Struct("<5q")
 _COUNT = Struct("<HI")  # bucket, how many values
@@ -123,20 +124,74 @@ def read_marker(value: bytes | None) -> Marker:
     return Marker(int(version), int(seq), bytes.fromhex(head.decode()) if seq else GENESIS, int(epoch))
 
 
-class Buckets(Sequence["Bucket | None"]):
-    """The buckets of a reply, read when somebody looks at them, which few callers do."""
+class _Later(Sequence[Any]):
+    """What a reply tells in a packed form, read when somebody looks at it, which few callers do."""
+
+    __slots__ = ("_read",)
+    _read: tuple[Any, ...] | None
+
+    @abstractmethod
+    def _items(self) -> tuple[Any, ...]: ...
+
+    def _all(self) -> tuple[Any, ...]:
+        if self._read is None:
+            self._read = self._items()
+        return self._read
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._all()[index]
+
+    def __iter__(self) -> Iterator[Any]:
+        yield from self._all()  # not before the first is asked for
+
+    def __eq__(self, other: object) -> bool:
+        return self._all() == (other._all() if isinstance(other, _Later) else other)
+
+    def __hash__(self) -> int:
+        return hash(self._all())
+
+    def __repr__(self) -> str:
+        return repr(self._all())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return tuple, (self._all(),)
+
+
+class Buckets(_Later):
+    """The buckets of a reply; None where a pool has none now."""
+
+    __slots__ = ("_packed",)
 
     def __init__(self, packed: bytes):
-        self._packed = packed
-        self._read: list[Bucket | None] | None = None
+        self._packed, self._read = packed, None
 
-    def _all(self) -> list[Bucket | None]:
-        if self._read is None:
-            self._read = [Bucket(*map(int, six)) if six[1] else None for six in BUCKET.iter_unpack(self._packed)]
-        return self._read
+    def _items(self) -> tuple[Bucket | None, ...]:
+        return tuple([Bucket(*map(int, six)) if six[1] else None for six in BUCKET.iter_unpack(self._packed)])
 
     def __len__(self) -> int:
         return len(self._packed) // BUCKET.size
 
-    def __getitem__(self, index: Any) -> Any:
-        return self._all()[index]
+
+class Shares(_Later):
+    """What a reserve took.
+
+    Args:
+        pools: The ids of the pools.
+        draws: What was asked of each.
+        starts: Where their windows start, one number of each, or their buckets.
+    """
+
+    __slots__ = ("_draws", "_starts", "pools")
+
+    def __init__(self, pools: tuple[str, ...], draws: Sequence[Draw], starts: bytes):
+        self.pools, self._draws, self._starts, self._read = pools, draws, starts, None
+
+    def _items(self) -> tuple[Share, ...]:
+        count = len(self.pools)
+        numbers = NUMBERS if len(self._starts) == 8 * count else _STARTS
+        starts = map(int, numbers[count].unpack_from(self._starts))
+        rows = zip(self.pools, self._draws, starts, strict=True)
+        return tuple([new(Share, (pool, draw.unit, start, draw.amount)) for pool, draw, start in rows])
+
+    def __len__(self) -> int:
+        return len(self.pools)

@@ -26,13 +26,13 @@ from budget.ledger import Entry
 from budget.pseudonym import Swap
 from budget.stores import redisdrain, rediserase, redisreads
 from budget.stores.base import Cursor, Snapshot
+from budget.stores.keys import Keys, encoded
 from budget.stores.multiplex import ServerError
 from budget.stores.redisdrive import Driver
 from budget.stores.redisfence import Account
 from budget.stores.redisposted import Posted
 from budget.stores.redisserver import OPEN_TIMEOUT, Server, facts
 from budget.stores.rediswatch import RedisWatch
-from budget.stores.requests import Keys
 from budget.stores.scripts import Steps, flow, request, run_script
 
 __all__ = ["RedisStore"]
@@ -221,7 +221,7 @@ class RedisStore:
 
     def _run(self, account: str, verb: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
         self._posted.settle(OPEN_TIMEOUT)
-        return self._driver.drive(self._account(account), run_script(verb, keys, args), OPEN_TIMEOUT)
+        return self._driver.drive(self._account(account), run_script(encoded(verb, keys, args)), OPEN_TIMEOUT)
 
     # Ends.
 

@@ -18,8 +18,8 @@ from budget.pool import keep_until
 from budget.stores import redisreads
 from budget.stores.base import PAGE, Cursor
 from budget.stores.kept import pack_id, pack_record
+from budget.stores.keys import Keys
 from budget.stores.packed import read_buckets
-from budget.stores.requests import Keys
 
 __all__ = ["KEPT", "names_of", "put_reservations", "read_page", "retire", "trim"]
 

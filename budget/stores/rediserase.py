@@ -13,7 +13,7 @@ from budget.pseudonym import Swap
 from budget.stores import redisreads
 from budget.stores.base import PAGE, Cursor
 from budget.stores.kept import pack_record
-from budget.stores.requests import Keys
+from budget.stores.keys import Keys
 
 __all__ = ["swap_all", "trim_all"]
 

@@ -19,11 +19,11 @@ from contextlib import suppress
 from budget.commands import ChangePolicy, LoadPolicy, Outcome
 from budget.errors import StoreUnavailable
 from budget.ledger import dumps
+from budget.stores.keys import EPOCHS, Keys
 from budget.stores.loopwire import LoopWire
 from budget.stores.multiplex import ServerError
 from budget.stores.packed import read_marker
 from budget.stores.redisplaces import Places
-from budget.stores.requests import EPOCHS, Keys
 from budget.stores.scripts import Steps, flow, request
 
 __all__ = ["FENCE", "Account"]

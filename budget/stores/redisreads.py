@@ -21,8 +21,8 @@ from budget.ledger import Entry, Posting
 from budget.limits import CONCURRENT
 from budget.stores.base import PAGE, Snapshot
 from budget.stores.kept import read_id, read_kept, read_record, read_shares, read_starts
+from budget.stores.keys import Keys, Seen
 from budget.stores.packed import KINDS, Marker, read_amounts, read_buckets, read_marker, seal
-from budget.stores.requests import Keys, Seen
 
 __all__ = [
     "digest_at", "ended", "entries", "epoch", "last", "marker", "names", "remove", "reservations", "snapshot",

@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Generator, Sequence
 from importlib.resources import files
-from itertools import repeat
 from typing import Any
 
 import hiredis
@@ -31,51 +30,27 @@ from budget.commands import (
     Renew,
     Reservation,
     Reserve,
-    Share,
     Status,
     Sweep,
+    new,
 )
 from budget.errors import StoreUnavailable
 from budget.limits import CONCURRENT
 from budget.stores.kept import Named, named_in, read_id, read_record
+from budget.stores.keys import Encoded, Keys
 from budget.stores.multiplex import ServerError
-from budget.stores.packed import CHARGED, NUMBERS, STARTS, Buckets, read_amounts, read_bucket, read_counts, read_place
-from budget.stores.requests import ENCODE, Keys, expiry, payment, rebuilding
+from budget.stores.packed import CHARGED, Buckets, Shares, read_amounts, read_bucket, read_counts, read_place
+from budget.stores.requests import ENCODE, expiry, payment, rebuilding
 
 __all__ = ["Steps", "flow", "request", "run_script"]
 
 Steps = Generator[bytes, Any, Any]
-_new: Any = tuple.__new__
-_SHARED = 7  # keys of a verb before those of its pools: the account's, and the reservation's
-_WRITTEN: dict[tuple[str, int, tuple[str, ...], tuple[str, ...]], tuple[bytes, bytes]] = {}
-_MOST_WRITTEN = 4096
 
 
 def request(*words: str | bytes | int | float) -> bytes:
     """Write a command in the server's protocol."""
     packed: bytes = hiredis.pack_command(words)  # type: ignore[arg-type]
     return packed
-
-
-def _by_digest(digest: str, keys: Sequence[str], args: Sequence[Any]) -> bytes:
-    """Write the request that runs a script. What is the same for all calls on the same pools is written once."""
-    if len(keys) <= _SHARED:
-        return request("EVALSHA", digest, len(keys), *keys, *args)
-    same = (digest, len(args), tuple(keys[: _SHARED - 1]), tuple(keys[_SHARED:]))
-    known = _WRITTEN.get(same)
-    if known is None:
-        if len(_WRITTEN) >= _MOST_WRITTEN:
-            _WRITTEN.clear()
-        count = b"*%d\r\n" % (3 + len(keys) + len(args))
-        head = count + _words("EVALSHA", digest, len(keys), *keys[: _SHARED - 1])
-        known = _WRITTEN[same] = head, _words(*keys[_SHARED:])
-    return b"".join((known[0], _words(keys[_SHARED - 1]), known[1], _words(*args)))
-
-
-def _words(*words: str | bytes | int | float) -> bytes:
-    """Write words of a command, without how many they are."""
-    packed = request(*words)
-    return packed[packed.index(b"\n") + 1 :]
 
 
 def flow(keys: Keys, command: Command, now: int | None) -> Steps:
@@ -100,7 +75,10 @@ def flow(keys: Keys, command: Command, now: int | None) -> Steps:
     swept = expired = 0
     free: dict[str, int] = {}
     while True:
-        reply = yield from run_script(*encode(keys, command, at, swept, pools))
+        script = encode(keys, command, at, swept, pools)
+        reply = yield b"*%d\r\n%b%b" % (script[1] + 2, _BY_DIGEST[script[0]], script[2])
+        if type(reply) is ServerError:
+            reply = yield from _by_text(reply, script)
         status = reply[0]
         if status == b"due" and looks:
             swept, free = 1, (yield from _slots(keys, reply[3:]))
@@ -129,7 +107,7 @@ def _rebuild(keys: Keys, command: Rebuild, at: int) -> Steps:
     """Set buckets in portions, each if nothing happened since the one before."""
     outcome = Outcome("rebuilt", 0, 0, seq=command.seq)
     for encoded in rebuilding(keys, command, at):
-        status, now, marker = yield from run_script(*encoded)
+        status, now, marker = yield from run_script(encoded)
         version, seq, epoch = read_place(marker)
         outcome = Outcome(status.decode(), now, version, seq=seq)
         keys.seen.see(marker, seq, epoch)
@@ -138,17 +116,27 @@ def _rebuild(keys: Keys, command: Rebuild, at: int) -> Steps:
     return outcome
 
 
-def run_script(verb: str, keys: Sequence[str], args: Sequence[Any]) -> Steps:
-    """Run a script by its digest; a server that does not have it (any more) gets its text."""
-    text, digest = _SCRIPTS[verb]
-    reply = yield _by_digest(digest, keys, args)
-    if isinstance(reply, ServerError) and str(reply).startswith("NOSCRIPT"):
-        reply = yield request("EVAL", text, len(keys), *keys, *args)
-    if isinstance(reply, ServerError):
-        if str(reply).startswith("NEWER"):
-            raise StoreUnavailable("the account was written by a newer version of this package: upgrade this process")
-        raise StoreUnavailable(f"the server refused to {verb}: {str(reply).splitlines()[0][:200]}")
-    return reply
+def run_script(script: Encoded) -> Steps:
+    """Run a script by its digest, and return its reply.
+
+    Raises:
+        StoreUnavailable: The server answered with an error.
+    """
+    reply = yield b"*%d\r\n%b%b" % (script[1] + 2, _BY_DIGEST[script[0]], script[2])
+    return (yield from _by_text(reply, script)) if type(reply) is ServerError else reply
+
+
+def _by_text(reply: ServerError, script: Encoded) -> Steps:
+    """Send the text to a server that does not have the script (any more)."""
+    verb, count, words = script
+    if str(reply).startswith("NOSCRIPT"):
+        text = _SCRIPTS[verb][0].encode()
+        reply = yield b"*%d\r\n$4\r\nEVAL\r\n$%d\r\n%b\r\n%b" % (count + 2, len(text), text, words)
+    if type(reply) is not ServerError:
+        return reply
+    if str(reply).startswith("NEWER"):
+        raise StoreUnavailable("the account was written by a newer version of this package: upgrade this process")
+    raise StoreUnavailable(f"the server refused to {verb}: {str(reply).splitlines()[0][:200]}")
 
 
 def _expire(keys: Keys, ids: Sequence[bytes], at: int) -> Steps:
@@ -160,7 +148,7 @@ def _expire(keys: Keys, ids: Sequence[bytes], at: int) -> Steps:
         if record is None:  # the lease of nothing: a reserve that was refused half-way by a damaged account
             yield request("ZREM", keys.leases, lease)
         elif isinstance(record, bytes):
-            reply = yield from run_script(*expiry(keys, id, named_in(record), at))
+            reply = yield from run_script(expiry(keys, id, named_in(record), at))
             count += reply[0] == b"ended"
     return count
 
@@ -189,21 +177,16 @@ def _decode_reserve(command: Reserve, reply: Sequence[Any]) -> Outcome:
     if status == "refused":
         buckets, refused = _told(draws, buckets, reply[4])
         return Outcome(status, now, version, buckets, refused)
-    ids = [draw[0] for draw in draws]
+    ids: Any = tuple([draw[0] for draw in draws])
     if None in ids:
         buckets = _in_order(draws, buckets)
         pooled = [draw for draw in draws if draw[0] is not None]
-        ids = [draw[0] for draw in pooled]
-    # The server answered pools first. Made by `tuple.__new__`, for which eight take as long as two by their class.
-    if reply[5]:
-        starts = map(int, NUMBERS[len(pooled)].unpack(reply[5]))
-    else:
-        starts = map(int, STARTS[len(pooled)].unpack_from(reply[3]))
-    rows = zip(ids, [draw[2] for draw in pooled], starts, [draw[4] for draw in pooled], strict=True)
-    made = Reservation(
-        command.id, command.digest, "open", command.amounts, tuple(map(_new, repeat(Share), rows)), command.lease_us,
-        now + command.lease_us, now, 0, None, command.scope, command.detail, command.parent,
-    )  # fmt: skip
+        ids = tuple([draw[0] for draw in pooled])
+    shares = Shares(ids, pooled, reply[5] or reply[3])  # the server answered pools first
+    made = new(Reservation, (
+        command.id, command.digest, "open", command.amounts, shares, command.lease_us, now + command.lease_us, now, 0,
+        None, command.scope, command.detail, command.parent,
+    ))  # fmt: skip
     shadowed = [i for i, told in enumerate(_in_order(draws, _marks(draws, reply[4]))) if told] if reply[4] else ()
     return Outcome(status, now, version, buckets, reservation=made, shadowed=shadowed)
 
@@ -303,6 +286,7 @@ _PARTS = {
     "rename": (),
 }
 _SCRIPTS = _load_scripts()
+_BY_DIGEST = {verb: b"$7\r\nEVALSHA\r\n$40\r\n%b\r\n" % digest.encode() for verb, (_, digest) in _SCRIPTS.items()}
 _ENDS: dict[type, str] = {Reconcile: "reconciled", Refund: "refunded"}
 _DECODE: dict[type, Callable[..., Outcome]] = {
     Reserve: _decode_reserve,

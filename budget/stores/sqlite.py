@@ -104,7 +104,7 @@ class SqliteStore:
         deadlines = self._deadlines
         if deadlines is None or deadlines.loop is not loop:
             deadlines = self._deadlines = Deadlines(loop)
-        deadlines.watch(future, self._patience(timeout))
+        deadlines.watch(ticket, self._patience(timeout))
         return await future
 
     def post(self, account: str, command: Command) -> None:

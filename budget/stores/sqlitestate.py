@@ -14,8 +14,8 @@ from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import Any
 
-from budget.commands import Account, Bucket, Reservation, Share
-from budget.ledger import Entry, dumps, dumps_scope, dumps_shares
+from budget.commands import Account, Amounts, Bucket, Reservation, Share
+from budget.ledger import Entry, dumps, dumps_scope, dumps_shares, dumps_text
 from budget.pool import keep_until
 from budget.window import FOREVER
 
@@ -36,14 +36,14 @@ _NAMELESS = """delete from pools where account = ?1 and pool = ?2
     and not exists (select 1 from buckets where account = ?1 and pool = ?2)"""
 _VOUCHED = "select max(seq) from entries where account = ? and kind in ('pruned', 'erased')"
 _PUT_ACCOUNT = "update accounts set version = ?, seq = ?, head = ?, clock = ? where id = ?"
-_MANY = 16  # rows that one statement writes: a third less time than one by one
+_MANY = (50, 10, 1)  # rows that one statement writes: the most take three fifths of the time of one by one
 _KNOWN = 65536  # pools, and open reservations, that are known from one transaction to the next
 
 
-def _puts(insert: str, columns: int) -> tuple[str, str]:
-    """Return the statements that write one row and many."""
+def _puts(insert: str, columns: int) -> dict[int, str]:
+    """Return the statements that write so many rows."""
     row = f"({', '.join('?' * columns)})"
-    return f"{insert} values {row}", f"{insert} values {', '.join([row] * _MANY)}"
+    return {count: f"{insert} values {', '.join([row] * count)}" for count in _MANY}
 
 
 _PUT_BUCKET = _puts("insert or replace into buckets", 9)
@@ -54,7 +54,8 @@ _PUT_ENTRY = _puts("insert into entries", 16)
 class SqliteState:
     """Reads through to the tables, keeps what is put, and writes it all in `flush`.
 
-    What a transaction has put is in `_buckets`, `_dropped`, `_names`, `_put` and `_entries`; the rest outlives it.
+    What a transaction has put is in `_moved` (newest buckets), `_buckets` (others), `_dropped`, `_names`, `_put` and
+    `_entries`; the rest outlives it.
     """
 
     def __init__(self, connection: sqlite3.Connection, name: str):
@@ -72,6 +73,7 @@ class SqliteState:
         self._id: int = row[0]
         self.account = Account(*row[1:])
         self._written = row[1:]
+        self._moved: dict[str, Bucket] = {}
         self._buckets: dict[tuple[str, int], Bucket] = {}
         self._newest: dict[str, Bucket | None] = {}
         self._parts: dict[str, dict[int, Bucket]] = {}
@@ -81,12 +83,14 @@ class SqliteState:
         self._absent: set[str] = set()
         self._bodies: dict[str, _Body] = {}
         self._put: dict[str, Reservation] = {}
-        self._entries: list[Entry] = []
+        self._entries: list[tuple[Any, ...]] = []  # as rows: an entry's parts need not live until it is written
         self._next_due = 0
 
     def expect(self, ids: Sequence[str]) -> None:
         """See in one query which of the reservations that will be asked for are not there: of new ones, all."""
         unknown = [id for id in ids if id not in self._open]
+        if not unknown:
+            return
         found = self._db.execute(_THERE, (self._id, json.dumps(unknown)))
         self._absent = {*unknown}.difference([id for (id,) in found])
 
@@ -125,12 +129,17 @@ class SqliteState:
 
     def put_bucket(self, pool: str, bucket: Bucket, name: str | None = None) -> None:
         newest, start = self._newest.get(pool) or self.newest(pool), bucket.start
+        if newest is not None and newest.start == start and not bucket.span:  # most often
+            self._newest[pool] = self._moved[pool] = bucket
+            return
         if newest is None:
             self._newest[pool] = bucket
             if name is not None:
                 self._names[pool] = name
         elif start >= newest.start:
             self._newest[pool] = bucket
+            if (before := self._moved.pop(pool, None)) is not None:
+                self._buckets[pool, before.start] = before
         if bucket.span:
             self._all_parts(pool)[start] = bucket
         self._buckets[pool, start] = bucket
@@ -150,15 +159,15 @@ class SqliteState:
         self._dropped.append((pool, start))
 
     def forget_window(self, pool: str, start: int) -> None:
+        self._flush_buckets()  # of what is left, the tables must say the latest
         self._db.execute("delete from buckets where account = ? and pool = ? and start = ?", (self._id, pool, start))
         self._newest.pop(pool, None)
         self._parts.pop(pool, None)
-        self._buckets.pop((pool, start), None)
         self._db.execute(_NAMELESS, (self._id, pool))
 
     def vouched(self) -> int:
         found: int | None = self._db.execute(_VOUCHED, (self._id,)).fetchone()[0]
-        mine = (entry.seq for entry in reversed(self._entries) if entry.kind in ("pruned", "erased"))
+        mine = (row[1] for row in reversed(self._entries) if row[3] in ("pruned", "erased"))
         return next(mine, found or 0)
 
     def due(self, now: int, most: int) -> Sequence[str]:
@@ -177,7 +186,8 @@ class SqliteState:
         return found
 
     def append(self, entry: Entry) -> None:
-        self._entries.append(entry)
+        figures = (self._id, entry.seq, entry.at_us, entry.kind, entry.reservation, *entry.amounts, *entry.texts)
+        self._entries.append((*figures, entry.digest, entry.sealed or None, None))
 
     def policy(self) -> Sequence[tuple[str, str, str]]:
         return self._db.execute("select kind, identity, body from policy where account = ?", (self._id,)).fetchall()
@@ -214,6 +224,18 @@ class SqliteState:
 
     def flush(self) -> None:
         """Write what was put."""
+        self._flush_buckets()
+        if self._put:
+            self._write(_PUT_RESERVATION, list(map(self._reservation_row, self._put.values())))
+        if self._entries:
+            self._write(_PUT_ENTRY, self._entries)
+        marker = (self.account.version, self.account.seq, self.account.head, self.account.clock)
+        if marker != self._written:
+            self._db.execute(_PUT_ACCOUNT, (*marker, self._id))
+            self._written = marker
+        self._settle()
+
+    def _flush_buckets(self) -> None:
         id, write = self._id, self._db.executemany
         if self._names:
             write("insert or ignore into pools values (?, ?, ?)", [(id, p, name) for p, name in self._names.items()])
@@ -221,22 +243,17 @@ class SqliteState:
             write(_DROP_BUCKET, [(id, *place) for place in self._dropped])
         if self._buckets:
             self._write(_PUT_BUCKET, [(id, pool, *bucket) for (pool, _), bucket in self._buckets.items()])
-        if self._put:
-            self._write(_PUT_RESERVATION, list(map(self._reservation_row, self._put.values())))
-        if self._entries:
-            self._write(_PUT_ENTRY, [_entry_row(id, entry) for entry in self._entries])
-        marker = (self.account.version, self.account.seq, self.account.head, self.account.clock)
-        if marker != self._written:
-            self._db.execute(_PUT_ACCOUNT, (*marker, id))
-            self._written = marker
-        self._settle()
+        if self._moved:  # after the others: what opened in this transaction may be in both
+            self._write(_PUT_BUCKET, [(id, pool, *bucket) for pool, bucket in self._moved.items()])
+        for put in (self._names, self._dropped, self._buckets, self._moved):
+            put.clear()
 
-    def _write(self, statements: tuple[str, str], rows: Sequence[tuple[Any, ...]]) -> None:
-        one, many = statements
-        rest = len(rows) % _MANY
-        self._db.executemany(one, rows[:rest])  # first: entries go to the end of their table
-        for at in range(rest, len(rows), _MANY):
-            self._db.execute(many, [*chain.from_iterable(rows[at : at + _MANY])])
+    def _write(self, statements: Mapping[int, str], rows: Sequence[tuple[Any, ...]]) -> None:
+        done = 0
+        for count, statement in statements.items():
+            while len(rows) - done >= count:
+                self._db.execute(statement, [*chain.from_iterable(rows[done : done + count])])
+                done += count
 
     def _settle(self) -> None:
         """Have what was written known, and nothing put."""
@@ -248,8 +265,8 @@ class SqliteState:
                 self._open.pop(id, None)
                 self._bodies.pop(id, None)
         self._absent = set()
-        for put in (self._names, self._dropped, self._buckets, self._put, self._entries):
-            put.clear()
+        self._put.clear()
+        self._entries.clear()
         if len(self._newest) > _KNOWN:
             self._newest.clear()
             self._parts.clear()
@@ -272,8 +289,9 @@ class _Body:
 
     def __init__(self, r: Reservation):
         self._first = r
-        self._head = f"{dumps([r.digest, r.amounts])[:-1]},{dumps_shares(r.shares)},{r.lease_us}"
-        self._tail = f"{dumps_scope(r.scope)},{dumps([r.detail, r.parent])[1:]}"
+        self._head = f"[{dumps_text(r.digest)},{_dumps_amounts(r.amounts)},{dumps_shares(r.shares)},{r.lease_us}"
+        parent = "null" if r.parent is None else dumps_text(r.parent)
+        self._tail = f"{dumps_scope(r.scope)},{dumps(r.detail) if r.detail else '{}'},{parent}]"
 
     def holds(self, r: Reservation) -> bool:
         first = self._first
@@ -281,7 +299,15 @@ class _Body:
         return same and r.detail is first.detail and r.digest == first.digest and r.lease_us == first.lease_us
 
     def text(self, r: Reservation) -> str:
-        return f"{self._head},{r.lease_end},{r.ended},{dumps(r.charged) if r.charged else 'null'},{self._tail}"
+        charged = _dumps_amounts(r.charged) if r.charged else "null"
+        return f"{self._head},{r.lease_end},{r.ended},{charged},{self._tail}"
+
+
+def _dumps_amounts(amounts: Amounts) -> str:
+    """Return what `dumps` makes of amounts, in a fifth of its time."""
+    usd, tokens, input_tokens, output_tokens, requests = amounts
+    text = f"[{usd},{tokens},{input_tokens},{output_tokens},{requests}]"
+    return text.replace("None", "null") if None in amounts else text
 
 
 def read_reservation(body: str, state: str, made: int, id: str) -> Reservation:
@@ -292,11 +318,6 @@ def read_reservation(body: str, state: str, made: int, id: str) -> Reservation:
     return Reservation(
         id, digest, state, tuple(amounts), taken, lease_us, lease_end, made, ended, charged, scope, detail, parent
     )
-
-
-def _entry_row(account: int, entry: Entry) -> tuple[Any, ...]:
-    figures = (account, entry.seq, entry.at_us, entry.kind, entry.reservation, *entry.amounts)
-    return *figures, *entry.texts, entry.digest, entry.sealed or None, None
 
 
 def read_entry(row: Sequence[Any]) -> Entry:

@@ -1,7 +1,9 @@
 """All threads of a process on one connection: they share a socket, and whoever waits reads for all.
 
-A thread sends under a lock and then waits. The first who finds nobody reading reads, hands replies out in the order of
-the queue until it has its own, and wakes the next to read on. So a lone thread makes three system calls and no switch.
+A thread queues its request, and sends all that are queued unless another thread has the socket just now, which then
+takes this one along: nobody waits for a lock in order to send. Then it waits. The first who finds nobody reading reads,
+hands replies out in the order of the requests until it has its own, and wakes the next to read on. So a lone thread
+makes three system calls and no switch.
 
 An interrupt (Ctrl-C) may come between any two steps. Whoever leaves a request half sent or a reply half read leaves the
 line marked as torn, and the next to use it closes it.
@@ -51,7 +53,7 @@ class _Waiter:
 
 
 class _Line:
-    """One connected socket of a `ThreadWire`. `send` and `receive` need its lock; waiting for input does not."""
+    """One connected socket of a `ThreadWire`. What touches the socket or `pending` needs `turn`; polling does not."""
 
     def __init__(self, connection: Any):
         self._connection = connection
@@ -60,43 +62,58 @@ class _Line:
         self._replies = reader()
         self._input = _poller(self._socket, write=False)
         self.pending: deque[_Waiter] = deque()
-        self.queue: deque[_Waiter] = deque()  # whose turn has not come
+        self.queue: deque[_Waiter] = deque()  # not sent yet
         self.met: set[str] = set()
-        self.lead = Lock()
+        self.lead, self.turn = Lock(), Lock()
         self.lost = False
         self._torn = False  # an interrupt left a request half sent, or a reply half read
         self._heard = monotonic()
 
-    @property
-    def usable(self) -> bool:
-        if self._torn and not self.lost:
-            self.fail()
-        return not self.lost
-
     def ask(self, waiter: _Waiter) -> None:
-        """Send a request, or let it wait for its turn."""
-        if self.queue or len(self.pending) >= IN_FLIGHT:
-            self.queue.append(waiter)
-        else:
-            self._send(waiter)
+        """Send a request, or leave it to who has the socket just now."""
+        self.queue.append(waiter)
+        self.flush()
+        if self.lost:  # it may have been told to all before this one came
+            with self.turn:
+                self.fail()
 
-    def _send(self, waiter: _Waiter) -> None:
+    def flush(self) -> None:
+        """Send what is queued, unless somebody else has the socket: who gives it back looks again."""
+        while self.queue and len(self.pending) < IN_FLIGHT and self.turn.acquire(blocking=False):
+            try:
+                self._send()
+            finally:
+                self.turn.release()
+
+    def _send(self) -> None:
+        if self.mend():
+            return
         self._torn = True
         if not self.pending:
             self._heard = monotonic()
-        self.pending.append(waiter)
-        rest = memoryview(waiter.data)
+        batch = []
+        while self.queue and len(self.pending) < IN_FLIGHT:
+            waiter = self.queue.popleft()
+            self.pending.append(waiter)
+            batch.append(waiter.data)
+        rest = memoryview(b"".join(batch))
         while rest:
             try:
                 rest = rest[self._socket.send(rest) :]
             except _WOULD_BLOCK:
-                if not _poller(self._socket, write=True)(waiter.until - monotonic()):
+                if not _poller(self._socket, write=True)(self.pending[-1].until - monotonic()):
                     break
             except OSError:
                 break
         self._torn = False
         if rest:
             self.fail()
+
+    def mend(self) -> bool:
+        """Whether the connection is lost; one that an interrupt left torn is given up."""
+        if self._torn and not self.lost:
+            self.fail()
+        return self.lost
 
     def wait(self, timeout: float) -> bool:
         """Wait for input; True if there may be some."""
@@ -105,6 +122,8 @@ class _Line:
 
     def receive(self) -> None:
         """Read what has come, and hand it out."""
+        if self.mend():
+            return
         self._torn = True
         try:
             data = self._socket.recv(65536)
@@ -125,8 +144,6 @@ class _Line:
         except (Lost, IndexError):  # not the protocol, or more replies than requests
             self.fail()
         self._torn = False
-        while self.queue and len(self.pending) < IN_FLIGHT:
-            self._send(self.queue.popleft())
 
     def check(self) -> None:
         """Give up a connection that has been silent for too long."""
@@ -188,9 +205,18 @@ class ThreadWire:
             TimeoutError: Another thread is still at it.
         """
         before = self._failed
-        self._enter(until)
+        if not self._lock.acquire(timeout=max(0.0, until - monotonic())):
+            raise Unsent
         try:
-            self._present(until, before)
+            if self._line is not None and not self._line.lost:
+                return
+            if self._failed is not before and self._failed is not None:
+                raise Lost(str(self._failed))  # who waited for an attempt has had one
+            try:
+                self._line = _Line(self._connect(max(0.001, until - monotonic())))
+            except Lost as error:
+                self._failed = error
+                raise
         finally:
             self._lock.release()
 
@@ -203,15 +229,15 @@ class ThreadWire:
             Lost: The connection is gone.
             TimeoutError: No reply came in time (`time.monotonic`); `Unsent` if the turn of the request did not come.
         """
-        waiter, before = _Waiter(data, until), self._failed
-        self._enter(until)
-        try:
-            line = self._present(until, before)
-            if account is not None and account not in line.met:
-                return STRANGE
-            line.ask(waiter)
-        finally:
-            self._lock.release()
+        waiter = _Waiter(data, until)
+        line = self._line
+        if line is None or line.lost:
+            self.open(until)
+            line = self._line
+            assert line is not None
+        if account is not None and account not in line.met:
+            return STRANGE
+        line.ask(waiter)
         while not waiter.done:
             self._wait(line, waiter, until)
         if isinstance(waiter.reply, Lost):
@@ -221,37 +247,22 @@ class ThreadWire:
     def close(self) -> None:
         """Close the connection; the next exchange makes another."""
         with self._lock:
-            if self._line is not None:
-                self._line.fail()
-            self._line = None
+            line, self._line = self._line, None
+        if line is not None:
+            with line.turn:
+                line.fail()
 
     def leave(self, line: object) -> None:
         """Close this connection, if it is the present one."""
-        with self._lock:
-            if line is self._line and self._line is not None:
+        if line is self._line and self._line is not None:
+            with self._line.turn:
                 self._line.fail()
-
-    def _enter(self, until: float) -> None:
-        if not self._lock.acquire(timeout=max(0.0, until - monotonic())):
-            raise Unsent
-
-    def _present(self, until: float, before: Lost | None) -> _Line:
-        line = self._line
-        if line is None or not line.usable:
-            if self._failed is not before and self._failed is not None:
-                raise Lost(str(self._failed))  # who waited for an attempt has had one
-            try:
-                line = self._line = _Line(self._connect(max(0.001, until - monotonic())))
-            except Lost as error:
-                self._failed = error
-                raise
-        return line
 
     def _wait(self, line: _Line, waiter: _Waiter, until: float) -> None:
         """Wait one turn: read for all if nobody else does, else be woken by who does."""
         left = until - monotonic()
         if left <= 0:
-            with self._lock:
+            with line.turn:
                 line.check()
                 if waiter in line.queue:
                     line.queue.remove(waiter)
@@ -263,9 +274,9 @@ class ThreadWire:
         try:
             while not waiter.done and (left := until - monotonic()) > 0:
                 if line.wait(min(left, _TURN)):  # a socket closed just before may be another's by its number now
-                    with self._lock:
-                        if line.usable:
-                            line.receive()
+                    with line.turn:
+                        line.receive()
+                line.flush()
         finally:
             line.lead.release()
             with suppress(IndexError):  # the next in the queue reads on

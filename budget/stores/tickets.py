@@ -23,7 +23,7 @@ _log = logging.getLogger("budget")
 class Ticket:
     """A command on its way: who waits for it (a thread by the lock, a task by the future, or nobody)."""
 
-    __slots__ = ("account", "command", "done", "error", "future", "loop", "now", "outcome")
+    __slots__ = ("account", "command", "done", "error", "future", "loop", "now", "outcome", "timeout", "until")
 
     def __init__(self, account: str, command: Command | None, now: int | None = None):
         self.account, self.command, self.now = account, command, now
@@ -31,7 +31,8 @@ class Ticket:
         self.error: Exception | None = None
         self.done: Lock | None = None
         self.loop: asyncio.AbstractEventLoop | None = None
-        self.future: asyncio.Future[Outcome] | None = None
+        self.future: asyncio.Future[Outcome] | None = None  # None again once it has its answer
+        self.timeout = self.until = 0.0  # of its future, by the clock of its loop
 
 
 def hand_back(group: Sequence[Ticket], undelivered: Undelivered | None) -> None:
@@ -76,6 +77,7 @@ def _resolve(tickets: Sequence[Ticket], undelivered: Undelivered | None) -> None
             future.set_exception(ticket.error)
         elif ticket.outcome is not None:
             future.set_result(ticket.outcome)
+        ticket.future = ticket.outcome = None  # whoever still has the ticket keeps no answer alive
 
 
 class Deadlines:
@@ -83,21 +85,27 @@ class Deadlines:
 
     def __init__(self, loop: asyncio.AbstractEventLoop):
         self.loop = loop
-        self._waits: list[tuple[asyncio.Future[Outcome], float, float]] = []
+        self._waits: list[Ticket] = []
         self._timer: asyncio.TimerHandle | None = None
 
-    def watch(self, future: asyncio.Future[Outcome], timeout: float) -> None:
+    def watch(self, ticket: Ticket, timeout: float) -> None:
         """Have a wait end with an error after so many seconds, or at most a few hundredths later."""
-        self._waits.append((future, self.loop.time() + timeout, timeout))
+        ticket.timeout, ticket.until = timeout, self.loop.time() + timeout
+        self._waits.append(ticket)
         if self._timer is None:
             self._timer = self.loop.call_later(_TICK, self._look)
 
     def _look(self) -> None:
         now = self.loop.time()
-        for future, until, timeout in self._waits:
-            if until <= now and not future.done():
-                future.set_exception(late(timeout))
-        self._waits = [wait for wait in self._waits if not wait[0].done()]
+        waits, self._waits = self._waits, []
+        for ticket in waits:
+            future = ticket.future
+            if future is None or future.done():
+                continue
+            if ticket.until <= now:
+                future.set_exception(late(ticket.timeout))
+            else:
+                self._waits.append(ticket)
         self._timer = self.loop.call_later(_TICK, self._look) if self._waits else None
 
 

@@ -25,6 +25,7 @@ import openai
 import pytest
 from conftest import ROOT, books
 
+import budget.arguments
 import budget.clients
 import budget.core
 import budget.guard
@@ -282,7 +283,7 @@ def _check_calls(made: Budget, plans: list[_Plan], seen: list[Seen]) -> None:
 # An interrupt (Ctrl-C) at every line of ours that a call passes.
 
 _WATCHED = {str(path) for path in Path(budget.clients.__file__).parent.glob("*.py")}
-_WATCHED |= {budget.guard.__file__, budget.core.__file__, budget.lease.__file__}
+_WATCHED |= {module.__file__ for module in (budget.guard, budget.core, budget.arguments, budget.lease)}
 
 
 class _Interrupt:
