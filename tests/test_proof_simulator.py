@@ -5,11 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from proof.invariants import Violation
-from proof.simclients import Message
+from proof.invariants import Books, Violation
+from proof.simclients import Client, Message
 from proof.simulator import World, simulate
 
-from budget.commands import Reconcile, Record, Refund
+from budget import pool
+from budget.commands import Draw, Reconcile, Record, Refund, Reserve, Status
+from budget.outage.breaker import IN_A_ROW
+from budget.stores.memory import MemoryStore
+from budget.window import FOREVER
 
 SEEDS, STEPS = 24, 700
 
@@ -81,3 +85,42 @@ def test_a_lost_refund_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(World, "deliver", lying)
     with pytest.raises(Violation, match=r"I15: .* was acknowledged, and is not in the ledger"):
         simulate(4, STEPS)
+
+
+def test_an_operator_is_refused_where_the_store_is_given_up_on() -> None:
+    """An open breaker is no violation: it says so to whoever freezes, or changes a limit, through this client."""
+    world = World(1)
+    with world.reality():
+        world.all = [Client(world, 0)]
+        for _ in range(IN_A_ROW):
+            world.all[0].outage.breaker.failed(world.mono)
+        assert not world.f_freeze()
+        assert not world.f_limit()
+        assert world.store.last("default") == 0
+        world.come_to_an_end()  # which needs it closed again
+        assert not world.all[0].outage.breaker.open
+
+
+@pytest.mark.parametrize(("early", "lease_us"), [(0, 60), (1, 60), (0, None)])
+def test_an_end_comes_again_only_after_its_id_may_be_forgotten(
+    monkeypatch: pytest.MonkeyPatch, early: int, lease_us: int | None
+) -> None:
+    """An hour and two leases after the end, and not a microsecond earlier; never, where the lease is not known."""
+    hour, id, actual = 3600 * 10**6, f"{1:032x}", (5, None, None, None, None)
+    monkeypatch.setitem(pool._KEPT, "reconciled", hour - early)
+    store, draws = MemoryStore(), [Draw("pool", "pool", 0, 100, 7, 0, FOREVER, 0)]
+    end = Reconcile(id, actual, {}, draws=draws, made=1000)
+    store.call("default", Reserve(id, id, (7, *actual[1:]), draws, 0, 60, {}, {}), 1.0, 1000)
+    assert store.call("default", end, 1.0, 1001).status == "reconciled"
+    again = 1001 + hour + 2 * 60 - early
+    store.call("default", Status(()), 1.0, again - 1)
+    assert store.call("default", end, 1.0, again - 1).status == "repeated"
+    store.call("default", Status(()), 1.0, again)
+    assert store.call("default", end, 1.0, again).status == "reconciled"
+    books = Books(leases={} if lease_us is None else {id: lease_us})
+    if not early and lease_us is not None:
+        books.observe(store)
+        assert books.ended == {id: "late reconciled"}
+        return
+    with pytest.raises(Violation, match=r"^I6 at entry 3 .*: it was reconciled"):
+        books.observe(store)

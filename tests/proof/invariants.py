@@ -28,6 +28,7 @@ ASKED = "asked"
 """The attribute by which a load says what each call reserves, so that a refusal can be judged."""
 _SLOTS = "concurrent"
 _OPTIONS = ("tz", "mode", "starts", "rollover")  # what an entry of a limit says beside its text
+_KEPT = 3600 * 1_000_000  # how long an id is known after its end, by contract, and two leases more
 _SETTLED = 1_000_000  # a lease that ends while we look is for the next sweep
 
 
@@ -53,6 +54,10 @@ class Books:
     Args:
         own: Limits that processes bring themselves, as they have them in code.
         pools: How many pools each reserve draws on, if that is known.
+
+    Attributes:
+        leases: Of reservations, as far as somebody says, in microseconds.
+        clock: The latest instant that the store was told, as far as somebody says, or has written.
     """
 
     own: Iterable[Limit] = ()
@@ -64,6 +69,8 @@ class Books:
     ended: dict[str, str] = field(default_factory=dict)
     names: Mapping[str, str] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
+    leases: dict[str, int] = field(default_factory=dict)
+    clock: int = 0
     observations: int = 0
 
     def __post_init__(self) -> None:
@@ -72,12 +79,14 @@ class Books:
         self._identities: dict[str, tuple[object, ...]] = {}
         self._raised: dict[tuple[object, ...], int] = {}
         self._until: set[tuple[object, ...]] = set()
+        self._known: dict[str, int] = {}  # until when a store must know what was reconciled
 
     # Entries, one by one.
 
     def feed(self, entry: Entry) -> None:
         """Hold the next entry to the laws."""
         self.counts[entry.kind] = self.counts.get(entry.kind, 0) + 1
+        self.clock = max(self.clock, entry.at_us)
         if entry.digest:
             must(entry.seq == self.seq + 1, "I12", entry, f"its number does not follow {self.seq}")
             must(entry.follows(self.head), "I12", entry, "its digest does not follow from its content")
@@ -111,11 +120,13 @@ class Books:
     def _ends(self, entry: Entry) -> None:
         id, how = entry.reservation or "", entry.kind
         held = self.open.pop(id, None)
+        unknown = held is None and bool(entry.detail.get("unknown")) and how == "reconciled"
         if held is None:
             before = self.ended.get(id)
-            unknown = before is None and bool(entry.detail.get("unknown")) and how == "reconciled"
+            forgotten = id in self._known and self.clock >= self._known[id]
             late = before == "expired" and how != "expired"
-            must(unknown or late, "I6", entry, f"it was {before or 'never reserved'}")
+            may = (unknown and (before is None or forgotten)) or late
+            must(may, "I6", entry, f"it was {before or 'never reserved'}")
             must(not any(p.reserved for p in entry.postings), "I6", entry, "it frees what nobody holds")
         else:
             freed = {(p.pool, p.start): -p.reserved for p in entry.postings}
@@ -128,6 +139,8 @@ class Books:
                 must(not any(entry.amounts), "I11", entry, "a refund spends")
         self._posts_its_cost(entry)
         self.ended[id] = "expired" if how == "expired" else f"late {how}" if held is None else how
+        if how == "reconciled" and (unknown or id in self.leases):  # what is booked as unknown has no lease
+            self._known[id] = entry.at_us + _KEPT + 2 * (0 if unknown else self.leases[id])
 
     def _booked(self, entry: Entry) -> None:
         id = entry.reservation or ""

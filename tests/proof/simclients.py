@@ -185,6 +185,7 @@ class Client:
             world.counts["unavailable"] += 1
             return
         world.told[held.id] = "reserved"
+        world.books.leases[held.id] = lease * S
         await Pause()
         if chance.random() < 0.2:
             self.wire.post("default", Renew(held.id, lease * S))

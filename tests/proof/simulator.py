@@ -156,6 +156,7 @@ class World:
 
     def carry_out(self, commands: Sequence[Command], client: Client) -> list[Outcome]:
         self.counts["operations"] += len(commands)
+        self.books.clock = max(self.books.clock, self.now)  # by which it forgets, also if it writes nothing
         if isinstance(self.store, StillSqlite):
             return self.store.group(commands, client.number, self.now)
         return [self.store.call("default", command, 1.0, self.now) for command in commands]
@@ -246,6 +247,8 @@ class World:
     def f_limit(self) -> bool:
         """Somebody changes a limit."""
         client = self.active = self.chance.choice(self.all)
+        if client.outage.breaker.open:
+            return False  # it refuses operators, too, and they try again
         if self.chance.random() < 0.3:
             self.carry_out([_unset()], client)
         else:
@@ -254,6 +257,8 @@ class World:
 
     def f_freeze(self) -> bool:
         client = self.active = self.chance.choice(self.all)
+        if client.outage.breaker.open:
+            return False
         client.budget.freeze(user=USERS[0])
         if self.chance.random() < 0.9:
             client.budget.unfreeze(user=USERS[0])
@@ -279,13 +284,15 @@ class World:
 
     def come_to_an_end(self) -> None:
         """Without faults everything ends: every call, every reservation, in bounded steps."""
+        self.calm = True
         for client in self.all:
             client.skew = 0
+        if self.all[0].outage.breaker.open:  # it has not asked again since the store came back
+            self.all[0].catch_up()
         with suppress(ConfigError):  # nobody is frozen
             self.all[0].budget.unfreeze(user=USERS[0])
         self.now = max(self.now, START) + 2 * 86400 * S  # the clock is right again, and past what it once was
         self._too_late()
-        self.calm = True
         bound = 50 * (len(self.tasks) + len(self.under_way) + 1)
         for _ in range(bound):
             for client in self.all:
