@@ -13,7 +13,7 @@ local function book(version, seq, now, due, head, values, buckets, kind, actual,
   local form, _, from = layout(kept)
   local starts, before, after, writes, closed, opened = {}, {}, {}, {}, {}, false
   for i, bucket in ipairs(buckets) do
-    local value, unit = values[i + 2], string.byte(kept, form % 32 >= 16 and from or from + i - 1)
+    local value, unit = values[i + 2], string.byte(kept, form % 32 >= 16 and from or from + i - 1) + 1
     local list, key, new = writes, KEYS[i + 7], nil
     before[i] = value
     if bucket.parts then

@@ -1,6 +1,7 @@
 -- How a reservation ends, and how spend is booked that had none, as in ends.py.
 
 local KEEP = { r = 3600000, f = 3600000, x = 604800000 }
+local FREES_NOTHING = { 0, 0, 0, 0, 0, 0 }
 
 -- A counter that would pass MAX stays there, and refuses every amount above zero.
 local function add(counter, amount)
@@ -8,33 +9,33 @@ local function add(counter, amount)
   return math.min(counter + amount, MAX)
 end
 
--- Five figures as numbers, by unit; what was not said is 0, and a slot is never spent.
+-- Five figures as numbers, a unit's behind its number; what was not said is 0, and a slot is never spent.
 local function figures(amounts)
   local a, b, c, d, e = struct.unpack('<i8i8i8i8i8', amounts)
-  return { [0] = math.max(a, 0), math.max(b, 0), math.max(c, 0), math.max(d, 0), math.max(e, 0), 0 }
+  return { a > 0 and a or 0, b > 0 and b or 0, c > 0 and c or 0, d > 0 and d or 0, e > 0 and e or 0, 0 }
 end
 
--- Five figures that a caller asked for.
+-- Five figures that a caller asked for, and one slot.
 local function asked(kept)
-  local form = string.byte(kept, 24)
-  if form == 0 or form == 255 then return figures(string.sub(kept, 17, 56)) end
-  if form % 8 >= 4 then return figures(string.sub(kept, 26, 65)) end
-  local money, _, total, input, output, requests = struct.unpack('<I7I2I4I4I4B', kept, 17)
-  return { [0] = money, total, input, output, requests, 0 }
+  local form, money, _, total, input, output, requests = string.byte(kept, 24), nil, nil, nil, nil, nil, nil
+  if form == 0 or form == 255 then
+    money, total, input, output, requests = struct.unpack('<i8i8i8i8i8', kept, 17)
+  elseif form % 8 >= 4 then
+    money, total, input, output, requests = struct.unpack('<i8i8i8i8i8', kept, 26)
+  else
+    money, _, total, input, output, requests = struct.unpack('<I7I2I4I4I4B', kept, 17)
+  end
+  return { money, total, input, output, requests, 1 }
 end
 
 -- What an open reservation still holds: all of it but what a slice has given back.
 local function rest(r)
-  local kept, form, numbers = r.kept, string.byte(r.kept, 24), asked(r.kept)
+  local numbers = asked(r.kept)
   if r.state == 'o' and r.charged ~= NOTHING then
     local given = figures(r.charged)
-    for unit = 0, 4 do numbers[unit] = numbers[unit] - given[unit] end
-  elseif form == 0 or form == 255 then
-    return string.sub(kept, 17, 56)
-  elseif form % 8 >= 4 then
-    return string.sub(kept, 26, 65)
+    for i = 1, 5 do numbers[i] = math.max(numbers[i], 0) - given[i] end
   end
-  return struct.pack('<i8i8i8i8i8', numbers[0], numbers[1], numbers[2], numbers[3], numbers[4])
+  return struct.pack('<i8i8i8i8i8', unpack(numbers, 1, 5))
 end
 
 -- Figures that were not said (-1) are those that are still reserved.
@@ -63,43 +64,6 @@ local function barred(marker, now, record, r, ids, same)
   return nil
 end
 
--- Units and amounts of the shares of what was kept, and where their windows start. Lists begin at the size that they
--- will have.
-local function read_shares(r)
-  local kept, packed = r.kept, r.starts
-  local form, count, from, ids = layout(kept)
-  local units, amounts, starts = nil, { unpack(KEYS, 8) }, nil
-  if form == 0 then
-    units = { struct.unpack('<' .. string.rep('d', count), kept, 63) }
-  elseif form % 32 < 16 then
-    units = { string.byte(kept, from, from + count - 1) }
-  else
-    local unit = string.byte(kept, from)
-    units = { unpack(KEYS, 8) }
-    for i = 1, count do units[i] = unit end
-  end
-  if form % 128 >= 64 then
-    local whole = asked(kept)
-    whole[CONCURRENT] = 1
-    for i = 1, count do amounts[i] = whole[units[i]] end
-  elseif form % 64 >= 32 then
-    for i = 1, count do amounts[i] = 0 end
-  else
-    amounts = { struct.unpack('<' .. string.rep('d', count), kept, ids - 8 * count) }
-  end
-  if #packed == 8 * count then
-    starts = { struct.unpack('<' .. string.rep('d', count), packed) }
-  else
-    local marks, a, b, c, d = struct.unpack(count <= 8 and '<I2I7I7I7I7' or '<I6I7I7I7I7', packed .. NOTHING)
-    starts = { unpack(KEYS, 8) }
-    for i = 1, count do
-      local mark = marks % 4
-      starts[i], marks = mark == 0 and a or mark == 1 and b or mark == 2 and c or d, (marks - mark) / 4
-    end
-  end
-  return units, amounts, starts
-end
-
 -- Move a bucket that is not the newest, or a part of a rolling pool: what the pool shows then, and the write, if it is for
 -- the pool's own key. A part that is gone moves nothing.
 local function move_other(key, value, start, added, freed, now, closed)
@@ -116,54 +80,71 @@ local function move_other(key, value, start, added, freed, now, closed)
   return value, nil
 end
 
--- Move the buckets of all shares: what their pools show then, which takes the place of their starts, and what is to be
--- written.
-local function move(values, starts, count, units, spends, before, freed, now)
-  local writes, closed, n = { KEYS[1], unpack(KEYS) }, {}, 0
-  local KEYS, pack, unpack_ = KEYS, struct.pack, struct.unpack
+-- Move the buckets of a reservation's shares. Of each share what was taken is freed, but for what its unit has given back
+-- before (`gone`), and no more than its unit frees now (`frees`). Returns what the pools show then, what is to be written,
+-- windows that were over, and what was freed, which a slice writes down. Lists begin at the size that they will have.
+local function move(values, r, spends, before, gone, frees, now)
+  local kept, packed, KEYS, byte, pack, unpack_ = r.kept, r.starts, KEYS, string.byte, struct.pack, struct.unpack
+  local form, count, from, ids = layout(kept)
+  local units, amounts, starts, whole, marks, a, b, c, d
+  if form == 0 then units = { unpack_('<' .. string.rep('d', count), kept, 63) } end
+  if form % 128 >= 64 then
+    whole = asked(kept)
+  elseif form % 64 < 32 then
+    amounts = { unpack_('<' .. string.rep('d', count), kept, ids - 8 * count) }
+  end
+  if #packed == 8 * count then
+    starts = { unpack_('<' .. string.rep('d', count), packed) }
+  else
+    marks, a, b, c, d = unpack_(count <= 8 and '<I2I7I7I7I7' or '<I6I7I7I7I7', packed .. NOTHING)
+  end
+  local step, freed, closed, n = form % 32 >= 16 and 0 or 1, {}, {}, 0
+  local writes, shown = { KEYS[1], unpack(KEYS) }, { unpack(KEYS, 8) }
   for i = 1, count do
-    local unit, value, own = units[i], values[i + 2], nil
-    local added = spends[unit]
+    local key, value, start, own = KEYS[i + 7], values[i + 2], nil, nil
+    if starts then
+      start = starts[i]
+    else
+      local mark = marks % 4
+      marks, start = (marks - mark) / 4, mark == 0 and a or mark == 1 and b or mark == 2 and c or d
+    end
+    local unit = (units and units[i] or byte(kept, from + step * (i - 1))) + 1
+    local added, free = spends[unit], whole and whole[unit] or amounts and amounts[i] or 0
     if before then added = added - before[unit] end
-    local start, finish, since, spent, reserved, carry
+    if gone then free = free - math.min(gone[unit], free) end
+    if frees then free = math.min(frees[unit], free) end
+    if gone then freed[i] = free end
+    local begins, finish, since, spent, reserved, carry
     if value and #value <= 48 then
       if #value == 40 then value = value .. NO_CARRY end
-      start, finish, since, spent, reserved, carry = unpack_(BUCKET, value)
+      begins, finish, since, spent, reserved, carry = unpack_(BUCKET, value)
     end
-    if start == starts[i] then
+    if begins == start then
       if spent ~= MAX then
         spent = spent + added
         if spent > MAX then spent = MAX end
       end
-      own = pack(BUCKET, start, finish, since, spent, reserved - freed[i], carry)
-      starts[i] = own
+      own = pack(BUCKET, start, finish, since, spent, reserved - free, carry)
+      shown[i] = own
     else
-      starts[i], own = move_other(KEYS[i + 7], value, starts[i], added, freed[i], now, closed)
+      shown[i], own = move_other(key, value, start, added, free, now, closed)
     end
     if own then
-      writes[n + 1], writes[n + 2] = KEYS[i + 7], own
+      writes[n + 1], writes[n + 2] = key, own
       n = n + 2
     end
   end
-  return table.concat(starts, '', 1, count), writes, n, closed
+  return table.concat(shown, '', 1, count), writes, n, closed, freed
 end
 
 -- Move an open reservation to its end, or correct an expired one by the difference. Who knows when it was made knows the
 -- rest, and is not told it again. The lease is also known by the text that the key ends with: the first format wrote that.
 local function finish(version, seq, now, due, head, values, r, state, actual, detail, made)
-  local late, count = r.state == 'x', #KEYS - 7
-  local units, amounts, starts = read_shares(r)
-  local given = not late and r.charged ~= NOTHING and figures(r.charged)
-  local freed, places = amounts, r.starts
-  if late then
-    for i = 1, count do freed[i] = 0 end
-  end
-  if given then
-    for i = 1, count do freed[i] = freed[i] - math.min(given[units[i]], freed[i]) end
-    places = places .. struct.pack('<' .. string.rep('d', count), unpack(freed, 1, count))
-  end
-  local after, writes, n, closed =
-    move(values, starts, count, units, figures(actual), late and figures(r.charged), freed, now)
+  local late, places = r.state == 'x', r.starts
+  local before = late and figures(r.charged) or nil
+  local gone = not late and r.charged ~= NOTHING and figures(r.charged) or nil
+  local after, writes, n, closed, freed = move(values, r, figures(actual), before, gone, late and FREES_NOTHING, now)
+  if gone then places = places .. struct.pack('<' .. string.rep('d', #freed), unpack(freed)) end
   local record = pack_record(state, r.lease, r.lease_end, r.made, now, actual, r.starts, r.kept)
 
   -- Nothing can fail from here.

@@ -16,19 +16,14 @@ local r = piece and read_record(piece)
 if not r or r.state ~= 'o' then return { 'over', now, told } end
 if read_ids(r.kept) ~= read_ids(kept) then return { 'pools', now, told, piece } end
 
-local units, taken, starts = read_shares(r)
 local amounts, gone, frees = asked(r.kept), figures(r.charged), figures(ARGV[5])
-local freed = {}
-for unit = 0, 4 do frees[unit] = math.min(frees[unit], amounts[unit] - gone[unit]) end
-for i = 1, count do
-  local unit, amount = units[i], taken[i]
-  freed[i] = math.min(frees[unit], amount - math.min(gone[unit], amount))
-end
-for unit = 0, 4 do gone[unit] = gone[unit] + frees[unit] end
-local after, writes, n, closed = move(values, starts, count, units, figures(ARGV[3]), nil, freed, now)
+for i = 1, 5 do frees[i] = math.min(frees[i], math.max(amounts[i], 0) - gone[i]) end
+frees[6] = 0
+local after, writes, n, closed, freed = move(values, r, figures(ARGV[3]), nil, gone, frees, now)
+for i = 1, 5 do gone[i] = gone[i] + frees[i] end
 local record = pack_record('r', 0, now, now, now, ARGV[3], r.starts, kept)
 piece = pack_record('o', r.lease, r.lease_end, r.made, 0,
-  struct.pack('<i8i8i8i8i8', gone[0], gone[1], gone[2], gone[3], gone[4]), r.starts, r.kept)
+  struct.pack('<i8i8i8i8i8', unpack(gone, 1, 5)), r.starts, r.kept)
 
 -- Nothing can fail from here.
 local places = r.starts .. struct.pack('<' .. string.rep('d', count), unpack(freed))

@@ -77,11 +77,11 @@ end
 -- more detail. It is chained to the one before by SHA-1; what was kept and the detail stand in the chain by their first 16
 -- bytes.
 local function append(version, seq, now, due, head, kind, id, after, before, starts, kept, detail)
-  seq = string.format('%d', seq + 1)
+  local number = string.format('%d', seq + 1)
   local entry = struct.pack('<c1dBI2BI2I4', kind, now, #id, #after, #before, #starts, #detail)
     .. id .. after .. before .. starts
-  head = redis.sha1hex(head .. seq .. '\n' .. entry .. string.sub(kept, 1, 16) .. string.sub(detail, 1, 16))
-  redis.call('XADD', KEYS[3], seq .. '-0', 'E', entry .. detail .. kept, 'h', head)
+  head = redis.sha1hex(head .. number .. '\n' .. entry .. string.sub(kept, 1, 16) .. string.sub(detail, 1, 16))
+  redis.call('XADD', KEYS[3], number .. '-0', 'E', entry .. detail .. kept, 'h', head)
   if epoch % EPOCHS == 0 then epoch = epoch + tonumber(string.sub(head, 1, 10), 16) end
-  return GUARD .. struct.pack('<dddddd', now, due, FORMAT, version, tonumber(seq), epoch) .. head
+  return GUARD .. struct.pack('<dddddd', now, due, FORMAT, version, seq + 1, epoch) .. head
 end
