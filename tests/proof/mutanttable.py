@@ -77,7 +77,7 @@ TABLE: list[tuple[str, str, str, str, str, tuple[str, ...]]] = [
      "moves.append((pool, start, added, -freed))", "moves.append((pool, start, 0, -freed))", (WORLDS,)),
     ("a slot is spent", "I11", ENDS, "spends = (*change, 0)", "spends = (*change, 1)", (SCENARIOS,)),
     ("a refusal moves the clock", "I4", ENDS,
-     'if kind != "refused":  # which moves nothing', "if True:", (AGREEMENT,)),
+     'if kind != "refused":  # which moves nothing', "if True:", (SCENARIOS,)),
     ("entries are not chained", "I12", ENDS,
      "account.seq, account.head = entry.seq, entry.digest", "account.seq = entry.seq", (SCENARIOS,)),
     ("a slice gives back more than it has", "I10", ENDS,
