@@ -6,7 +6,7 @@ units (nano-dollars), times are seconds; both may be written as sums with MAX (2
     pool NAME LIMIT [unit=usd] [START..END] [since=T]      how callers see a pool from here on; END may be "inf"
         [span=S] [rollover=N] [shadow]                     rolling over S seconds; what a window takes over; only counts
     cap NAME LIMIT [unit=usd]                              a draw on no pool: about one request alone
-    [t=T] reserve ID AMOUNT [tokens=N] POOL ... [args=X] [lease=60] [version=V] [frozen]
+    [t=T] reserve ID AMOUNT [tokens=N] POOL ... [args=X] [takes=N,...] [lease=60] [version=V] [frozen]
     [t=T] reconcile ID AMOUNT [POOL ... made=T]            with pools: books also what the store does not know
     [t=T] refund ID
     [t=T] record ID AMOUNT [tokens=N] POOL ... [args=X] [version=V] [kind=K] [of=ID] [frees=N]
@@ -77,7 +77,7 @@ NO_EFFECT = {
     "moved",
     "rewound",
 }
-_OPTIONS = {"tokens", "args", "lease", "version", "made", "kind", "of", "frees"}
+_OPTIONS = {"takes", "tokens", "args", "lease", "version", "made", "kind", "of", "frees"}
 _TERM = re.compile(r"([+-]?)(\d+|MAX)")
 
 
@@ -270,6 +270,8 @@ class Runner:
         draws = [self.pools[word] for word in rest if "=" not in word and word != "frozen"]
         assert all(option in _OPTIONS for option in options), f"unknown option: {options}"
         asked = [1 if draw.unit == CONCURRENT else amounts[draw.unit] for draw in draws]
+        if "takes" in options:  # of each pool, and not what the request asks for
+            asked = [number(each) for each in options["takes"].split(",")]
         return id, amounts, [draw._replace(amount=n) for draw, n in zip(draws, asked, strict=True)], options
 
     def _change(self, kind: str, identity: str, body: str) -> str:
