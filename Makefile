@@ -4,7 +4,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 	command -v $$p >/dev/null && $$p -c 'import sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
 
-.PHONY: help demo test check bench proof prices clean
+.PHONY: help demo test test-matrix check bench proof prices clean
 help:  ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
@@ -19,6 +19,10 @@ demo: .venv/ready  ## forty agents, five users, one budget: the main job on the 
 
 test: .venv/ready  ## every test of the main environment
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+
+ONLY ?=
+test-matrix: .venv/ready  ## SDK generations and agent frameworks, each in an environment of its own (ONLY="dspy crewai")
+	@$(BIN)/python -m tests.matrix $(ONLY)
 
 check: .venv/ready  ## ruff, mypy --strict, import floors, compiled prices
 	$(BIN)/ruff check .
@@ -37,4 +41,4 @@ prices: .venv/ready  ## compile prices/*.toml into the package
 	$(BIN)/python -m budget.prices.files prices budget/prices/prices.json
 
 clean:  ## remove what the other commands made
-	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venvs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

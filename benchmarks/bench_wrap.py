@@ -2,6 +2,10 @@
 
 The clients take turns call by call, so that each meets the same machine. A figure is the median of all calls, with
 the fastest tenth in parentheses, which a busy machine disturbs less.
+
+The seam itself is what wrapping adds to a bare call in `with budget.reservation(...)`, which estimates, reserves and
+reconciles the same by hand; it is a median of differences of CPU time, turn by turn. Of 300 agents at once the whole
+run is timed, bare and wrapped in turns, with answers that take 50 ms and more.
 """
 
 from __future__ import annotations
@@ -12,7 +16,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -21,7 +26,7 @@ from anthropic import Anthropic, AsyncAnthropic, DefaultAsyncHttpxClient, Defaul
 
 from benchmarks.bench_redis import server
 from benchmarks.bench_stores import EIGHT, attributes
-from benchmarks.measure import rounds, title
+from benchmarks.measure import rounds, title, verdict
 from budget.engine import Budget
 from tests.redisserver import binaries
 
@@ -40,6 +45,10 @@ with Provider(latency=float(sys.argv[1])) as provider:
 """
 _ROOT = Path(__file__).resolve().parents[1]
 _WARM = 10
+_SEAM_MOST = 40.0  # microseconds
+_AGENTS, _USERS, _CALLS = 300, 20, 4
+_AGENTS_MOST = 1.05  # times the bare run
+_LATENCIES = (0.05, 1.0)  # seconds; with the first, 300 agents ask for more than one process can send, bare or not
 _MICROS = 1_000_000
 
 
@@ -62,6 +71,11 @@ def main() -> None:
                 _print("create, 20 ms away", _sync(url, engines, _create, 120))
                 _print("create, async, 20 ms away", _async(url, engines, 120))
             _print_parts(engines["on memory"])
+            with provider(0) as url:
+                _print_seam(url, engines)
+            for latency in _LATENCIES:
+                with provider(latency) as url:
+                    _print_agents(url, engines, latency)
         finally:
             for budget in engines.values():
                 budget.close()
@@ -159,3 +173,77 @@ def _print_parts(budget: Budget) -> None:
 
     parts = rounds({"estimate": timed(lambda: budget.estimate(**_REQUEST)), "reserve + reconcile": timed(pair)})
     print("of which, on memory: " + ", ".join(f"{name} {micros:,.0f}" for name, micros in parts.items()))
+
+
+def _print_seam(url: str, engines: Mapping[str, Budget], count: int = 400) -> None:
+    """Print what the seam adds to the same steps done by hand."""
+    title("The seam itself: microseconds of CPU per call, 8 pools")
+    taken = _taken_by_hand_and_wrapped(url, engines, count)
+    for name in engines:
+        by_hand, wrapped, bare = taken[f"{name}, by hand"], taken[name], taken["bare"]
+        seam = median(_less(wrapped, by_hand)) * _MICROS
+        print(
+            f"{name:<11}bare {median(bare) * _MICROS:>7,.0f}   by hand {median(_less(by_hand, bare)) * _MICROS:>+6,.0f}"
+            f"   wrapped {median(_less(wrapped, bare)) * _MICROS:>+6,.0f}   the seam {seam:>+6,.0f}"
+        )
+        if name == "on memory":
+            verdict(f"the seam adds at most {_SEAM_MOST:.0f} microseconds on memory", seam <= _SEAM_MOST)
+
+
+def _taken_by_hand_and_wrapped(url: str, engines: Mapping[str, Budget], count: int) -> dict[str, list[float]]:
+    """Return the CPU seconds that each call takes this process, by how it is made."""
+
+    def by_hand(budget: Budget) -> None:
+        with budget.reservation(**_REQUEST) as held:
+            held.reconcile(bare.messages.create(**_REQUEST))
+
+    with Anthropic(base_url=url, api_key="bench", http_client=DefaultHttpxClient(trust_env=False)) as bare:
+        ways: dict[str, Callable[[], object]] = {"bare": partial(_create, bare)}
+        for name, budget in engines.items():
+            ways[f"{name}, by hand"] = partial(by_hand, budget)
+            ways[name] = partial(_create, budget.wrap(bare))
+        found: dict[str, list[float]] = {name: [] for name in ways}
+        with ExitStack() as runs:
+            for budget in engines.values():
+                runs.enter_context(budget.run(**attributes(0)))
+            for _ in range(count + _WARM):
+                for name, way in ways.items():
+                    begun = time.process_time()
+                    way()
+                    found[name].append(time.process_time() - begun)
+    return {name: times[_WARM:] for name, times in found.items()}
+
+
+def _less(some: list[float], others: list[float]) -> list[float]:
+    return [one - other for one, other in zip(some, others, strict=True)]
+
+
+def _print_agents(url: str, engines: Mapping[str, Budget], latency: float) -> None:
+    """Print how long 300 agents take, each with a run and its calls one after the other."""
+    if latency == _LATENCIES[0]:
+        title(f"{_AGENTS} agents of {_USERS} users at once, {_CALLS} calls each: seconds, and times the bare run")
+    cases = {"bare": partial(_agents, url, None), **{name: partial(_agents, url, b) for name, b in engines.items()}}
+    taken = rounds(cases)
+    bare = taken.pop("bare")
+    cells = "   ".join(f"{name} {seconds:.2f} ({seconds / bare:.3f}x)" for name, seconds in taken.items())
+    print(f"answers take {latency:g} s: bare {bare:.2f}   {cells}")
+    verdict(f"at most {_AGENTS_MOST}x on memory", taken["on memory"] / bare <= _AGENTS_MOST)
+
+
+def _agents(url: str, budget: Budget | None) -> float:
+    async def agent(client: AsyncAnthropic, number: int) -> None:
+        whose = {**attributes(number), "user": f"u{number % _USERS}"}
+        with nullcontext() if budget is None else budget.run(**whose):
+            for _ in range(_CALLS):
+                await client.messages.create(**_REQUEST)
+
+    async def work() -> float:
+        http = DefaultAsyncHttpxClient(trust_env=False)
+        async with AsyncAnthropic(base_url=url, api_key="bench", http_client=http, timeout=120) as bare:
+            client = bare if budget is None else budget.wrap(bare)
+            await asyncio.gather(*(client.models.list() for _ in range(_AGENTS)))  # its connections are open
+            begun = time.perf_counter()
+            await asyncio.gather(*(agent(client, number) for number in range(_AGENTS)))
+            return time.perf_counter() - begun
+
+    return asyncio.run(work())

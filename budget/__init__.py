@@ -26,9 +26,12 @@ if TYPE_CHECKING:
     from budget.estimate import Estimate as Estimate
     from budget.ledger import Entry as Entry
     from budget.limits import Limit as Limit
+    from budget.loops import Loop as Loop
     from budget.pools import Pool as Pool
     from budget.prices.rates import Cost as Cost
     from budget.run import Run as Run
+    from budget.short import Short as Short
+    from budget.short import short_of as short_of
     from budget.thresholds import Warned as Warned
     from budget.usage import Usage as Usage
     from budget.verbs import Decision as Decision
@@ -43,9 +46,12 @@ _HOMES = {
     "Entry": "ledger",
     "Estimate": "estimate",
     "Limit": "limits",
+    "Loop": "loops",
     "Pool": "pools",
     "Reservation": "commands",
     "Run": "run",
+    "Short": "short",
+    "short_of": "short",
     "Usage": "usage",
     "Warned": "thresholds",
     "ArgumentTypeError": "errors",

@@ -15,14 +15,14 @@ from budget.backfill import backfill as fill
 from budget.backfill import takes_backfill, window_start
 from budget.commands import ChangePolicy, Outcome, Status
 from budget.config import duration_us
-from budget.errors import ArgumentTypeError, ConfigError
+from budget.errors import ArgumentTypeError, ConfigError, Refusal
 from budget.ledger import dumps
 from budget.limits import Limit, check_attributes
 from budget.money import MAX, format_usd, parse_usd
 from budget.overview import applies, fresh, load_policy, replaced
 from budget.policy import Policy, match
 from budget.pools import Pool, make_pool
-from budget.rows import limit_body, raise_body
+from budget.rows import limit_body, raise_body, short_body, short_identity
 from budget.subject import Subject
 from budget.window import FOREVER, at_zone, zone
 
@@ -30,7 +30,9 @@ if TYPE_CHECKING:
     from budget.core import Engine
     from budget.engine import Budget
 
-__all__ = ["Limits", "actor", "adjust", "moment"]
+__all__ = ["Limits", "actor", "adjust", "adjust_refused", "moment"]
+
+_RUN_DAYS = 30  # for how long the pool of one run is raised: it has no window whose end would end that
 
 
 class Limits:
@@ -42,8 +44,8 @@ class Limits:
     def set(
         self, limit: str, *, tz: str | None = None, per: str | None = None, starts: str | int | None = None,
         mode: str = "enforce", until: datetime | str | None = None, backfill: bool = False,
-        rollover: str | Decimal | None = None, warn: str | Sequence[str] | None = None, reason: str | None = None,
-        **attributes: str,
+        rollover: str | Decimal | None = None, warn: str | Sequence[str] | None = None, on_short: str | None = None,
+        reason: str | None = None, **attributes: str,
     ) -> Limit:  # fmt: skip
         """Set a limit in the store, or replace the amount and options of the one with the same identity.
 
@@ -59,6 +61,7 @@ class Limits:
             backfill: Count what the ledger holds since the present window began; else a new limit counts from now.
             rollover: The most that a window of money takes over from what the one before left unspent.
             warn: At how much of it a warning is given: "80%", or several such.
+            on_short: What a call of a wrapped client may do instead of being refused (see `Limit`).
             reason: Why, for the ledger.
             **attributes: Whose calls it applies to.
 
@@ -69,19 +72,31 @@ class Limits:
         now = self._budget.engine.verbs.now()
         ends = moment(until, tz, now)
         made = Limit(
-            limit, tz=tz, per=per, starts=starts, mode=mode, until=ends, rollover=rollover, warn=warn, source="store",
-            **attributes,  # type: ignore[arg-type]
+            limit, tz=tz, per=per, starts=starts, mode=mode, until=ends, rollover=rollover, warn=warn,
+            on_short=on_short, source="store", **attributes,  # type: ignore[arg-type]
         )  # fmt: skip
         made = made.set_at(max(1, window_start(made, now)) if backfill else now)
         if backfill and not takes_backfill(made):
             raise ConfigError(f"backfill: {made.rule} takes nothing from before; calendar, rolling and lifetime do")
-        before = self._policy().body(dumps(made.identity)) if ends else None
-        identity, body = limit_body(made, before)
+        # Else nothing of what was set before matters, and nobody reads 100,000 limits to set one.
+        policy = self._policy() if ends or backfill or made.on_short else None
+        identity, body = limit_body(made, policy.body(dumps(made.identity)) if policy and ends else None)
+        if policy is not None:
+            self._put_short(policy, made, body, reason)
         detail = {"limit": str(made), **_told(made), **({"backfill": True} if backfill else {}), **actor(reason)}
         outcome = self._change(ChangePolicy("limit", identity, body, detail))
         if backfill:
             self._fill(made, outcome)
         return made
+
+    def _put_short(self, policy: Policy, limit: Limit, row: str | None, reason: str | None) -> None:
+        """Write what is done when a limit is short, before the limit itself: until that is set, it means nothing."""
+        identity = short_identity(dumps(limit.identity))
+        before = policy.body(identity, "adjust")
+        body = None if row is None else short_body(limit, row, before)
+        if body != before:
+            detail = {"limit": str(limit), "on_short": limit.on_short if row else "", **actor(reason)}
+            self._change(ChangePolicy("adjust", identity, body, detail))
 
     def _fill(self, limit: Limit, change: Outcome) -> None:
         engine = self._budget.engine
@@ -119,6 +134,8 @@ class Limits:
         for each in stored:
             detail = {"limit": str(each), **_told(each), **actor(reason)}
             self._change(ChangePolicy("limit", dumps(each.identity), None, detail))
+            if each.on_short:
+                self._put_short(self._policy(), each, None, reason)
         return stored
 
     def list(self, **attributes: str) -> list[Limit]:
@@ -154,21 +171,53 @@ def actor(reason: str | None) -> dict[str, str]:
 
 def adjust(engine: Engine, amount: object, reason: str | None, attributes: Mapping[str, str]) -> list[Pool]:
     """Raise what fits in the present window of a subject's money pools. See `Budget.adjust`."""
-    nanos = _read_more(amount)
+    nanos = _read_more(amount, "adjust")
     subject = Subject(check_attributes(attributes))
     policy = load_policy(engine)
     found = list(_money(policy, subject))
     if not found:
         raise ConfigError(f"adjust: there is no limit of money for {subject} alone")
+    return _raise(engine, policy, found, nanos, actor(reason))
+
+
+def adjust_refused(engine: Engine, amount: object, refused: Sequence[Refusal], who: str) -> None:
+    """Raise the money pools that refused a call, in their present window; that of a run, for 30 days at most.
+
+    Args:
+        engine: Whose account it is.
+        amount: How much more, such as "+$2".
+        refused: Who said no. Also a limit of code, or of a run, that no policy of the store has.
+        who: Who raises it, for the ledger.
+
+    Raises:
+        ConfigError, ArgumentTypeError: It is no such amount, or none of them is a pool of money.
+        StoreUnavailable: The store did not answer.
+    """
+    nanos, policy, found = _read_more(amount, who), load_policy(engine), []
+    known = {limit.identity: limit for limit in policy.limits}  # a refusal shows them as they were raised before
+    for each in refused:
+        attributes = {name: value for name, value in each.subject.items() if value is not None}
+        pool = match(each.limit, attributes).pool if each.unit == "usd" else None
+        if pool is not None:
+            found.append((known.get(each.limit.identity, each.limit), each.subject, pool))
+    if not found:
+        raise ConfigError(f"{who}: {amount} raises pools of money, and none refused: {refused[0].limit}")
+    _raise(engine, policy, found, nanos, {"actor": who})
+
+
+def _raise(
+    engine: Engine, policy: Policy, found: Sequence[tuple[Limit, Subject, str]], nanos: int, who: Mapping[str, str]
+) -> list[Pool]:
     outcome = engine.do(Status([pool for _, _, pool in found]))
     now = outcome.now
     buckets = [bucket or fresh(limit, now) for (limit, _, _), bucket in zip(found, outcome.buckets, strict=True)]
     for (limit, _, pool), bucket in zip(found, buckets, strict=True):
         if limit.quantity + bucket.carry + policy.more(pool, now) + nanos > MAX:
             raise ConfigError(f"adjust: {limit} would be above ${format_usd(MAX)}, the largest amount")
-    who = actor(reason)
-    for (limit, _, pool), bucket in zip(found, buckets, strict=True):
+    for (limit, subject, pool), bucket in zip(found, buckets, strict=True):
         start, end = (now, now + limit.window.span) if limit.window.span else (bucket.start, bucket.end)
+        if limit.window.kind == "run":
+            end = now + _RUN_DAYS * 86_400_000_000
         until = {} if end == FOREVER else {"until": at_zone(end, limit.tz).isoformat()}
         detail = {"limit": str(limit), "subject": str(subject), "amount": format_usd(nanos), **_told(limit), **until}
         body = raise_body(pool, limit, subject, nanos, start, end)
@@ -191,14 +240,14 @@ def _money(policy: Policy, subject: Subject) -> Iterator[tuple[Limit, Subject, s
             yield limit, found.subject, found.pool
 
 
-def _read_more(amount: object) -> int:
+def _read_more(amount: object, name: str) -> int:
     if not isinstance(amount, str):
-        raise ArgumentTypeError(f"adjust: {type(amount).__name__} is not a text such as '+$10'")
+        raise ArgumentTypeError(f"{name}: {type(amount).__name__} is not a text such as '+$10'")
     if not amount.startswith("+"):
-        raise ConfigError(f"adjust: {amount[:40]!r} is not an amount to add, such as '+$10'; less is set with a limit")
-    nanos = parse_usd(amount[1:], "adjust")
+        raise ConfigError(f"{name}: {amount[:40]!r} is not an amount to add, such as '+$10'; less is set with a limit")
+    nanos = parse_usd(amount[1:], name)
     if not nanos:
-        raise ConfigError("adjust: nothing to add")
+        raise ConfigError(f"{name}: nothing to add")
     return nanos
 
 

@@ -9,22 +9,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from decimal import Decimal
-from time import time
 from typing import Any
 
 from budget.asks import Ask, count, filled, make_ask, price
 from budget.commands import Amounts, Reservation
 from budget.config import Settings
-from budget.errors import ArgumentTypeError, ConfigError, UnknownModel
+from budget.errors import ArgumentTypeError, BudgetExceeded, ConfigError, Frozen, RunStopped, UnknownModel
 from budget.estimate import Estimate, estimate_body, makes_embeddings, model_name
 from budget.limits import check_attributes
 from budget.money import parse_usd
 from budget.run import current
+from budget.short import ways_out
 from budget.usage import Usage
 from budget.verbs import Flow, Verbs
 from budget.waiting.line import Place, wait_seconds
 
-__all__ = ["GUARDED_LEASE", "Arguments", "known_reservation", "lease_us"]
+__all__ = ["GUARDED_LEASE", "Arguments", "known_reservation", "lease_us", "said_by_runs"]
 
 _BARE_LEASE = 600.0
 GUARDED_LEASE = 60.0
@@ -116,15 +116,31 @@ class Arguments:
         name = self.verbs.new_id() if id is None else _check_id(id, "id")
         if parent is not None:
             _check_id(parent, "parent")
-        return self.verbs.reserve(ask, name, lease_us(lease, _BARE_LEASE), parent, self.place(seconds, ask))
+        place = self.place(seconds, ask)
+        return self.reserve_or_wait(ask, name, lease_us(lease, _BARE_LEASE), parent, place)
+
+    def reserve_or_wait(self, ask: Ask, id: str, lease_us: int, parent: str | None, place: Place | None) -> Flow:
+        """Reserve; where that is refused and `on_short` says so, wait for room, unless the caller does so already."""
+        try:
+            return (yield from self.verbs.reserve(ask, id, lease_us, parent, place))
+        except BudgetExceeded as refused:
+            ways = ways_out(said_by_runs(ask), refused) if place is None else ()
+            seconds = max((way.seconds for way in ways), default=0.0)
+            if not seconds:
+                raise
+            try:
+                return (yield from self.verbs.reserve(ask, id, lease_us, parent, self.place(seconds, ask)))
+            except (Frozen, RunStopped):
+                raise
+            except BudgetExceeded:
+                raise refused from None
 
     def place(self, seconds: float | None, ask: Ask) -> Place | None:
         """Make a place in the line for a call that may wait; no longer than its runs may."""
         if seconds is None:
             return None
-        runs = ask.run.chain() if ask.run is not None else ()
-        over = [run.deadline_at - time() for run in runs if run.deadline_at is not None]
-        return self.verbs.line.place(max(0.0, min([seconds, *over])))
+        left = ask.run.remaining_seconds() if ask.run is not None else None
+        return self.verbs.line.place(seconds if left is None else min(seconds, left))
 
     def reconcile(
         self, reservation: Reservation | str, usage: object, usd: object, tokens: object, model: str | None
@@ -163,6 +179,11 @@ class Arguments:
             return price(self.settings, Usage.of(usage, provider), model, provider, known, self.verbs.now())
         number = None if tokens is None else count(tokens, "tokens")
         return (parse_usd(usd, "usd", booked=True), number, number, number, None), {}
+
+
+def said_by_runs(ask: Ask) -> list[str]:
+    """Return what the runs of a call say is to be done when money runs short, innermost first; "" is nothing."""
+    return [run.on_short for run in ask.run.chain()] if ask.run is not None else []
 
 
 def known_reservation(value: object) -> Reservation | str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Any
 
@@ -17,7 +17,7 @@ from budget.config import Settings
 from budget.errors import ArgumentTypeError, ConfigError, Unbounded, UnknownModel
 from budget.estimate import Estimate
 from budget.ledger import dumps, dumps_scope
-from budget.limits import check_attributes
+from budget.limits import Limit, check_attributes
 from budget.money import parse_usd
 from budget.run import Run, current
 from budget.usage import Usage
@@ -32,6 +32,11 @@ class Ask:
     Attributes:
         amounts: What is to be set aside, per unit.
         most: Where that is less than the bound of the request (a soft reservation): the bound, which caps are held to.
+        limits: Of this call alone, such as a cap.
+        step: Of a call that may set aside more while it is answered: what it begins with where nothing is learned yet.
+        whole: Of such a call: the estimate of the longest answer that it may come to.
+        extends: It adds to a call that is under way, and is no call itself.
+        looping: The run for whose guard against loops the request is one, or None.
     """
 
     amounts: Amounts
@@ -40,6 +45,11 @@ class Ask:
     detail: dict[str, Any]
     estimate: Estimate | None = None
     most: Amounts | None = None
+    limits: tuple[Limit, ...] = ()
+    step: Amounts | None = None
+    whole: Estimate | None = None
+    extends: bool = False
+    looping: Run | None = None
 
 
 def make_ask(settings: Settings, what: object, tokens: object, attributes: Mapping[str, str]) -> Ask:
@@ -87,7 +97,8 @@ def price(
 ) -> tuple[Amounts, dict[str, Any]]:
     """Return the amounts of a usage and what the ledger keeps of it.
 
-    The model as answered counts; where the book does not know it, the one the reservation was made for.
+    The model as answered counts; where the book does not know it, the one the reservation was made for. So does what
+    the reservation knows of where it was answered, and the answer does not say.
 
     Raises:
         ConfigError: Nobody says which model it was.
@@ -98,6 +109,8 @@ def price(
     if not names:
         raise ConfigError("model: the usage does not say which model; pass model=")
     provider = provider or reserved.get("provider") or None
+    if site := reserved.get("site"):
+        usage = replace(usage, traits={**site, **usage.traits})
     tokens = (usage.tokens, usage.input_tokens, usage.output, 1)
     detail: dict[str, Any] = {"model": names[0], "usage": usage.to_dict()}
     error: UnknownModel | None = None

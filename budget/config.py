@@ -66,7 +66,9 @@ class Settings:
         shadow: Every limit is a shadow limit: nothing is refused but to the frozen.
         disabled: Every verb admits and records nothing.
         on_warning: What is called with a warning before a limit refuses, or None.
+        on_ask: What is asked when a limit refuses and `on_short` says so, or None.
         outcome: What replaces the table of outcomes, or None.
+        clock: What tells the time in place of this machine, microseconds since the epoch: a test's.
     """
 
     store: str = field(repr=False)  # it may hold a password
@@ -86,7 +88,9 @@ class Settings:
     shadow: bool
     disabled: bool
     on_warning: Callable[..., Any] | None
+    on_ask: Callable[..., Any] | None
     outcome: Callable[..., str] | None
+    clock: Callable[[], int] | None = None
 
 
 def load(
@@ -106,6 +110,7 @@ def load(
     store_timeout: float | None = None,
     mode: str = "enforce",
     on_warning: Callable[..., Any] | None = None,
+    on_ask: Callable[..., Any] | None = None,
     outcome: Callable[..., str] | None = None,
 ) -> Settings:
     """Join arguments, environment and file into settings. See `Budget` for the arguments.
@@ -140,7 +145,8 @@ def load(
         slices=_slices(pick("slices", slices, None)),
         shadow=_choice("mode", mode, MODES) == "shadow",
         disabled=_flag("BUDGET_DISABLED"),
-        on_warning=_callback(on_warning),
+        on_warning=_callback("on_warning", on_warning),
+        on_ask=_callback("on_ask", on_ask),
         outcome=outcome,
     )
 
@@ -309,9 +315,9 @@ def _on_store_error(value: object) -> tuple[str, int | None]:
     return _choice("on_store_error", value, ("refuse", _ALLOW)).partition(":")[0], None
 
 
-def _callback(value: object) -> Callable[..., Any] | None:
+def _callback(name: str, value: object) -> Callable[..., Any] | None:
     if value is not None and not callable(value):
-        raise ArgumentTypeError(f"on_warning: {type(value).__name__} cannot be called")
+        raise ArgumentTypeError(f"{name}: {type(value).__name__} cannot be called")
     return value
 
 

@@ -39,7 +39,7 @@ class Engine(Arguments):
 
     def __init__(self, settings: Settings):
         self.settings = settings
-        self.store: Store = open_store("disabled://" if settings.disabled else settings.store)
+        self.store: Store = open_store("disabled://" if settings.disabled else settings.store, settings.clock)
         self.verbs = Verbs(settings, self.drive, self.store)
         self.books = Books(self.store, settings.account, open_records(settings.records))
         self.drainer = Drainer(self.books)

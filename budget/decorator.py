@@ -37,8 +37,8 @@ def budgeted(limit: Any = None, /, *, budget: Budget | None = None, **options: A
     Args:
         limit: What one run may spend: "$2". Bare `@budgeted` limits nothing, but counts.
         budget: The engine; the default one if not given.
-        **options: What `Budget.run` takes: `cap`, `max_calls`, `deadline`, attributes such as `user=`. Each, and the
-            limit, is a constant or a callable of the call's arguments.
+        **options: What `Budget.run` takes: `cap`, `max_calls`, `deadline`, `loop`, `velocity`, `on_short`, `id`, and
+            attributes such as `user=`. Each, and the limit, is a constant or a callable of the call's arguments.
 
     Raises:
         ArgumentTypeError: What is decorated is not a function.

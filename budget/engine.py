@@ -12,13 +12,14 @@ from budget.arguments import GUARDED_LEASE, known_reservation, lease_us
 from budget.commands import ChangePolicy, Reservation
 from budget.config import Settings, duration_us, load
 from budget.core import Engine
-from budget.errors import ArgumentTypeError, ConfigError
+from budget.errors import ArgumentTypeError, BudgetExceeded, ConfigError
 from budget.estimate import Estimate, estimate_counts
 from budget.limits import Limit, check_attributes
 from budget.overview import pools_of
 from budget.pools import Pool
 from budget.rows import selector_identity
-from budget.run import Run, make_run, run_from_headers
+from budget.run import Run
+from budget.runargs import make_run, run_from_headers
 from budget.usage import Usage
 from budget.verbs import Decision
 from budget.waiting.line import wait_seconds
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
     from budget.guard import Guard
     from budget.ledger import Entry
+    from budget.loops import Loop
     from budget.prices.rates import Cost
     from budget.thresholds import Warned
 
@@ -79,6 +81,9 @@ class Budget:
             says what it would have refused.
         on_warning: Called with a `Warned` when a reserve takes a pool to one of its limit's `warn` shares, once per
             pool, window and share in a process; the logger `budget` gets a warning besides. It must be quick.
+        on_ask: Called with the `BudgetExceeded` of a wrapped client's call whose `on_short` says "ask", a function or a
+            coroutine function. True: the call is tried once more; "+$2": the pools of money that refused are raised by
+            that, as by `adjust`, and it is tried once more; False: it is refused.
         outcome: Replaces the table that says how a call without usage ends; see `budget.outcome.outcome`.
 
     Raises:
@@ -103,15 +108,19 @@ class Budget:
         store_timeout: float | None = None,
         mode: str = "enforce",
         on_warning: Callable[[Warned], Any] | None = None,
+        on_ask: Callable[[BudgetExceeded], Any] | None = None,
         outcome: Any = None,
     ):
-        global _default
         settings = load(
             store=store, limits=limits, prices=prices, account=account, above=above, records=records,
             on_store_error=on_store_error, slices=slices,
             on_unpriced=on_unpriced, on_unbounded=on_unbounded, count_with=count_with, reserve_at=reserve_at,
-            store_timeout=store_timeout, mode=mode, on_warning=on_warning, outcome=outcome,
+            store_timeout=store_timeout, mode=mode, on_warning=on_warning, on_ask=on_ask, outcome=outcome,
         )  # fmt: skip
+        self._begin(settings)
+
+    def _begin(self, settings: Settings) -> None:
+        global _default
         self._engine = Engine(settings)
         self.aio = AsyncBudget(self)
         self.limits = Limits(self)
@@ -210,7 +219,8 @@ class Budget:
             parent: The id of a reservation that this one extends.
             wait: Seconds (above 0, up to 3600) to wait for room, where every limit that refuses will have some: what a
                 refund, a reconcile, a higher limit or a new window brings. First come, first served, of those who
-                wait in this process. A frozen subject is refused at once.
+                wait in this process. A frozen subject is refused at once. Without it, what the run's `on_short`, or
+                that of the limit, says of waiting holds.
             **request: Attributes of the call (`user="alice"`), and the request's fields.
 
         Returns:
@@ -287,13 +297,15 @@ class Budget:
         from budget.guard import Guard
 
         seconds = wait_seconds(wait)
-        return Guard(self, self._engine.ask_for(what, tokens, request), lease_us(lease, GUARDED_LEASE), seconds)
+        ask = self._engine.ask_for(what, tokens, request)
+        return Guard(self, ask, lease_us(lease, GUARDED_LEASE), seconds, waits=True)
 
     # Runs, policy, records.
 
     def run(
         self, limit: object = None, *, cap: object = None, max_calls: int | None = None, deadline: float | None = None,
-        loop: object = None, id: str | None = None, **attributes: str,
+        loop: int | str | Loop | None = None, velocity: str | None = None, on_short: str | None = None,
+        id: str | None = None, **attributes: str,
     ) -> Run:  # fmt: skip
         """Make a run: attributes for every call inside it, a pool of its own, guards. Also `async with`.
 
@@ -301,8 +313,14 @@ class Budget:
             limit: What the run may spend: "$2", or "500k tokens".
             cap: The most that one request in it may cost.
             max_calls: How many calls it may make.
-            deadline: Seconds after which no call is begun.
-            loop: Not available in this version.
+            deadline: Seconds after which no call is begun; what is left of them is a call's timeout.
+            loop: How often the same tool call with the same arguments is a loop: 3, "3 in 10" (calls), or a `Loop`;
+                as many rounds of a cycle of several calls are one, too. Wrapped clients see the tool calls in what they
+                send; `Run.tool` says them by hand.
+            velocity: How much it may use in a time: "$1/minute" (always the last 60 seconds), "$5/10m rolling",
+                "100 requests/minute". It is a limit, refused as such: the call fits later (`resets_at`, `wait=`).
+            on_short: What is done when a limit has no room for a call of a wrapped client: "clamp", "fallback:MODEL",
+                "wait:30s", "ask", several with ";".
             id: Continue the run of this id.
             **attributes: `user="alice"`, `agent="support"`, any tag.
 
@@ -310,12 +328,15 @@ class Budget:
             ConfigError, ArgumentTypeError: An argument cannot be used.
         """
         return make_run(
-            self._engine.verbs, limit, cap=cap, max_calls=max_calls, deadline=deadline, loop=loop, id=id,
-            attributes=attributes,
+            self._engine.verbs, limit, cap=cap, max_calls=max_calls, deadline=deadline, loop=loop,
+            velocity=velocity, on_short=on_short, id=id, attributes=attributes,
         )  # fmt: skip
 
     def run_from_headers(self, headers: Mapping[str, str]) -> Run:
         """Continue the run of another process, from what its `Run.to_headers()` gave.
+
+        They are believed: take them from processes of your own only. A process that gets them in its environment
+        (`Run.to_environment()`, `budget run`) is in that run without a word.
 
         Raises:
             ConfigError: The headers carry no run.
@@ -328,19 +349,27 @@ class Budget:
 
         return budgeted(*args, budget=self, **options)
 
-    def wrap(self, client: C) -> C:
+    def wrap(self, client: C, *, deployments: Mapping[str, str] | None = None) -> C:
         """Return a client of the same class whose billable calls are guarded; the one given stays as it is.
 
-        Takes the plain clients of `anthropic` and `openai`, sync and async. An OpenAI chat stream is asked for its
-        usage; the chunk that brings it is shown only to who asked for it (or reads the bytes).
+        Takes the clients of `anthropic` and `openai`, sync and async, those for Azure, Bedrock, Vertex and other clouds
+        too: they are priced by who answers them. An OpenAI chat stream is asked for its usage; the chunk that brings it
+        is shown only to who asked for it (or reads the bytes). Takes also `genai.Client` of `google-genai`, `boto3`'s
+        bedrock-runtime, the clients of `mistralai`, `groq` and `cohere`, and LiteLLM's functions `completion`,
+        `acompletion`, `embedding` and `aembedding`: what is returned is a function of the same signature then.
+
+        Args:
+            client: The client.
+            deployments: For a cloud where models have names of the operator's own: what those names mean,
+                `{"my-gpt": "gpt-5.6"}`.
 
         Raises:
-            ArgumentTypeError: It is no client that is known here.
-            ConfigError: The SDK has changed in a way that guarding depends on.
+            ArgumentTypeError: It is no client that is known here, or `deployments` is not a mapping of names.
+            ConfigError: It is of a flavour that is not known, or the SDK lacks what guarding depends on.
         """
         from budget.clients import wrap
 
-        return wrap(self, client)
+        return wrap(self, client, deployments)
 
     def freeze(self, *, everybody: bool = False, reason: str | None = None, **attributes: str) -> None:
         """Refuse every reserve of a subject from its next call on, in every process.

@@ -110,9 +110,9 @@ class Refusal:
     """One limit that said no. Amounts are Decimal USD, or int for other units.
 
     Attributes:
-        limit: The `Limit` that refused; None for a freeze or a deadline.
+        limit: The `Limit` that refused; None for a freeze, a deadline or a loop.
         subject: Whose pool it is: {"user": "alice"}, printed "user=alice".
-        unit: usd, tokens, input_tokens, output_tokens, requests or concurrent.
+        unit: usd, tokens, input_tokens, output_tokens, requests or concurrent; "deadline" or "loop" (`spent`: how often).
         spent, reserved, requested, available: The pool at the decision, and what was asked of it.
         resets_at: When the window ends, aware, in the limit's zone; of a rolling window, when this request would fit
             if nothing else happened. None if it does not end.
@@ -150,7 +150,8 @@ class Refusal:
 
     def __str__(self) -> str:
         if self.limit is None:
-            return f"{self.subject}: over its deadline" if self.unit == "deadline" else f"{self.subject}: frozen"
+            guards = {"deadline": "over its deadline", "loop": f"the same tool calls {self.spent} times over"}
+            return f"{self.subject}: {guards.get(self.unit, 'frozen')}"
         until = f"; resets {self.resets_at.isoformat()}" if self.resets_at else ""
         spent, reserved, needs = self._shown(self.spent), self._shown(self.reserved), self._shown(self.requested)
         pool = f"{self.limit.rule} ({self.subject}): {spent} spent + {reserved} reserved"
@@ -161,7 +162,7 @@ class Refusal:
 
 
 class BudgetExceeded(BudgetError):
-    """Raised before any byte is sent, when a limit refuses a reservation.
+    """Raised before any byte is sent, when a limit refuses a reservation; and in a stream that may not go on.
 
     `limit, subject, unit, spent, reserved, requested, available, resets_at, verdict` are those of the deciding
     refusal: a limit that can never fit, else the one with the latest `resets_at`, then declaration order.
@@ -170,9 +171,12 @@ class BudgetExceeded(BudgetError):
         refusals: Every limit that refused, in declaration order.
         scope: The attributes of the call.
         http_status: 402, a status that provider SDKs do not retry.
+        partial: Of a stream that was stopped, because more could not be set aside for it: the text received so far.
+            None where nothing had been sent.
     """
 
     http_status = 402
+    partial: str | None = None
 
     def __init__(
         self,
@@ -186,7 +190,8 @@ class BudgetExceeded(BudgetError):
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The engine behind `fits` cannot travel to another process; the numbers do.
-        return type(self), (self.refusals, self.scope, self.max_tokens)
+        more = {"partial": self.partial} if self.partial is not None else None
+        return type(self), (self.refusals, self.scope, self.max_tokens), more
 
     def __str__(self) -> str:
         held = " (calls under way hold enough of it: `budget reservations`)" if self.refusal.held else ""
@@ -262,13 +267,17 @@ class BudgetExceeded(BudgetError):
         return self._fits(model)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON types: `error, scope, max_tokens, refusals` and the deciding refusal's fields."""
+        """Return plain JSON types: `error, scope, max_tokens, refusals` and the deciding refusal's fields.
+
+        Of a stream that was stopped also `partial_chars`: how much text there was, and none of it.
+        """
         return {
             "error": type(self).__name__,
             **self.refusal.to_dict(),
             "scope": dict(self.scope),
             "max_tokens": self.max_tokens,
             "refusals": [refusal.to_dict() for refusal in self.refusals],
+            **({} if self.partial is None else {"partial_chars": len(self.partial)}),
         }
 
 

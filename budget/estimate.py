@@ -21,12 +21,14 @@ if TYPE_CHECKING:
     from budget.estimator import Measure
     from budget.prices import Model, PriceBook
 
-__all__ = ["Estimate", "estimate_body", "estimate_counts", "makes_embeddings", "model_name"]
+__all__ = ["NO_CEILING", "Estimate", "estimate_body", "estimate_counts", "makes_embeddings", "model_name"]
 
 _TOKENIZER = "other"  # of a model whose row names none: the one that bounds highest
 _PROVIDER_OF = {"messages": "anthropic", "generateContent": "google", "converse": "aws-bedrock"}
 """Of a model that is of no provider, by endpoint; else "openai"."""
 _MAX_TOKENS = 2**31
+NO_CEILING = "no max_tokens, and the model has no known ceiling"
+"""Why a request has no bound whose answer alone has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +217,18 @@ def with_input(book: PriceBook, estimate: Estimate, tokens: int, most: int, at_u
     return _price(counted, model, at_us)
 
 
+def with_traits(book: PriceBook, estimate: Estimate, traits: Mapping[str, str], at_us: int) -> Estimate:
+    """Estimate the same request where more is known of what decides its price, such as the region that answers it.
+
+    Traits that change nothing, because the prices say nothing of them, are left out.
+    """
+    model = book.find(estimate.model, estimate.provider or None) if estimate.priced else None
+    own = {name: value for name, value in estimate.traits if traits.get(name) != value}
+    bare = _price(replace(estimate, traits=tuple(sorted(own.items()))), model, at_us)
+    there = _price(replace(estimate, traits=tuple(sorted({**traits, **own}.items()))), model, at_us)
+    return bare if there.nanos_max == bare.nanos_max else there
+
+
 def makes_embeddings(model: Model) -> bool:
     """Whether a model makes embeddings: its input has a price, and its output neither a price nor a ceiling."""
     return model.max_output is None and all(row.rates.input > row.rates.output == 0 for row in model.rows)
@@ -241,7 +255,7 @@ def _output(measure: Measure, model: Model | None) -> tuple[int, tuple[str, ...]
     ceiling = (model.max_output or model.context) if model else None
     most = ceiling if measure.output_max is None else measure.output_max
     if most is None:
-        return 0, ("no max_tokens, and the model has no known ceiling",)
+        return 0, (NO_CEILING,)
     return measure.output(most, _tokenizer(model)), ()
 
 

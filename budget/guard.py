@@ -4,6 +4,8 @@
 an explicit reconcile or refund, the end of the block, an exception, a cancellation, or the finalizer of a stream that
 was dropped. An end that nobody can wait for (a cancelled task, a finalizer) is handed to the store, which carries it
 out.
+
+A guard may set more aside while it is open (`extend`); `budget.extensions` has how.
 """
 
 from __future__ import annotations
@@ -11,11 +13,13 @@ from __future__ import annotations
 import logging
 import weakref
 from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from budget.asks import Ask
 from budget.commands import Amounts, Reconcile, Refund, Reservation
 from budget.errors import BudgetError, ConfigError, StoreUnavailable
+from budget.extensions import Extensions
 from budget.outcome import CHARGE, REFUND, outcome
 
 if TYPE_CHECKING:
@@ -25,23 +29,40 @@ if TYPE_CHECKING:
     from budget.engine import Budget
     from budget.verbs import Flow
 
-__all__ = ["Guard"]
+__all__ = ["Guard", "set_aside"]
 
 _log = logging.getLogger("budget")
 _AS_RESERVED: Amounts = (None, None, None, None, None)
+_BLOCKS: ContextVar[tuple[weakref.ref[Guard], ...]] = ContextVar("budget_blocks", default=())
+"""The blocks that were entered around this, outermost first."""
+
+
+def set_aside(engine: Engine) -> bool:
+    """Whether this runs in a block of `budget.reservation(...)` that is open."""
+    guards = [reference() for reference in _BLOCKS.get()]
+    return any(guard is not None and guard.belongs(engine) and not guard.ended for guard in guards)
 
 
 class Guard:
     """Money set aside for one block, and its end. `Budget.reservation(...)` makes it.
 
+    Args:
+        budget: Whose it is.
+        ask: What is to be set aside.
+        lease_us: Its lease, microseconds.
+        wait: Seconds to wait for room at most, or None.
+        waits: Without that, wait as the `on_short` of run or limit says.
+
     Attributes:
         stored: The reservation, once the block is entered.
     """
 
-    def __init__(self, budget: Budget, ask: Ask, lease_us: int, wait: float | None = None):
+    def __init__(self, budget: Budget, ask: Ask, lease_us: int, wait: float | None = None, waits: bool = False):
         self._engine = budget.engine
-        self._ask, self._lease_us, self._wait = ask, lease_us, wait
+        self._ask, self._lease_us, self._wait, self._waits = ask, lease_us, wait, waits
         self.stored: Reservation | None = None
+        self._ids: list[str] = []  # of its reservations, for its finalizer
+        self._extensions: Extensions | None = None
 
     @property
     def id(self) -> str:
@@ -57,6 +78,10 @@ class Guard:
     def ended(self) -> bool:
         """Whether an end was handed to the store."""
         return self.stored is not None and not self._engine.leases.keeps(self.stored.id)
+
+    def belongs(self, engine: Engine) -> bool:
+        """Whether it is this engine's, and entered."""
+        return self._engine is engine and self.stored is not None
 
     @property
     def _known(self) -> Reservation:
@@ -93,13 +118,50 @@ class Guard:
         if self.stored is not None:
             raise ConfigError("reservation: it was entered before; make another one for another block")
         id = self._engine.verbs.new_id()
-        weakref.finalize(self, _dropped, self._engine, id)
+        self._ids = [id]
+        weakref.finalize(self, _dropped, self._engine, self._ids)
         self._engine.leases.keep(id, self._lease_us)
         return id
 
     def _reserve(self, id: str) -> Flow:
         place = self._engine.place(self._wait, self._ask)
-        return self._engine.verbs.reserve(self._ask, id, self._lease_us, place=place)
+        reserve = self._engine.reserve_or_wait if self._waits else self._engine.verbs.reserve
+        return reserve(self._ask, id, self._lease_us, None, place)
+
+    # Growing.
+
+    def extend(self, more: Amounts, most: Amounts) -> None:
+        """Set more aside for the same call, in the same pools; nothing happens if it has ended.
+
+        Args:
+            more: What is added, per unit.
+            most: What there is then in all, which caps are held to.
+
+        Raises:
+            BudgetError: What `Budget.reserve` raises; what was set aside before stays so.
+        """
+        try:
+            self._engine.drive(self._extend(more, most), call_back=True)
+        except Exception:
+            if not self.ended:  # else nobody needs it
+                raise
+
+    async def aextend(self, more: Amounts, most: Amounts) -> None:
+        """Like `extend`, without blocking the event loop."""
+        try:
+            await self._engine.adrive(self._extend(more, most), call_back=True)
+        except Exception:
+            if not self.ended:
+                raise
+
+    def _extend(self, more: Amounts, most: Amounts) -> Flow:
+        if self._extensions is None:
+            self._extensions = Extensions(self._engine, self._ids, self._lease_us)
+        id = self._extensions.announce()
+        if self.ended:
+            self._extensions.forget(id)  # whoever ended it may not have seen this one
+        else:
+            yield from self._extensions.reserve(id, self._known, self._ask, more, most)
 
     # Ending: each returns False if it had ended before.
 
@@ -118,6 +180,7 @@ class Guard:
         flow = self._engine.reconcile(self._known, usage, usd, tokens, None)
         self._engine.drive(flow)
         self.claim()
+        self._give_back()
 
     def refund(self) -> None:
         """Make the whole reservation available again: nothing was billed."""
@@ -125,6 +188,7 @@ class Guard:
             return
         self._engine.drive(self._engine.verbs.refund(self._known, {}))
         self.claim()
+        self._give_back()
 
     def end(self, amounts: Amounts, detail: Mapping[str, Any], refund: bool = False) -> bool:
         """End it and wait for the store; a failure is logged, not raised: the call has happened.
@@ -140,6 +204,7 @@ class Guard:
         except BaseException:
             self._hand_over(amounts, detail, refund)  # it may have been interrupted before; twice is once
             raise
+        self._give_back()
         return True
 
     async def aend(self, amounts: Amounts, detail: Mapping[str, Any], refund: bool = False) -> bool:
@@ -153,6 +218,7 @@ class Guard:
         except BaseException:
             self._hand_over(amounts, detail, refund)
             raise
+        self._give_back()
         return True
 
     def post(self, amounts: Amounts, detail: Mapping[str, Any], refund: bool = False) -> bool:
@@ -163,14 +229,25 @@ class Guard:
         return True
 
     def _hand_over(self, amounts: Amounts, detail: Mapping[str, Any], refund: bool) -> None:
-        known = self._known
+        known, amounts = self._known, self._whole(amounts)
         end = Refund(known.id, detail, known) if refund else Reconcile(known.id, amounts, detail, known=known)
         self._engine.post(end)
         self._engine.verbs.presume(known, amounts, refund)
+        self._give_back()
 
     def _end_flow(self, amounts: Amounts, detail: Mapping[str, Any], refund: bool) -> Flow:
         verbs = self._engine.verbs
-        return verbs.refund(self._known, detail) if refund else verbs.reconcile(self._known, amounts, detail)
+        if refund:
+            return verbs.refund(self._known, detail)
+        return verbs.reconcile(self._known, self._whole(amounts), detail)
+
+    def _whole(self, amounts: Amounts) -> Amounts:
+        return amounts if self._extensions is None else self._extensions.whole(self._known, amounts)
+
+    def _give_back(self) -> None:
+        """End what was set aside besides; whoever ends the guard comes here after that."""
+        if self._extensions is not None:
+            self._extensions.give_back(self._known)
 
     def _failed(self, error: BudgetError) -> None:
         sure = "it is charged when its lease ends" if isinstance(error, StoreUnavailable) else "it has another end"
@@ -193,26 +270,36 @@ class Guard:
     # The block.
 
     def __enter__(self) -> Guard:
-        return self.begin()
+        self.begin()
+        _BLOCKS.set((*_BLOCKS.get(), weakref.ref(self)))
+        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._left()
         self.end(*self.unanswered(error, None))
 
     async def __aenter__(self) -> Guard:
-        return await self.abegin()
+        await self.abegin()
+        _BLOCKS.set((*_BLOCKS.get(), weakref.ref(self)))
+        return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._left()
         await self.aend(*self.unanswered(error, None))
+
+    def _left(self) -> None:
+        _BLOCKS.set(tuple([reference for reference in _BLOCKS.get() if reference() is not self]))
 
     def __repr__(self) -> str:
         return f"Guard({self.stored.id if self.stored else 'not entered'})"
 
 
-def _dropped(engine: Engine, id: str) -> None:
+def _dropped(engine: Engine, ids: list[str]) -> None:
     """Charge what was dropped while it was open: by its owner, by an interrupt, or by the end of the interpreter."""
-    if engine.leases.drop(id):
-        engine.post(Reconcile(id, _AS_RESERVED, {"outcome": "dropped", "estimated": True}))
+    for id in ids:
+        if engine.leases.drop(id):
+            engine.post(Reconcile(id, _AS_RESERVED, {"outcome": "dropped", "estimated": True}))

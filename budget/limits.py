@@ -3,7 +3,7 @@
 Text form: `[attr=value ...] [per=attr] AMOUNT/WINDOW`, for instance `user=alice $5/day`, `per=user 2M tokens/hour`,
 `$500/day`, `$0.25/request`, `$20/7d rolling`; or `8 concurrent`, so many calls at once, which has no window. A limit's
 identity is its selector (the attributes and `per`), unit, window and mode; amount and options (time zone, start of the
-window, end, roll-over, warnings) are what setting it again replaces.
+window, end, roll-over, warnings, what is done when money runs short) are what setting it again replaces.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any
 
 from budget.errors import ArgumentTypeError, ConfigError
 from budget.money import MAX, format_usd, parse_usd, to_decimal
+from budget.short import short_text
 from budget.window import Window, at_zone, check_starts, instant, zone
 
 __all__ = ["CONCURRENT", "MODES", "UNITS", "Limit", "check_attributes"]
@@ -58,6 +59,7 @@ class Limit:
         starts: Where such windows begin: "06:00", "sunday", "15", "04-01"; "" for midnight, Monday, the first.
         rollover: The most that a window takes over from what the one before left unspent, nano-dollars.
         warn: At how many percent of it a warning is given, ascending.
+        on_short: What a call may do instead of being refused by it (`budget.short`); "" for nothing.
         until_us: When it ends, microseconds since the epoch; 0 if it does not.
         source: Where it was set: "code", "file" or "store".
         created_us: When it was set, microseconds since the epoch; 0 if unknown.
@@ -73,6 +75,7 @@ class Limit:
     starts: str
     rollover: int
     warn: tuple[int, ...]
+    on_short: str
     until_us: int
     source: str = field(compare=False)
     created_us: int = field(compare=False)
@@ -87,6 +90,7 @@ class Limit:
         mode: str = "enforce",
         rollover: str | Decimal | None = None,
         warn: str | Sequence[str] | None = None,
+        on_short: str | None = None,
         until: datetime | None = None,
         source: str = "code",
         created_us: int = 0,
@@ -104,6 +108,8 @@ class Limit:
             mode: "enforce", or "shadow": it never refuses, and the ledger says what it would have refused.
             rollover: The most that a calendar window of money takes over from what the one before left unspent: "$2".
             warn: At how much of it a warning is given: "80%", or several such.
+            on_short: What a call of a wrapped client may do instead of being refused: "clamp", "fallback:MODEL",
+                "grow", "wait:30s", "ask" (see `budget.short`); several, separated by `;`, are tried in order.
             until: When it ends, aware.
             source: Where it was set.
             created_us: When it was set, microseconds since the epoch.
@@ -129,8 +135,8 @@ class Limit:
             tuple(sorted(selector.items())), per, unit, quantity, window, _check_mode(mode),
             _check_zone(tz, unit, window), "" if starts is None else check_starts(window, starts),
             0 if rollover is None else _check_rollover(rollover, unit, quantity, window),
-            () if warn is None else _check_warn(warn, window), 0 if until is None else _check_until(until), source,
-            created_us,
+            () if warn is None else _check_warn(warn, window), "" if on_short is None else short_text(on_short),
+            0 if until is None else _check_until(until), source, created_us,
         )  # fmt: skip
         for name, item in zip(self.__slots__, values, strict=True):
             object.__setattr__(self, name, item)
@@ -142,6 +148,10 @@ class Limit:
     def raised(self, by: int) -> Limit:
         """Return it with so much more in its unit, as a pool has it that was adjusted or takes something over."""
         return self._with(quantity=min(self.quantity + by, MAX)) if by else self
+
+    def with_short(self, on_short: str) -> Limit:
+        """Return it with what a call may do instead of being refused by it."""
+        return self._with(on_short=on_short)
 
     def _with(self, **changes: Any) -> Limit:
         return _restore(*(changes.get(name, getattr(self, name)) for name in self.__slots__))
@@ -179,13 +189,14 @@ class Limit:
 
     @property
     def options(self) -> dict[str, Any]:
-        """What neither the text nor the mode says: tz, starts, until, rollover, warn, where they are not the usual."""
+        """What neither text nor mode says: tz, starts, until, rollover, warn, on_short, where not the usual."""
         found = {
             "tz": self.tz if self.tz != "UTC" else "",
             "starts": self.starts,
             "until": self.until.isoformat() if self.until else "",
             "rollover": f"${format_usd(self.rollover)}" if self.rollover else "",
             "warn": [f"{percent}%" for percent in self.warn],
+            "on_short": self.on_short,
         }
         return {name: value for name, value in found.items() if value}
 

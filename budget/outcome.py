@@ -15,7 +15,11 @@ CHARGE = "charge"
 
 _UNCERTAIN_4XX = {408, 409}  # a proxy may answer these after the model ran, and both SDKs retry them
 _UNBILLED_5XX = {500, 503, 529}
-_NEVER_CONNECTED = {"ConnectError", "ConnectTimeout", "PoolTimeout", "UnsupportedProtocol", "ConnectionRefusedError"}
+_NEVER_CONNECTED = {
+    "ConnectError", "ConnectTimeout", "PoolTimeout", "UnsupportedProtocol", "ConnectionRefusedError",  # httpx
+    "ClientConnectorError", "ClientConnectorDNSError",  # aiohttp
+    "EndpointConnectionError", "ConnectTimeoutError",  # botocore
+}  # fmt: skip
 
 
 def outcome(error: BaseException | None, attempts: int | None, statuses: Sequence[int] = ()) -> str:

@@ -23,7 +23,7 @@ from budget.errors import ConfigError
 from budget.ledger import dumps
 from budget.limits import UNITS, Limit
 from budget.money import MAX
-from budget.rows import Stored, read_limit, read_raises
+from budget.rows import Stored, read_limit, read_raises, read_shorts, short_identity
 from budget.subject import Subject
 from budget.window import FOREVER, bounds
 
@@ -88,6 +88,7 @@ class Policy:
         self.fenced = next((body for kind, _, body in self._rows if kind == "fence"), None)
         self._freezes = [dict(json.loads(identity)) for kind, identity, _ in self._rows if kind == "freeze"]
         self._raises = read_raises(self._rows, now)
+        self._shorts = read_shorts(self._rows)
         shared = self._held(now, before)
         mine = [limit for limit in own if not 0 < limit.until_us <= now]
         known = [dumps(limit.identity) for limit in mine]
@@ -120,7 +121,9 @@ class Policy:
             while row is not None and 0 < row.limit.until_us <= now:
                 row = row.then
             if row is not None:
-                found.append((row.limit.created_us, identity, row.limit))
+                short = self._shorts.get(identity, {}).get(row.limit.created_us)
+                limit = row.limit.with_short(short) if short else row.limit
+                found.append((limit.created_us, identity, limit))
         found.sort(key=itemgetter(0, 1))
         return {identity: limit for _, identity, limit in found}
 
@@ -236,11 +239,12 @@ class Policy:
     def ended(self) -> Sequence[str]:
         """The identities of the adjustments whose window is over."""
         known = {each.row for some in self._raises.values() for each in some}
+        known |= {short_identity(identity) for identity in self._shorts}
         return [identity for kind, identity, _ in self._rows if kind == "adjust" and identity not in known]
 
-    def body(self, identity: str) -> str | None:
-        """Return the body of a limit's row, by the row's identity."""
-        found = (body for kind, row, body in self._rows if (kind, row) == ("limit", identity))
+    def body(self, identity: str, kind: str = "limit") -> str | None:
+        """Return the body of a row, by its identity."""
+        found = (body for *row, body in self._rows if row == [kind, identity])
         return next(found, None)
 
     def _window_matches(self, scope: Mapping[str, str]) -> Matches:

@@ -1,43 +1,70 @@
 """Runs and scopes: whose call this is.
 
-A run is one agent run: attributes for every call inside it and, if wanted, a pool of its own and guards. The current
-run lives in a context variable, so that it crosses tasks and threads that copy their context. Runs nest: inner
-attributes win, and a call draws on the pools of its resulting scope and of every run it is in.
+A run is one agent run: attributes for every call inside it and, if wanted, a pool of its own and guards. Which run a
+task or thread is in, a context variable knows, as the stack of those it has entered: it crosses tasks and threads that
+copy their context, and many may be in one run at once. Runs nest: inner attributes win, and a call draws on the pools
+of its resulting scope and of every run it is in.
 
-A run can be continued in another process: `to_headers` there, `Budget.run_from_headers` here. Its pool is found by its
-id.
+A run can be continued in another process: `to_headers` there, `Budget.run_from_headers` here. Its pools are found by
+its id. A process that is given them in its environment (`BUDGET_RUN`) is in that run from the start, whatever engine
+its calls go through.
 """
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
-from contextvars import ContextVar, Token
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any
+from functools import lru_cache, wraps
+from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from budget.commands import Amounts, Bucket, Reservation
+from budget.commands import Bucket, Reservation
 from budget.errors import ArgumentTypeError, ConfigError, Refusal, RunStopped
-from budget.limits import Limit, check_attributes
-from budget.money import to_decimal
-from budget.policy import match
+from budget.limits import UNITS, Limit, check_attributes
+from budget.loopguard import LoopGuard
+from budget.loops import Loop, read_loop
+from budget.money import show_usd, to_decimal
 from budget.subject import Subject
+from budget.tally import Tally
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from budget.verbs import Verbs
 
-__all__ = ["HEADER", "Run", "current", "make_run"]
+__all__ = ["ENVIRONMENT", "HEADER", "Run", "current", "read_run"]
 
 HEADER = "x-budget-run"
-_CURRENT: ContextVar[Run | None] = ContextVar("budget_run", default=None)
+ENVIRONMENT = "BUDGET_RUN"
+"""The variable in which a process is given the run that it is in."""
+MOST_NESTED = 32
+"""Runs that may be handed over inside one another: as many limits may apply to a call."""
+_WORDS = {"requests": "calls"}
+_STACK: ContextVar[tuple[Run, ...]] = ContextVar("budget_run", default=())
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def current() -> Run | None:
-    """Return the run that this task or thread is in, or None."""
-    return _CURRENT.get()
+    """Return the run that this task or thread is in, or None.
+
+    Raises:
+        ConfigError: The process was given a run in its environment, which is damaged.
+    """
+    stack = _STACK.get()
+    if stack:
+        return stack[-1]
+    given = os.environ.get(ENVIRONMENT)
+    return _outermost(given) if given else None
+
+
+@lru_cache(maxsize=1)  # one run for the whole process, which adds up what it sees
+def _outermost(text: str) -> Run:
+    return read_run(None, text, ENVIRONMENT)
 
 
 class Run:
@@ -49,28 +76,33 @@ class Run:
         id: What identifies the run, also in other processes.
         scope: The attributes that its calls have, `run` among them.
         parent: The run around it, or None.
-        limits: Its own limits: `$/run`, cap, `max_calls`.
+        limits: Its own limits: `$/run`, cap, `max_calls`, velocity.
         deadline_at: When it is over, seconds since the epoch, or None.
+        guard: Its guard against loops, or None.
+        on_short: What its calls do when money runs short, as text; "" if nothing was said.
+        last: What was last done about that, or None.
     """
 
+    on_short: str = ""
+    last: Any = None
+
     def __init__(
-        self, verbs: Verbs, id: str, scope: Mapping[str, str], parent: Run | None, limits: Sequence[Limit],
-        deadline_at: float | None,
+        self, verbs: Verbs | None, id: str, scope: Mapping[str, str], parent: Run | None, limits: Sequence[Limit],
+        deadline_at: float | None, loop: Loop | None = None, on_short: str = "",
     ):  # fmt: skip
         self.id, self.parent, self.limits, self.deadline_at = id, parent, tuple(limits), deadline_at
         self.scope: dict[str, str] = {**scope, "run": id}
-        self._verbs = verbs
-        self._tokens: list[Token[Run | None]] = []
-        self._tally = [0, 0, 0, 0, 0]
-        self._open: dict[str, Amounts] = {}
-        matches = [match(limit, self.scope) for limit in self.limits]
-        self._pools = {found.pool: found.limit for found in matches if found.pool is not None}
-        self._seen: dict[str, Bucket] = {}
+        self.guard, self.on_short = None if loop is None else LoopGuard(loop), on_short
+        self._verbs, self._anybodys = verbs, verbs is None
+        self._tally = Tally(self.limits, self.scope)
 
-    @property
-    def verbs(self) -> Verbs:
-        """The engine it belongs to."""
-        return self._verbs
+    # Whose it is.
+
+    def belongs_to(self, verbs: Verbs) -> bool:
+        """Whether it is of an engine; the run of a process's environment is of every engine."""
+        if self._verbs is None:
+            self._verbs = verbs
+        return self._anybodys or self._verbs is verbs
 
     def chain(self) -> Iterator[Run]:
         """Iterate this run and the runs around it, innermost first."""
@@ -79,13 +111,37 @@ class Run:
             yield run
             run = run.parent
 
-    def check_guards(self) -> None:
-        """Check the deadlines of this run and of those around it.
+    def inside(self, function: Callable[P, R]) -> Callable[P, R]:
+        """Return a function that is in this run wherever it is called: `pool.submit(run.inside(work), task)`.
+
+        Threads need it, an executor's or others. Tasks and `asyncio.to_thread` are in the run anyway.
 
         Raises:
-            RunStopped: One is over.
+            ArgumentTypeError: It is no function, or a coroutine or generator function, whose body runs later.
         """
-        now = time.time()
+        later = iscoroutinefunction(function) or isgeneratorfunction(function) or isasyncgenfunction(function)
+        if not callable(function) or later:
+            raise ArgumentTypeError("inside: a plain function is needed; a task is in the run in which it was made")
+
+        @wraps(function)
+        def call(*args: P.args, **kwargs: P.kwargs) -> R:
+            with self:
+                return function(*args, **kwargs)
+
+        return call
+
+    # Guards.
+
+    def check_guards(self, looping: Run | None = None) -> None:
+        """Check the guards of this run and of those around it: deadlines, and loops.
+
+        Args:
+            looping: What `looping` said of the call's request.
+
+        Raises:
+            RunStopped: A deadline is over, or the request stands at the end of a loop.
+        """
+        now = self._now()
         for run in self.chain():
             if run.deadline_at is not None and now >= run.deadline_at:
                 from budget.window import at_zone
@@ -93,82 +149,158 @@ class Run:
                 over = at_zone(int(run.deadline_at * 1_000_000))
                 no = Refusal(None, Subject(run=run.id), "deadline", 0, 0, 0, 0, over, "never")
                 raise RunStopped([no], self.scope)
+        if looping is not None:
+            raise _stopped(looping, self.scope)
+
+    def remaining_seconds(self) -> float | None:
+        """Seconds until the first deadline of this run and those around it, 0 if one is over; None if there is none."""
+        ends = [run.deadline_at for run in self.chain() if run.deadline_at is not None]
+        return max(0.0, min(ends) - self._now()) if ends else None
+
+    def _now(self) -> float:
+        return self._verbs.now() / 1e6 if self._verbs is not None else time.time()
+
+    def looping(self, body: Mapping[str, Any]) -> Run | None:
+        """Return the run, this one or one around it, for which a request's newest tool calls end a loop, or None.
+
+        Only calls count that the model made since this process was in the run, as far as the request shows them.
+        """
+        found = None
+        for run in self.chain():
+            if run.guard is not None and run.guard.finds(body):
+                found = found or run
+        return found
+
+    def tool(self, name: str, arguments: object = None) -> None:
+        """Say that a tool is about to be called, for the guard `loop=` of this run, or else of the nearest around it.
+
+        Wrapped clients see tool calls themselves. Who says them here is believed: the guard then counts these alone.
+
+        Args:
+            name: The tool's.
+            arguments: A JSON value or its text. Only a digest is kept.
+
+        Raises:
+            RunStopped: It would be a loop; the call is not counted.
+            ArgumentTypeError: The arguments are not JSON.
+        """
+        run = self._guarded()
+        if run is not None and run.guard is not None and run.guard.tell(name, arguments, keep=True):
+            raise _stopped(run, self.scope)
+
+    def would_loop(self, name: str, arguments: object = None) -> bool:
+        """Say whether `tool` would raise; nothing is counted."""
+        run = self._guarded()
+        return run is not None and run.guard is not None and run.guard.tell(name, arguments, keep=False)
+
+    def _guarded(self) -> Run | None:
+        return next((run for run in self.chain() if run.guard is not None), None)
+
+    # What it has used.
 
     @property
     def spent(self) -> Decimal:
         """USD spent in this run."""
-        bucket = self._bucket("usd")
-        return to_decimal(self._tally[0] if bucket is None else bucket.spent)
+        return to_decimal(self._tally.spent("usd"))
 
     @property
     def reserved(self) -> Decimal:
         """USD reserved in this run."""
-        bucket = self._bucket("usd")
-        return to_decimal(sum(a[0] or 0 for a in list(self._open.values())) if bucket is None else bucket.reserved)
+        return to_decimal(self._tally.reserved("usd"))
 
     @property
     def remaining(self) -> Decimal | None:
         """USD that this run may still spend; None if it has no limit of its own."""
-        limits = [limit.quantity for limit in self.limits if limit.unit == "usd" and limit.window.kind == "run"]
-        return to_decimal(limits[0]) - self.spent - self.reserved if limits else None
+        left = self._tally.left("usd")
+        return None if left is None else to_decimal(left)
 
     @property
     def calls(self) -> int:
         """Calls made in this run, those under way too."""
-        bucket = self._bucket("requests")
-        return self._tally[4] + len(self._open) if bucket is None else bucket.spent + bucket.reserved
+        return self._tally.spent("requests") + self._tally.reserved("requests")
+
+    def left(self, unit: str) -> tuple[int, int] | None:
+        """Return what may still be used in a unit, and of how much, where this run and those around it have least."""
+        found = [(run._tally.left(unit), run._tally.limits.get(unit)) for run in self.chain()]
+        return min(((left, limit.quantity) for left, limit in found if left is not None and limit), default=None)
+
+    def disclosure(self) -> str:
+        """Return one line for a prompt that says what is left of the run: money, calls, time. Without any I/O.
+
+        Of nested runs, what is least counts. If nothing is limited the line is empty.
+        """
+        found = [(unit, left) for unit in UNITS if (left := self.left(unit)) is not None]
+        parts = [f"{_shown(unit, max(0, left))} of {_shown(unit, most)}{_word(unit)}" for unit, (left, most) in found]
+        seconds = self.remaining_seconds()
+        parts += [] if seconds is None else [f"{int(seconds)} seconds"]
+        return f"Left in this run: {', '.join(parts)}." if parts else ""
 
     def refresh(self) -> Run:
-        """Ask the store for the figures of this run's own pools, which hold those of other processes too."""
+        """Ask the store for the figures of this run's own pools, which hold those of other processes too.
+
+        Raises:
+            ConfigError: It came with the environment, and no call of this process has used it yet.
+        """
+        if self._verbs is None:
+            raise ConfigError("refresh: no engine of this process has used the run yet")
         self._verbs.drive(self._verbs.refresh(self))
         return self
 
+    def saw(self, reservation: Reservation, buckets: Sequence[Bucket | None]) -> None:
+        """Take note of an answer of the store about one of this run's calls."""
+        self._tally.saw(reservation, buckets)
+
+    @property
+    def own_pools(self) -> list[str]:
+        """The ids of the pools of its own limits."""
+        return self._tally.pools
+
+    def took(self, pool: str, bucket: Bucket | None) -> None:
+        """Take a refreshed bucket of one of its own pools."""
+        self._tally.took(pool, bucket)
+
+    # To another process.
+
     def to_headers(self) -> dict[str, str]:
-        """Return HTTP headers with which another process continues this run. They carry attributes and limits."""
+        """Return HTTP headers with which another process continues this run.
+
+        They carry attributes, limits and guards; of `loop` the figures, not the `key` function.
+
+        Raises:
+            ConfigError: There are more than 32 runs inside one another.
+        """
         from base64 import urlsafe_b64encode
 
         from budget.ledger import dumps
 
         runs = [
-            {"id": r.id, "scope": r.scope, "limits": [str(x) for x in r.limits], "deadline": r.deadline_at}
+            {
+                "id": r.id, "scope": r.scope, "limits": [str(x) for x in r.limits], "deadline": r.deadline_at,
+                "loop": None if r.guard is None else str(r.guard.rule), "on_short": r.on_short,
+            }
             for r in self.chain()
-        ]
+        ]  # fmt: skip
+        if len(runs) > MOST_NESTED:
+            raise ConfigError(f"run: {len(runs)} runs inside one another; {MOST_NESTED} can be handed over")
         return {HEADER: urlsafe_b64encode(dumps(runs).encode()).decode()}
 
-    def saw(self, reservation: Reservation, buckets: Sequence[Bucket | None]) -> None:
-        """Take note of an answer of the store about one of this run's calls."""
-        if reservation.state == "open":
-            self._open[reservation.id] = reservation.amounts
-        else:
-            known = self._open.pop(reservation.id, None)
-            if known is not None and reservation.charged is not None:
-                self._tally = [t + (c or 0) for t, c in zip(self._tally, reservation.charged, strict=True)]
-        for share, bucket in zip(reservation.shares, buckets, strict=False):
-            if share.pool in self._pools and bucket is not None:
-                self._seen[share.pool] = bucket
+    def to_environment(self) -> dict[str, str]:
+        """Return the environment variable with which a child process is in this run: `env={**os.environ, **...}`."""
+        return {ENVIRONMENT: self.to_headers()[HEADER]}
 
-    @property
-    def own_pools(self) -> list[str]:
-        """The ids of the pools of its own limits."""
-        return list(self._pools)
-
-    def took(self, pool: str, bucket: Bucket | None) -> None:
-        """Take a refreshed bucket of one of its own pools."""
-        if bucket is not None:
-            self._seen[pool] = bucket
-
-    def _bucket(self, unit: str) -> Bucket | None:
-        found = [self._seen[pool] for pool, limit in self._pools.items() if limit.unit == unit and pool in self._seen]
-        return found[0] if found else None
+    # The context.
 
     def __enter__(self) -> Run:
-        self._tokens.append(_CURRENT.set(self))
+        _STACK.set((*_STACK.get(), self))
         return self
 
     def __exit__(self, *exc: object) -> None:
-        token = self._tokens.pop()
-        with suppress(ValueError):  # closed in another context, as an async generator may be: never current there
-            _CURRENT.reset(token)
+        stack = _STACK.get()
+        for at in reversed(range(len(stack))):
+            if stack[at] is self:
+                _STACK.set(stack[:at] + stack[at + 1 :])
+                return
+        # Closed in another context, as an async generator may be: it was never current there.
 
     async def __aenter__(self) -> Run:
         return self.__enter__()
@@ -182,81 +314,41 @@ class Run:
         return f"Run({self.id!r})"
 
 
-def make_run(
-    verbs: Verbs, limit: object, *, cap: object, max_calls: int | None, deadline: float | None, loop: object,
-    id: str | None, attributes: Mapping[str, str],
-) -> Run:  # fmt: skip
-    """Make a run inside the current one.
+def read_run(verbs: Verbs | None, text: str, source: str) -> Run:
+    """Read a run, and those around it, from what `Run.to_headers` wrote into a header.
 
     Raises:
-        ConfigError, ArgumentTypeError: An argument cannot be used.
-    """
-    if loop is not None:
-        raise ConfigError("loop: not available in this version")
-    check_attributes(attributes)
-    if "run" in attributes:
-        raise ConfigError("run: an attribute of this name is the run's id; use id=")
-    parent = current()
-    name = verbs.new_id() if id is None else check_attributes({"run": id})["run"]
-    limits = []
-    if limit is not None:
-        limits.append(_rule(limit, "run", "limit", name))
-    if cap is not None:
-        limits.append(_rule(cap, "request", "cap", name))
-    if max_calls is not None:
-        if type(max_calls) is not int:
-            raise ArgumentTypeError(f"max_calls: {type(max_calls).__name__} is not an int")
-        if max_calls < 1:
-            raise ConfigError(f"max_calls: {max_calls} is not at least 1")
-        limits.append(Limit(f"{max_calls} requests/run", run=name))
-    over = None
-    if deadline is not None:
-        if isinstance(deadline, bool) or not isinstance(deadline, int | float):
-            raise ArgumentTypeError(f"deadline: {type(deadline).__name__} is not a number of seconds")
-        if not 0 < deadline < 10**9:
-            raise ConfigError(f"deadline: {deadline!r} is not a positive number of seconds")
-        over = time.time() + deadline
-    return Run(verbs, name, {**(parent.scope if parent else {}), **attributes}, parent, limits, over)
-
-
-def run_from_headers(verbs: Verbs, headers: Mapping[str, str]) -> Run:
-    """Continue a run of another process.
-
-    Raises:
-        ConfigError: The headers carry no run, or one that was damaged.
+        ConfigError: It is damaged; the error names the source.
     """
     import json
     from base64 import urlsafe_b64decode
 
-    text = next((value for name, value in headers.items() if name.lower() == HEADER), None)
-    if text is None:
-        raise ConfigError(f"headers: there is no {HEADER}")
     try:
         rows: list[dict[str, Any]] = json.loads(urlsafe_b64decode(text.encode()))
         run = None
-        for row in reversed(rows[:32]):
+        if len(rows) > MOST_NESTED:
+            raise ConfigError("too many")
+        for row in reversed(rows):
             limits = [Limit(rule) for rule in row["limits"]]
             scope = check_attributes(row["scope"])
             over = None if row["deadline"] is None else float(row["deadline"])
-            run = Run(verbs, scope["run"], scope, run, limits, over)
+            loop = None if row.get("loop") is None else read_loop(row["loop"])
+            run = Run(verbs, scope["run"], scope, run, limits, over, loop, str(row.get("on_short", "")))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ConfigError(f"headers: {HEADER} is damaged ({type(error).__name__})") from None
+        raise ConfigError(f"{source}: it is damaged ({type(error).__name__})") from None
     if run is None:
-        raise ConfigError(f"headers: {HEADER} names no run")
+        raise ConfigError(f"{source}: it names no run")
     return run
 
 
-def _rule(value: object, window: str, name: str, run: str) -> Limit:
-    """Read a run's limit or cap: an amount, whose window goes without saying."""
-    if isinstance(value, Decimal):
-        value = f"${value:f}"
-    if not isinstance(value, str):
-        raise ArgumentTypeError(f"{name}: {type(value).__name__} is not a text such as '$2'")
-    if value.strip().endswith(" concurrent"):
-        raise ConfigError(f"{name}: {value!r}: calls at once belong to no {window}; set a limit with per='run'")
-    limit = Limit(value if "/" in value else f"{value}/{window}", run=run)
-    if limit.window.kind != window:
-        raise ConfigError(f"{name}: {value!r} has another window; here it is one {window}, so write '$2'")
-    if limit.per is not None or len(limit.selector) != 1:
-        raise ConfigError(f"{name}: {value!r} must be an amount alone")
-    return limit
+def _stopped(run: Run, scope: Mapping[str, str]) -> RunStopped:
+    times = 0 if run.guard is None else run.guard.rule.times
+    return RunStopped([Refusal(None, Subject(run=run.id), "loop", times, 0, 0, 0, None, "never")], scope)
+
+
+def _shown(unit: str, figure: int) -> str:
+    return show_usd(figure) if unit == "usd" else f"{figure:,}"
+
+
+def _word(unit: str) -> str:
+    return "" if unit == "usd" else f" {_WORDS.get(unit, unit.replace('_', ' '))}"

@@ -42,6 +42,7 @@ from budget.estimate import Estimate, again
 from budget.expect import Counts
 from budget.learn import Forecast, Learner
 from budget.ledger import dumps
+from budget.limits import CONCURRENT
 from budget.money import format_usd
 from budget.policy import Match, Matches, Policy
 from budget.pool import refused_by, shadowed_by
@@ -104,10 +105,10 @@ class Verbs:
     above: Verbs | None = None
 
     def __init__(self, settings: Settings, drive: Callable[[Flow], Any], store: Store):
-        now = self.now()
         self.settings = settings
+        now = self.now()
         self.drive = drive
-        self.clock = StoreTime()
+        self.clock = StoreTime(settings.clock)
         self.line = Line(store, settings.account, self.clock)
         self._thresholds = Thresholds(settings.on_warning)
         self._own = [limit.set_at(now) for limit in settings.limits]
@@ -120,10 +121,10 @@ class Verbs:
             self._prices.begin(now)
         self.learner = Learner(settings, lambda more: drive(self.learned(more)))
 
-    @staticmethod
-    def now() -> int:
+    def now(self) -> int:
         """The wall clock in microseconds; the store's is what decides."""
-        return time.time_ns() // 1000
+        clock = self.settings.clock
+        return time.time_ns() // 1000 if clock is None else clock()
 
     @staticmethod
     def new_id() -> str:
@@ -196,6 +197,8 @@ class Verbs:
             frozen = self._guard(policy, ask)
             matches = _not_too_many(self._matches(policy, ask))
             draws = policy.draws(matches, ask.amounts, now, ask.most)
+            if ask.extends:  # its call has a slot
+                draws = [draw._replace(amount=0) if draw.unit == CONCURRENT else draw for draw in draws]
             if place is not None and frozen is None and place.queues(draws):
                 if not (yield place):
                     raise StoreUnavailable("the budget was closed while the call waited for its turn")
@@ -360,10 +363,11 @@ class Verbs:
         found: Forecast | None = self.learner.forecast(estimate, bound, ask.scope, self.now())
         if found is not None:
             told = {**ask.detail["estimate"], "input_tokens": found.tokens, "usd": format_usd(found.expected)}
+            soft = found.soft or ask.step
             ask.amounts, ask.most = bound, None
-            if found.soft is not None:
-                ask.amounts, ask.most = found.soft, bound
-                told |= {"reserve_at": self.settings.reserve_at, "usd_reserved": format_usd(found.soft[0] or 0)}
+            if soft is not None:
+                ask.amounts, ask.most = soft, bound
+                told |= {"reserve_at": self.settings.reserve_at, "usd_reserved": format_usd(soft[0] or 0)}
             ask.detail = {**ask.detail, "estimate": told}
         return found
 
@@ -424,18 +428,17 @@ class Verbs:
             return policy.frozen([ask.scope])
         frozen = policy.frozen([ask.scope, *self._run_scopes(ask)])
         if frozen is None and not self.settings.disabled:
-            ask.run.check_guards()
+            ask.run.check_guards(ask.looping)
         return frozen
 
     def _runs(self, ask: Ask) -> Sequence[Run]:
         if ask.run is None:
             return ()
         chain = list(ask.run.chain())
-        if ask.run.verbs is self:
-            return chain
-        if any(run.limits for run in chain):
+        mine = [run for run in chain if run.belongs_to(self)]
+        if len(mine) < len(chain) and any(run.limits for run in chain if not run.belongs_to(self)):
             raise ConfigError("run: a run with limits belongs to one engine, and this call goes through another one")
-        return ()
+        return mine
 
     def _run_scopes(self, ask: Ask) -> list[dict[str, str]]:
         if ask.run is None:
@@ -444,15 +447,17 @@ class Verbs:
         return [{**run.scope, **call} for run in self._runs(ask)]
 
     def _matches(self, policy: Policy, ask: Ask) -> Matches:
+        own = [(limit, ask.scope) for limit in ask.limits]
         if ask.run is None:
-            return policy.matches(ask.scope)
+            return policy.matches(ask.scope, (), own) if own else policy.matches(ask.scope)
         runs, scopes = self._runs(ask), self._run_scopes(ask)
-        own = [(limit, scope) for run, scope in zip(runs, scopes, strict=True) for limit in run.limits]
+        own += [(limit, scope) for run, scope in zip(runs, scopes, strict=True) for limit in run.limits]
         return policy.matches(ask.scope, scopes, own)
 
     def _advice(self, ask: Ask) -> tuple[Any, ...]:
         """Return what an error of a refusal needs to answer questions: guards, prices, time, and `fits`."""
-        guards = [limit for run in self._runs(ask) for limit in run.limits if limit.unit == "requests"]
+        own = [limit for run in self._runs(ask) for limit in run.limits]
+        guards = [limit for limit in own if limit.unit == "requests" and limit.window.kind == "run"]
         estimate = ask.estimate
         if estimate is None:
             return guards, self.settings.book, self.now(), None

@@ -141,3 +141,15 @@ def python(code: str, *args: str, check: bool = True) -> subprocess.CompletedPro
     """Run a piece of Python in a process of its own."""
     command = [sys.executable, "-c", code, *args]
     return subprocess.run(command, capture_output=True, text=True, check=check, timeout=120)
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Print the table of the cells that the tests of `clients/matrix` carried out."""
+    reports = [report for how in ("passed", "failed") for report in terminalreporter.getreports(how)]
+    found = [value for report in reports for name, value in report.user_properties if name == "matrix"]
+    if found:
+        from clients.matrix.table import lines
+
+        terminalreporter.section(found[0][0])
+        for line in lines((tuple(row), cells) for _, row, cells in found):
+            terminalreporter.write_line(line)

@@ -914,17 +914,7 @@ def test_unbounded_requests(budget_factory: Make) -> None:
         )
 
 
-# What part 1 names and this version does not have: refused, never ignored.
-
-ON_A_BUDGET: list[Callable[[Budget], Any]] = [
-    lambda b: b.run(loop=3),
-]
-
-
-@pytest.mark.parametrize("act", ON_A_BUDGET)
-def test_not_built_on_a_budget(b: Budget, act: Callable[[Budget], Any]) -> None:
-    with unchanged(b), pytest.raises(ConfigError, match="available"):
-        act(b)
+# Settings that cannot be used.
 
 
 BAD_SETTINGS: list[tuple[type[BudgetError], dict[str, Any]]] = [

@@ -185,7 +185,7 @@ def test_beta_takes_the_same_path(client: Any, provider: Provider) -> None:
 def test_models_and_unknown_paths(client: Any, once: Any) -> None:
     assert MODEL in [model.id for model in client.models.list()]
     with pytest.raises(anthropic.NotFoundError) as caught:
-        once.messages.batches.create(requests=[])
+        once.post("/v1/nothing", cast_to=object, body={})
     assert caught.value.body["error"]["type"] == "not_found_error"
 
 
@@ -274,6 +274,23 @@ def test_cut_stream(once: Any, provider: Provider, cut: int, pace: str) -> None:
     expected = ["message_start", "content_block_start", "content_block_delta", "content_block_delta"]
     assert events == expected[: {0: 0, 1: 1, 5: 4}[cut]]  # the third event is the ping
     assert (provider.requests[0].events_sent, provider.requests[0].disconnected) == (cut, False)
+
+
+def test_a_stream_that_stalls_sends_nothing_more(once: Any, provider: Provider) -> None:
+    patient = httpx2.Timeout(30, read=0.2)
+    events: list[str] = []
+    stream = once.with_options(timeout=patient).messages.create(**CALL, stream=True, **demo("stall=5"))
+    with pytest.raises(httpx2.ReadTimeout):
+        read_kinds(stream, events)
+    provider.wait()
+    assert len(events) == 4  # a ping is no event of the SDK
+    assert (provider.requests[0].events_sent, provider.requests[0].disconnected) == (5, True)
+
+
+def test_a_schema_is_followed(client: Any) -> None:
+    schema = {"type": "object", "properties": {"where": {"type": "string"}}, "required": ["where"]}
+    reply = client.messages.create(**CALL, output_config={"format": {"type": "json_schema", "schema": schema}})
+    assert json.loads(reply.content[0].text) == {"where": "w0"}
 
 
 def test_cut_plain_call_has_no_answer(once: Any, provider: Provider) -> None:

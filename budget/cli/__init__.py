@@ -9,6 +9,8 @@ start quickly. What a command returns is its exit code; errors become one line o
     3  refused (`check`, `estimate --cap`)
     4  the store cannot be reached
 
+`budget run` answers what its command did, 128 + n where that ended by signal n.
+
 With `--json`, stdout is one JSON document, also when there is an error.
 """
 
@@ -46,12 +48,13 @@ _COMMANDS = {
     "backup": ("operate", "Copy the store's file while others write to it."),
     "move": ("operate", "Move the account to another store."),
     "erase": ("operate", "Put a pseudonym in the place of a subject."),
+    "run": ("run", "Run a command whose calls are one run, with a limit."),
     "replay": ("replay", "Replay a trace: what would these limits refuse?"),
     "prices": ("prices", "See, check and set what models cost."),
     "doctor": ("doctor", "Check the store, the prices and the installed SDKs."),
     "demo": ("demo", "Watch agents try to overrun their limits."),
 }
-_LATER = {"budget top", "budget watch", "budget run"}
+_LATER = {"budget top", "budget watch"}
 """What the contract names and this version does not have."""
 
 
@@ -73,7 +76,8 @@ class _Main(Commands):
         try:
             answer = super().main(given, "budget", standalone_mode=False, **extra)
         except (click.ClickException, click.Abort, BudgetError, OSError) as error:
-            answer = _failed(error, "--json" in given)
+            own = given[: given.index("--")] if "--" in given else given
+            answer = _failed(error, "--json" in own)
         code = answer if isinstance(answer, int) else 0
         if standalone_mode:
             sys.exit(code)

@@ -50,6 +50,10 @@ _REASON = click.option("--reason", help="Why; the ledger keeps it, with who and 
 @click.option("--backfill", is_flag=True, help="Count what the ledger holds since the present window began.")
 @click.option("--rollover", metavar="AMOUNT", help="Take over what a window of money left unspent, up to that.")
 @click.option("--warn", multiple=True, metavar="SHARE", help="Warn when a call takes it to that, such as 80%.")
+@click.option(
+    "--on-short", metavar="WAYS",
+    help="What a call may do instead of being refused: clamp, fallback:MODEL, grow, wait:30s, ask; several with ';'.",
+)  # fmt: skip
 @_REASON
 @common
 def set_limits(common: Common, words: tuple[str, ...], reason: str | None, backfill: bool, **options: Any) -> None:
@@ -66,6 +70,7 @@ def set_limits(common: Common, words: tuple[str, ...], reason: str | None, backf
       budget set user=alice '$5/day' '$0.25/request' --tz Europe/Berlin --starts 06:00 --reason 'pilot'
       budget set user=alice '$50/day' --until 2h --reason 'release day'
       budget set per=user '$3/day' --mode shadow --backfill --warn 80%
+      budget set per=user '$2/day' --on-short 'clamp:200;fallback:claude-haiku-4-5'
     """
     wanted = _limits(read_words(words), options, backfill)
     with common.open() as budget:
@@ -245,6 +250,8 @@ def _options(limit: Limit) -> Iterator[str]:
         yield f"rolls over ${format_usd(limit.rollover)}"
     if limit.warn:
         yield f"warns at {', '.join(f'{percent}%' for percent in limit.warn)}"
+    if limit.on_short:
+        yield f"on short {limit.on_short}"
 
 
 def _mode(limit: Limit) -> str:

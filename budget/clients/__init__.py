@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib import import_module
+from inspect import isfunction
 from typing import TYPE_CHECKING, TypeVar
 
 from budget.errors import ArgumentTypeError, ConfigError
@@ -14,54 +16,73 @@ if TYPE_CHECKING:
 __all__ = ["self_test", "wrap"]
 
 C = TypeVar("C")
-_CLIENTS = {"anthropic": ("Anthropic", "AsyncAnthropic"), "openai": ("OpenAI", "AsyncOpenAI")}
+_PACKAGES = ("anthropic", "openai")
+_GUARDS = {
+    "botocore": "bedrock",
+    "cohere": "cohere",
+    "google": "google",
+    "groq": "groq",
+    "litellm": "litellm",
+    "mistralai": "mistral",
+}
+"""By the package of what is wrapped: the file here whose `guard(budget, client)` guards it."""
 
 
-def wrap(budget: Budget, client: C) -> C:
+def wrap(budget: Budget, client: C, deployments: Mapping[str, str] | None = None) -> C:
     """Return a guarded client of the same class. See `Budget.wrap`.
 
     A chat stream of OpenAI is asked for its usage. The chunk that carries it is kept from whoever did not ask, but for
     those who read the bytes of a response themselves (`iter_lines`).
 
     Raises:
-        ArgumentTypeError: It is no client that is known here.
+        ArgumentTypeError: It is no client that is known here, or `deployments` is not a mapping of names.
         ConfigError: It is a flavour that this version does not have, or the SDK lacks what guarding depends on.
     """
     from budget.clients.seam import guard_client, guarded_by
 
-    owner = guarded_by(client)
-    if owner is budget:
-        return client
-    if owner is not None:
+    owner = guarded_by(client) or getattr(client, "__dict__", {}).get("_budget_engine")  # of a class, or a function
+    other = next((_GUARDS[name] for name in _packages(client) if name in _GUARDS), None)
+    if owner not in (None, budget):
         raise ConfigError("wrap: the client is guarded by another engine already")
-    return guard_client(budget, client, _protocol(client))
+    if deployments is not None and (owner is not None or other is not None):
+        known = "the client is guarded already; say them when it is wrapped first"
+        raise ConfigError(f"deployments: {'only clients of anthropic and openai have them' if other else known}")
+    if owner is not None:
+        return client
+    if other is None:
+        return guard_client(budget, client, _protocol(client, deployments))
+    guarded: C = import_module(f"budget.clients.{other}").guard(budget, client)
+    return guarded
 
 
 def self_test() -> dict[str, str]:
     """Check each installed SDK for what guarding depends on; return what is missing by SDK, "" if nothing is."""
     from importlib.util import find_spec
 
-    from budget.clients.seam import missing
+    from budget.clients.flavours import PLAIN
+    from budget.clients.twin import missing
 
     found = {}
-    for package, names in _CLIENTS.items():
+    for package, names in PLAIN.items():
         if find_spec(package) is not None:
             sdk = import_module(package)
             found[package] = ", ".join(absent for name in names for absent in missing(getattr(sdk, name)))
     return found
 
 
-def _protocol(client: object) -> Protocol:
-    """Return what knows a client's API, by the first class of an SDK that it descends from."""
-    classes = type(client).__mro__
-    base = next((each for each in classes if each.__module__.partition(".")[0] in _CLIENTS), None)
-    if base is not None and any(each.__name__ == "BaseClient" for each in classes):
-        package = base.__module__.partition(".")[0]
-        if base.__name__ not in _CLIENTS[package]:
-            raise ConfigError(f"wrap: {package}.{base.__name__} is not available in this version")
-        protocol: Protocol = import_module(f"budget.clients.{package}").PROTOCOL
-        return protocol
-    name = type(client).__name__
-    raise ArgumentTypeError(
-        f"wrap: {name} is no client that is known here; give an anthropic.Anthropic() or an openai.OpenAI()"
-    )
+def _protocol(client: object, deployments: Mapping[str, str] | None) -> Protocol:
+    """Return what knows a client's API, where it is answered, by the first class of an SDK that it descends from."""
+    package = next((name for name in _packages(client) if name in _PACKAGES), None)
+    if package is None or not any(each.__name__ == "BaseClient" for each in type(client).__mro__):
+        name = type(client).__name__
+        raise ArgumentTypeError(
+            f"wrap: {name} is no client that is known here; give an anthropic.Anthropic() or an openai.OpenAI()"
+        )
+    protocol: Protocol = import_module(f"budget.clients.{package}").PROTOCOL
+    return protocol.at(client, deployments)
+
+
+def _packages(client: object) -> list[str]:
+    """Return the top-level packages that a client's classes, or a function, are of."""
+    whole = [client] if isfunction(client) else type(client).__mro__
+    return [each.__module__.partition(".")[0] for each in whole]

@@ -1,4 +1,4 @@
-"""Anthropic's API: which paths cost money, and what a Messages stream reports.
+"""Anthropic's API: what is sent, and what a Messages stream reports.
 
 A stream says its input in `message_start` and its cumulative output in `message_delta`. What was received of one that
 ends before its final `message_delta` says nothing about what is billed if the model may have reasoned out of sight, or
@@ -7,22 +7,15 @@ a server tool may have added input on the way.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
+from budget.clients.flavours import Site
 from budget.clients.meter import StreamMeter, fields_of
+from budget.clients.protocol import Api
 from budget.estimate import Estimate
 
 __all__ = ["PROTOCOL"]
-
-_METERED = {"/v1/messages": "messages"}
-# POST paths that run no model: counting, files and their kin, administration, and whatever ends or archives something.
-_FREE = re.compile(
-    r"/v1/(messages/count_tokens"
-    r"|(files|skills|user_profiles|vaults|tunnels|memory_stores|environments|organizations|agents)(/.*)?"
-    r"|.*/(archive|cancel|pause))"
-)
 
 # What decides the input: types/message_count_tokens_params.py (SDK anthropic 2.12). Edits of a context only shrink it.
 _COUNTED = frozenset({
@@ -31,24 +24,17 @@ _COUNTED = frozenset({
 })  # fmt: skip
 
 
-class _Messages:
-    provider = "anthropic"
-    doors = ()
-
-    def check(self, client: Any) -> None:
-        """Every client of these classes is known here."""
-
-    def endpoint(self, path: str) -> str | None:
-        return _METERED.get(path) or ("" if _FREE.fullmatch(path) else None)
+class _Messages(Api):
+    sdk = "anthropic"
 
     def body(self, endpoint: str, options: Any) -> Mapping[str, Any]:
         return {**(options.json_data or {}), **(getattr(options, "extra_json", None) or {})}
 
-    def sent(self, endpoint: str, options: Any, body: Mapping[str, Any]) -> Any:
-        return options
+    def sent(self, endpoint: str, options: Any, body: Mapping[str, Any], changes: Mapping[str, Any]) -> Any:
+        return options.model_copy(update={"json_data": {**body, **changes}, "extra_json": None}) if changes else options
 
     def question(self, endpoint: str, body: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]] | None:
-        if _is_elsewhere([body.get(name) for name in ("messages", "system")]):
+        if endpoint != "messages" or _is_elsewhere([body.get(name) for name in ("messages", "system")]):
             return None
         return "/count_tokens", {name: value for name, value in body.items() if name in _COUNTED}
 
@@ -78,6 +64,10 @@ class MessagesMeter(StreamMeter):
         if read is not None:
             read(self, event)
 
+    def is_text(self, place: object) -> bool:
+        """Whether a place is that of the answer's text."""
+        return place == "text"
+
     def _start(self, event: Any) -> None:
         self.answer["model"] = event.message.model
         self._merge(getattr(event.message, "usage", None))
@@ -89,7 +79,8 @@ class MessagesMeter(StreamMeter):
 
     def _delta(self, event: Any) -> None:
         delta = event.delta
-        self.received(getattr(delta, "text", None) or getattr(delta, "partial_json", None))
+        name = _SHOWN.get(getattr(delta, "type", ""), "text")
+        self.received(getattr(delta, name, None), name)
 
     def _message_delta(self, event: Any) -> None:
         usage = getattr(event, "usage", None)
@@ -108,6 +99,7 @@ class MessagesMeter(StreamMeter):
         self.usage.update({name: value for name, value in fields_of(usage).items() if value is not None})
 
 
+_SHOWN = {"input_json_delta": "partial_json", "thinking_delta": "thinking"}
 _READ = {
     "message_start": MessagesMeter._start,
     "content_block_start": MessagesMeter._block,
@@ -116,4 +108,4 @@ _READ = {
     "message_stop": MessagesMeter._stop,
     "error": MessagesMeter._error,
 }
-PROTOCOL = _Messages()
+PROTOCOL = _Messages(Site("anthropic"))

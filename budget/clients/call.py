@@ -7,18 +7,27 @@ surely unbilled. It ends by the usage of the answer, by the meter of its stream,
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from budget.aio import off_loop
-from budget.arguments import GUARDED_LEASE, lease_us
+from budget.arguments import GUARDED_LEASE, lease_us, said_by_runs
 from budget.asks import Ask, make_ask, price
+from budget.clients.attempts import Attempt
 from budget.clients.counting import counted, expected
-from budget.clients.protocol import Meter, Protocol
-from budget.errors import BudgetError
+from budget.clients.extras import NONE, Extras
+from budget.clients.growth import Growth, ask_of_stream, grown, streams
+from budget.clients.meter import StreamMeter
+from budget.clients.protocol import Meter, Speech
+from budget.clients.shortage import Shortage, check_ways
+from budget.clients.steps import Steps, adrive, drive
+from budget.errors import BudgetError, BudgetExceeded, CapExceeded, Frozen, RunStopped
+from budget.estimate import Estimate, with_traits
 from budget.guard import Guard
 from budget.outcome import never_connected
+from budget.short import Short, Way, ways_out
 from budget.usage import Usage
 
 if TYPE_CHECKING:
@@ -33,6 +42,7 @@ End = tuple["Amounts", dict[str, Any], bool]
 
 _log = logging.getLogger("budget")
 _LEASE_US = lease_us(None, GUARDED_LEASE)
+_NOTHING = Short()
 
 
 class Call:
@@ -40,26 +50,38 @@ class Call:
 
     Args:
         counter: Asks the provider to count the call's input; to be awaited if the client is async. None if it may not.
+        extras: What the caller gave for this call alone.
+        fixed: The body cannot be changed any more.
 
     Attributes:
+        changes: Fields of the body that are to be sent with other values than given; known once the call has begun.
+        streams: The answer comes in pieces, so that what is reserved for it may grow.
+        growth: What sees to that, if it does.
         reader: The thread or task that is reading an event of its stream now.
     """
 
     def __init__(
         self,
         budget: Budget,
-        protocol: Protocol,
+        protocol: Speech,
         endpoint: str,
         body: Mapping[str, Any],
         counter: Callable[[], Any] | None = None,
+        extras: Extras = NONE,
+        fixed: bool = False,
     ):
-        self._budget, self._protocol = budget, protocol
+        self._budget, self._protocol, self._extras = budget, protocol, extras
         self._endpoint, self._body, self._counter = endpoint, body, counter
+        self.changes: dict[str, Any] = {}
+        self._fixed, self._told = fixed, _NOTHING
+        self.streams = not fixed and streams(body)
+        self.growth: Growth | None = None
         self.reader: object = None
+        self._grows = False
         self._guard: Guard | None = None
         self._meter: Meter | None = None
         self._begun = self._first = 0.0
-        self._attempts: list[_Attempt] = []
+        self._attempts: list[Attempt] = []
         self._judged: Any = None
         self._statuses: list[int] = []
 
@@ -74,8 +96,13 @@ class Call:
                 ask = self._with_count(ask, self._counter())
             except Exception as error:
                 _uncounted(error)
-        self._guarded(ask).begin()
-        self._begun = monotonic()
+        try:
+            self._guarded(ask).begin()
+        except BudgetExceeded as refused:
+            if not (ways := self._ways(ask, refused)):
+                raise
+            drive(self._short(ask, ways, refused))
+        self._reserved()
 
     async def abegin(self) -> None:
         """Like `begin`, without blocking the event loop."""
@@ -86,48 +113,130 @@ class Call:
                 ask = self._with_count(ask, await self._counter())
             except Exception as error:
                 _uncounted(error)
-        await self._guarded(ask).abegin()
+        try:
+            await self._guarded(ask).abegin()
+        except BudgetExceeded as refused:
+            if not (ways := self._ways(ask, refused)):
+                raise
+            await adrive(self._short(ask, ways, refused))
+        self._reserved()
+
+    def _ways_out(self, ask: Ask, refused: BudgetExceeded) -> Sequence[Way]:
+        return ways_out((self._extras.on_short, *said_by_runs(ask)), refused)
+
+    def _short(self, ask: Ask, ways: Sequence[Way], refused: BudgetExceeded) -> Steps:
+        """Try what is said for when money runs short; raise the refusal if nothing helps."""
+        where = (self._budget, self._protocol, self._endpoint, self._body, self._fixed)
+        shortage = Shortage(*where, self._ask, self._grown, self._guarded)
+        yield from shortage.tries(ask, ways, refused)
+        self.changes, self._told = shortage.changes, shortage.told
+        for run in ask.run.chain() if ask.run is not None else ():
+            run.last = self._told
+        return None
+
+    def _ways(self, ask: Ask, refused: BudgetExceeded) -> Sequence[Way]:
+        """Return what to try for a refused call; a stream whose length nobody set grows if nothing else is left.
+
+        Not past a cap: the most that it can cost is what a cap is about, and the model's ceiling says that.
+        """
+        ways = self._ways_out(ask, refused)
+        measure = ask.estimate.measure if self.streams and ask.estimate is not None else None
+        if measure is None or measure.output_max is not None or isinstance(refused, CapExceeded | Frozen | RunStopped):
+            return ways
+        return (*ways, Way("grow"))
+
+    def _reserved(self) -> None:
+        """Begin to count the time, and forget the request."""
+        if self._grows and self.guard.stored is not None and isinstance(self._meter, StreamMeter):
+            self.growth = Growth(self._budget.settings, self.guard, self._meter)
+        self._body, self._counter = {}, None
         self._begun = monotonic()
 
     def _prepare(self) -> Ask:
-        budget = self._budget
-        estimate = budget.engine.estimate(self._body, self._protocol.provider, self._endpoint)
-        return make_ask(budget.settings, estimate, None, {})
+        protocol = self._protocol
+        if self._extras.on_short is not None:
+            check_ways(self._extras.on_short, self._budget, protocol, self._endpoint, self._body)
+        body = protocol.priced(self._body, self._endpoint)
+        ask = self._ask(self._budget.engine.estimate(body, protocol.provider, self._endpoint))
+        if ask.run is not None:
+            ask.looping = ask.run.looping(self._body)
+        return ask
+
+    def _ask(self, estimate: Estimate) -> Ask:
+        """Return what is asked for: where the client is answered and what the caller gave for this call included."""
+        settings, extras, traits = self._budget.settings, self._extras, self._protocol.traits
+        if traits:
+            estimate = with_traits(settings.book, estimate, traits, self._budget.engine.verbs.now())
+        if self._may_grow(estimate):
+            ask = ask_of_stream(settings, estimate, extras.scope, self._budget.engine.verbs.now())
+        else:
+            ask = make_ask(settings, estimate, None, extras.scope)
+        ask.limits = extras.limits
+        if traits and traits.items() <= dict(estimate.traits).items():
+            ask.detail["site"] = dict(traits)  # the end is priced with them, too: no answer says where it was made
+        return ask
+
+    def _grown(self, ask: Ask) -> Ask | None:
+        """Return what is asked for the first step of a call; None if it cannot grow."""
+        if ask.estimate is None or not self._may_grow(ask.estimate):
+            return None
+        return grown(self._budget.settings.book, ask, self._budget.engine.verbs.now())
+
+    def _may_grow(self, estimate: Estimate) -> bool:
+        return self.streams and isinstance(self._protocol.meter(self._endpoint, estimate), StreamMeter)
 
     def _turns_on_count(self, ask: Ask) -> Flow:
         """Say whether a count could change the decision: the bound is refused, and what is expected would fit."""
         estimate, settings, verbs = ask.estimate, self._budget.settings, self._budget.engine.verbs
-        if estimate is None or not estimate.closed or (yield from verbs.check(ask)):
+        if estimate is None or not estimate.closed or ask.whole not in (None, estimate):
+            return False  # there is no bound of the whole call that it could change
+        if (yield from verbs.check(ask)):
             return False
-        other = make_ask(settings, expected(settings.book, estimate, verbs.now()), None, {})
+        other = self._ask(expected(settings.book, estimate, verbs.now()))
         return bool((yield from verbs.check(other)))
 
     def _with_count(self, ask: Ask, answer: object) -> Ask:
         settings, now = self._budget.settings, self._budget.engine.verbs.now()
         assert ask.estimate is not None
-        return make_ask(settings, counted(settings.book, ask.estimate, answer, now), None, {})
+        return self._ask(counted(settings.book, ask.estimate, answer, now))
 
-    def _guarded(self, ask: Ask) -> Guard:
+    def _guarded(self, ask: Ask, wait: float | None = None) -> Guard:
+        """Make what reserves, for one attempt to do so."""
         assert ask.estimate is not None
-        self._body, self._counter = {}, None  # nothing of the request is kept
-        self._meter = self._protocol.meter(self._endpoint, ask.estimate)
-        self._guard = Guard(self._budget, ask, _LEASE_US)
+        self._meter = self._protocol.meter(self._endpoint, ask.whole or ask.estimate)
+        self._grows = ask.whole is not None
+        self._guard = Guard(self._budget, ask, _LEASE_US, wait)
         return self._guard
 
     # While the SDK works.
 
     def attempt(self, request: Any, is_async: bool) -> None:
         """Take note of an HTTP attempt, and have the transport say whether it sends anything."""
-        attempt = _Attempt()
+        attempt = Attempt()
         self._attempts.append(attempt)
         given = request.extensions.get("trace")
         hook = attempt.awatch(given) if is_async else attempt.watch(given)
         request.extensions = {**request.extensions, "trace": hook}
 
+    def tried(self, judged: Any = None) -> None:
+        """Take note of an attempt that was sent by a transport that cannot be traced, and of its error answer."""
+        attempt = Attempt()
+        attempt.note("send_request_headers")
+        self._attempts.append(attempt)
+        if judged is not None:
+            self.judged(judged)
+
     def judged(self, response: Any) -> None:
         """Take note of an attempt's error answer."""
         self._judged = response
         self._statuses.append(response.status_code)
+
+    def tell(self, result: Any) -> None:
+        """Let an answer, a stream or a raw response say what was done because money ran short: see `short_of`."""
+        if self._told == _NOTHING:
+            return
+        with suppress(AttributeError, TypeError, ValueError):  # an object that takes no attribute goes without
+            object.__setattr__(result, "_budget", self._told)
 
     # After it.
 
@@ -205,39 +314,3 @@ class Call:
 
 def _uncounted(error: Exception) -> None:
     _log.info("the provider did not count a call (%s); its bound stands", type(error).__name__)
-
-
-class _Attempt:
-    """What the transport said of one attempt (httpcore's `trace` extension)."""
-
-    def __init__(self) -> None:
-        self.traced = self._sent = False
-
-    @property
-    def sent_nothing(self) -> bool:
-        """Whether the transport was heard of, and never began to send."""
-        return self.traced and not self._sent
-
-    def _note(self, event: str) -> None:
-        self.traced = True
-        self._sent = self._sent or "send_request_headers" in event
-
-    def watch(self, given: Any) -> Any:
-        """Return a trace hook that also calls the one that was there."""
-
-        def hook(event: str, info: Mapping[str, Any]) -> None:
-            self._note(event)
-            if given is not None:
-                given(event, info)
-
-        return hook
-
-    def awatch(self, given: Any) -> Any:
-        """Return the same for an async transport."""
-
-        async def hook(event: str, info: Mapping[str, Any]) -> None:
-            self._note(event)
-            if given is not None:
-                await given(event, info)
-
-        return hook

@@ -9,11 +9,13 @@ model may have worked out of sight, or the request has no bound, or nothing was 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from operator import add
 from typing import Any
 
 from budget.asks import price
 from budget.commands import Amounts, Reservation
 from budget.config import Settings
+from budget.errors import UnknownModel
 from budget.estimate import Estimate
 from budget.usage import Usage
 
@@ -33,6 +35,8 @@ class StreamMeter:
         complete: All of the usage was said.
         ended: The whole answer was sent.
         failed: An error came inside the stream.
+        unread: About how many tokens were received since they were last counted, and at least half as many as there
+            can be: a token has a byte or more, so of ASCII two characters count as one, and any other counts twice.
     """
 
     output_name = "output_tokens"
@@ -43,13 +47,27 @@ class StreamMeter:
         self.answer: dict[str, Any] = {}
         self.begun = self.complete = self.ended = self.failed = False
         self.hidden = estimate.thinking
+        self.unread = 0
         self._estimate = estimate
         self._received: dict[object, list[str]] = {}
+        self._read: dict[object, int] = {}  # how many pieces of each place are counted
+        self._tokenizer = ""
+        self._counts: list[int] = []  # tokens, bytes outside ASCII, and then tokens by kind
 
     def received(self, text: object, place: object = 0) -> None:
         """Take note of a piece of output; each choice, item or call has its own place."""
         if isinstance(text, str) and text:
             self._received.setdefault(place, []).append(text)
+            self.unread += len(text) + 1 >> 1 if text.isascii() else 2 * len(text)
+
+    def is_text(self, place: object) -> bool:
+        """Whether what was received in a place is text of the answer, and not a call's arguments or the like."""
+        return True
+
+    @property
+    def partial(self) -> str:
+        """The text received so far; of several answers that of the first."""
+        return "".join("".join(pieces) for place, pieces in self._received.items() if self.is_text(place))
 
     def finish(self) -> None:
         """Take note that the stream was read to its end."""
@@ -63,14 +81,20 @@ class StreamMeter:
             return price(settings, self._said(self.usage), None, None, reservation, 0)
         if self.ended or self.hidden or not self.begun or not self._estimate.closed:
             return None
-        made = min(self._counted(settings), self._estimate.output_tokens_max)
-        if self.usage:
-            said = self.usage.get(self.output_name) or 0
-            usage = self._said({**self.usage, self.output_name: max(said, made)})
-            amounts, detail = price(settings, usage, None, None, reservation, 0)
-        else:
-            amounts, detail = self._bound(settings, reservation, made)
+        amounts, detail = self.with_output(settings, reservation, self.counted(settings))
         return amounts, {**detail, "estimated": True, "outcome": "cut short"}
+
+    def with_output(self, settings: Settings, reservation: Reservation, made: int) -> Booked:
+        """Return what it costs with so many tokens of output, or as many as it said if those are more.
+
+        What it said of its input counts, else the bound of that.
+        """
+        made = min(made, self._estimate.output_tokens_max)
+        if not self.usage:
+            return self._bound(settings, reservation, made)
+        said = self.usage.get(self.output_name) or 0
+        usage = self._said({**self.usage, self.output_name: max(said, made)})
+        return price(settings, usage, None, None, reservation, 0)
 
     def _said(self, usage: Mapping[str, Any]) -> Usage:
         return Usage.of({**self.answer, "usage": usage})
@@ -82,28 +106,36 @@ class StreamMeter:
         estimate = self._estimate
         each = -(-made // (estimate.measure.choices if estimate.measure else 1))
         most = with_output(settings.book, estimate, each, reservation.made)
-        most = most if most.nanos_max < estimate.nanos_max else estimate
+        most = most if most.output_tokens_max < estimate.output_tokens_max else estimate
         usage = Usage(input=most.input_tokens_max, output=most.output_tokens_max)
         return most.amounts, {"model": self.answer.get("model") or estimate.model, "usage": usage.to_dict()}
 
-    def _counted(self, settings: Settings) -> int:
-        """Count what was received, with the bound of the model's tokenizer."""
-        from budget.errors import UnknownModel
+    def counted(self, settings: Settings) -> int:
+        """Count what was received, with the bound of the model's tokenizer; each piece is counted once."""
         from budget.estimator import VOCABULARIES, Measure
         from budget.estimator.tokens import census, wide_bytes
 
-        estimate = self._estimate
-        try:
-            tokenizer = settings.book.find(estimate.model, estimate.provider or None).tokenizer
-        except UnknownModel:
-            tokenizer = None
-        tokenizer = tokenizer or "claude-2"
+        tokenizer = self._tokenizer = self._tokenizer or _tokenizer(settings, self._estimate)
         vocabulary = VOCABULARIES[tokenizer]
-        texts = ["".join(pieces) for pieces in self._received.values()]
-        counted = [census(text, vocabulary) for text in texts]
-        tokens, wide = sum(tokens for tokens, _ in counted), sum(map(wide_bytes, texts))
-        kinds = tuple(map(sum, zip(*(kinds for _, kinds in counted), strict=True)))
-        return Measure(vocabulary, base_tokens=tokens, kinds=kinds, wide_bytes=wide, bare=True).bound(tokenizer)
+        for place, pieces in self._received.items():
+            text = "".join(pieces[self._read.get(place, 0) :])
+            self._read[place] = len(pieces)
+            if text:
+                tokens, kinds = census(text, vocabulary)
+                more = (tokens, wide_bytes(text), *kinds)
+                self._counts = list(map(add, self._counts, more)) if self._counts else list(more)
+        self.unread = 0
+        tokens, wide, *by_kind = self._counts or (0, 0)
+        found = Measure(vocabulary, base_tokens=tokens, kinds=tuple(by_kind), wide_bytes=wide, bare=True)
+        return found.bound(tokenizer)
+
+
+def _tokenizer(settings: Settings, estimate: Estimate) -> str:
+    try:
+        found = settings.book.find(estimate.model, estimate.provider or None).tokenizer
+    except UnknownModel:
+        found = None
+    return found or "claude-2"
 
 
 def fields_of(thing: object) -> Mapping[str, Any]:

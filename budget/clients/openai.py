@@ -1,4 +1,4 @@
-"""OpenAI's API: which paths cost money, what is sent, and what the streams of chat and Responses report.
+"""OpenAI's API: what is sent, and what the streams of chat and Responses report.
 
 A stream says its usage in its last event alone. Responses always do; a chat stream only if `stream_options` asks, so we
 ask, in a copy of the call's options, and keep the extra chunk to ourselves where the user did not ask for it. Only who
@@ -7,32 +7,17 @@ reads the bytes of a response himself (`iter_lines` and the like of a raw or str
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
+from budget.clients.flavours import Site
 from budget.clients.meter import StreamMeter, fields_of
+from budget.clients.protocol import Api
 from budget.clients.stream import hide
-from budget.errors import ConfigError, Unbounded
+from budget.errors import Unbounded
 from budget.estimate import Estimate
 
 __all__ = ["PROTOCOL"]
-
-_REGIONAL = ".api.openai.com"  # such as eu.api.openai.com: `_data_residency.py` of the SDK openai 3.54
-_METERED = {"/chat/completions": "chat", "/responses": "responses", "/embeddings": "embeddings"}
-# POST paths that run no model of price and rent nothing: counting, moderation (free for users of the API, says OpenAI's
-# help center as quoted 2026-04-29 by evolink.ai/en/blog/openai-moderation-api-pricing), what stores texts and
-# definitions, administration, and whatever ends something. Where an id is part of a path, its prefix is too, so that a
-# new path of the same shape is not taken for one of these.
-_FREE = re.compile(
-    r"/(responses/input_tokens|moderations"
-    r"|chat/completions/chatcmpl-[^/]+"
-    r"|(files|uploads|conversations|assistants|skills|vaults|webhook_endpoints|organization|projects)(/.*)?"
-    r"|threads(/thread_[^/]+(/messages(/[^/]+)?)?)?"
-    r"|vector_stores/vs_[^/]+(/files/file-[^/]+)?"
-    r"|evals(/eval_[^/]+)?|fine_tuning/alpha/graders/validate"
-    r"|.*/(archive|cancel|hangup|pause|reject))"
-)
 
 # What decides the input, of types/responses/input_token_count_params.py (SDK openai 3.54).
 _COUNTED = frozenset({
@@ -40,21 +25,10 @@ _COUNTED = frozenset({
 })  # fmt: skip
 
 
-class _OpenAI:
-    provider = "openai"
+class _OpenAI(Api):
+    sdk = "openai"
+    prefix = "/v1"
     doors = ("websocket_base_url",)
-
-    def check(self, client: Any) -> None:
-        """Refuse a client whom another company answers, or a region, at prices of their own."""
-        if getattr(client, "_provider", None) is not None:
-            raise ConfigError("wrap: an OpenAI client with provider= is not available in this version")
-        host = client.base_url.host
-        if host.endswith(_REGIONAL):
-            raise ConfigError(f"wrap: {host} has the prices of its region, which are not available in this version")
-
-    def endpoint(self, path: str) -> str | None:
-        path = path.removeprefix("/v1")
-        return _METERED.get(path) or ("" if _FREE.fullmatch(path) else None)
 
     def body(self, endpoint: str, options: Any) -> Mapping[str, Any]:
         given = options.json_data
@@ -64,15 +38,15 @@ class _OpenAI:
         body = given or {}
         if options.extra_json is not None:  # as the SDK does it: what the caller left out with `omit` is not sent
             body = {k: v for k, v in {**body, **options.extra_json}.items() if type(v).__name__ != "Omit"}
-        if body.get("background"):
-            raise Unbounded(["background: the answer comes later, and what it used is not metered in this version"])
         return body
 
-    def sent(self, endpoint: str, options: Any, body: Mapping[str, Any]) -> Any:
+    def sent(self, endpoint: str, options: Any, body: Mapping[str, Any], changes: Mapping[str, Any]) -> Any:
         asked = body.get("stream_options") or {}
         if endpoint != "chat" or not body.get("stream") or not isinstance(asked, Mapping) or asked.get("include_usage"):
-            return options
-        body = {**body, "stream_options": {**asked, "include_usage": True}}
+            if not changes:
+                return options
+            return options.model_copy(update={"json_data": {**body, **changes}, "extra_json": None})
+        body = {**body, **changes, "stream_options": {**asked, "include_usage": True}}
         parse = options.post_parser
 
         def parser(parsed: Any) -> Any:
@@ -117,6 +91,10 @@ class ChatMeter(StreamMeter):
             self.usage = dict(fields_of(usage))
             self.complete = all(choice.finish_reason for choice in choices)
 
+    def is_text(self, place: object) -> bool:
+        """Whether a place is that of the first answer's text."""
+        return place == (0, "content")
+
     def _delta(self, choice: int, delta: Any) -> None:
         self.begun = True
         for name, value in fields_of(delta).items():
@@ -145,7 +123,7 @@ class ResponsesMeter(StreamMeter):
         if kind.endswith(".delta"):
             self.begun = True
             self.hidden = self.hidden or "reasoning" in kind
-            self.received(event.delta, getattr(event, "item_id", None))
+            self.received(event.delta, (kind, getattr(event, "item_id", None)))
         elif kind == "response.output_item.added":
             self.begun = True
             self.hidden = self.hidden or event.item.type not in _SHOWN_ITEMS
@@ -153,6 +131,10 @@ class ResponsesMeter(StreamMeter):
             self.failed = True
         elif kind in _LIFECYCLE:
             self._response(kind, event.response)
+
+    def is_text(self, place: object) -> bool:
+        """Whether a place is that of the answer's text."""
+        return isinstance(place, tuple) and place[0] == "response.output_text.delta"
 
     def _response(self, kind: str, response: Any) -> None:
         self.answer = {"model": response.model}
@@ -167,4 +149,4 @@ _SHOWN_ITEMS = ("message", "function_call", "custom_tool_call")
 _ENDS = ("response.completed", "response.incomplete", "response.failed")
 _LIFECYCLE = ("response.created", "response.in_progress", "response.queued", *_ENDS)
 _METERS = {"chat": ChatMeter, "responses": ResponsesMeter}
-PROTOCOL = _OpenAI()
+PROTOCOL = _OpenAI(Site("openai"))

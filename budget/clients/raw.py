@@ -8,12 +8,15 @@ caller had, a JSON body or events, whole or cut short. A response that is droppe
 from __future__ import annotations
 
 import json
+import logging
 import weakref
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 from budget.clients.call import Call, End
+from budget.clients.growth import alook_after, look_after
 
+_log = logging.getLogger("budget")
 __all__ = ["content", "tap", "tap_async", "unread"]
 
 
@@ -44,8 +47,10 @@ def tap(response: Any, call: Call) -> None:
     def tapped(chunk_size: int | None = None) -> Iterator[bytes]:
         for part in iter_raw(reference(), chunk_size):
             call.heard()
-            read.parts.append(part)
+            read.take(part, call)
             yield part
+            if call.growth is not None:
+                look_after(call, _living(reference).close)
 
     def close_and_end() -> None:
         try:
@@ -66,8 +71,10 @@ def tap_async(response: Any, call: Call) -> None:
     async def tapped(chunk_size: int | None = None) -> AsyncIterator[bytes]:
         async for part in aiter_raw(reference(), chunk_size):
             call.heard()
-            read.parts.append(part)
+            read.take(part, call)
             yield part
+            if call.growth is not None:
+                await alook_after(call, _living(reference).aclose)
 
     async def close_and_end() -> None:
         try:
@@ -83,35 +90,71 @@ def tap_async(response: Any, call: Call) -> None:
     weakref.finalize(response, _dropped, call, read)
 
 
+def _living(reference: weakref.ref[Any]) -> Any:
+    """Return a response that is being read, so that somebody has it."""
+    return reference()
+
+
 def _dropped(call: Call, read: _Read) -> None:
     if not call.guard.ended:
         call.guard.post(*read.end(call))
 
 
 class _Read:
-    """What was read of a response, as it came: it may be compressed."""
+    """What was read of a response, as it came: it may be compressed.
+
+    It is looked into when the response closes; at once, and line by line, where what is reserved grows with it.
+    """
 
     def __init__(self, response: Any):
-        self.parts: list[bytes] = []
+        self._parts: list[bytes] = []
         self._kind, self._headers = type(response), response.headers
+        self._decoder: Any = None
+        self._rest, self._whole = b"", False
+
+    def take(self, part: bytes, call: Call) -> None:
+        """Take note of a part."""
+        if call.growth is None or not self._streams:
+            self._parts.append(part)
+            return
+        try:
+            self._feed(self._decoded(part), call)
+        except Exception as error:
+            _log.warning("a stream does not grow any more: its answer cannot be decoded (%s)", type(error).__name__)
+            call.growth = None
+
+    def _decoded(self, part: bytes) -> bytes:
+        if "content-encoding" not in self._headers:
+            return part
+        if self._decoder is None:
+            self._decoder = self._kind(200, headers=self._headers)._get_content_decoder()
+        decoded = self._decoder.decode(part)
+        return decoded if isinstance(decoded, bytes) else b"".join(decoded)  # of httpx, of httpx2
 
     def end(self, call: Call) -> End:
         """Return how the call ends."""
         try:
-            body: bytes = self._kind(200, headers=self._headers, content=b"".join(self.parts)).content
+            body: bytes = self._kind(200, headers=self._headers, content=b"".join(self._parts)).content
         except Exception:  # a part of a compressed body need not be readable
             body = b""
-        if "event-stream" not in self._headers.get("content-type", ""):
+        if not self._streams:
             found = _json(body)
             return call.answered(found) if found else call.streamed(None)
-        whole = False
-        for line in body.decode("utf-8", "replace").split("\n"):
-            data = line[5:].strip() if line.startswith("data:") else ""
-            if data == "[DONE]":
-                whole = True
+        self._feed(body + b"\n", call)
+        return call.streamed(None, whole=self._whole)
+
+    @property
+    def _streams(self) -> bool:
+        return "event-stream" in self._headers.get("content-type", "")
+
+    def _feed(self, more: bytes, call: Call) -> None:
+        *lines, self._rest = (self._rest + more).split(b"\n")
+        for line in lines:
+            data = line[5:].strip() if line.startswith(b"data:") else b""
+            if data == b"[DONE]":
+                self._whole = True
             elif event := _json(data):
                 call.event(event)
-        return call.streamed(None, whole=whole)
 
 
 class _Event(dict[str, Any]):

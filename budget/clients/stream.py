@@ -5,6 +5,8 @@ it is dropped while running) over the events of a twin of the stream, so that no
 ends: the last event, an exception, the close of its response (which every `close()` and every `with` of the SDKs comes
 to), and a finalizer for a stream that is simply dropped. The SDKs also close the response when the events end or fail;
 what that was, only the reader of the event knows, so a close by whoever is reading is left to the reader.
+
+A stream whose reservation grows (`budget.clients.growth`) has it looked after before each event is read.
 """
 
 from __future__ import annotations
@@ -17,14 +19,16 @@ from threading import get_ident
 from typing import Any
 
 from budget.clients.call import Call
+from budget.clients.growth import alook_after, look_after
 
 __all__ = ["hide", "meter_async_stream", "meter_stream"]
 
 
 def meter_stream(stream: Any, call: Call) -> Any:
     """Have a sync stream metered."""
-    _listen(stream, _Events(_twin(stream).__stream__(), call))
     response = stream.response
+    events = _twin(stream).__stream__()
+    _listen(stream, _Events(events, call) if call.growth is None else _GrowingEvents(events, call, response))
     reference, close = weakref.ref(response), type(response).close
 
     def close_and_end() -> None:
@@ -42,8 +46,9 @@ def meter_stream(stream: Any, call: Call) -> Any:
 
 def meter_async_stream(stream: Any, call: Call) -> Any:
     """Have an async stream metered."""
-    _listen(stream, _AsyncEvents(_twin(stream).__stream__(), call))
     response = stream.response
+    events = _twin(stream).__stream__()
+    _listen(stream, _AsyncEvents(events, call) if call.growth is None else _AsyncGrowingEvents(events, call, response))
     reference, close = weakref.ref(response), type(response).aclose
 
     async def close_and_end() -> None:
@@ -143,6 +148,50 @@ class _AsyncEvents:
         call.reader = None
         call.event(event)
         return event
+
+
+class _GrowingEvents(_Events):
+    """The events of a sync stream whose reservation grows."""
+
+    __slots__ = ("_response",)
+
+    def __init__(self, events: Iterator[Any], call: Call, response: Any):
+        super().__init__(events, call)
+        self._response = response
+
+    def __next__(self) -> Any:
+        if self._call.growth.due:  # type: ignore[union-attr]
+            look_after(self._call, self._cut)
+        return super().__next__()
+
+    def _cut(self) -> None:
+        self._events = iter(())
+        self._response.close()
+
+
+class _AsyncGrowingEvents(_AsyncEvents):
+    """The same of an async stream."""
+
+    __slots__ = ("_response",)
+
+    def __init__(self, events: AsyncIterator[Any], call: Call, response: Any):
+        super().__init__(events, call)
+        self._response = response
+
+    async def __anext__(self) -> Any:
+        if self._call.growth.due:  # type: ignore[union-attr]
+            await alook_after(self._call, self._cut)
+        return await super().__anext__()
+
+    async def _cut(self) -> None:
+        self._events = _nothing()
+        await self._response.aclose()
+
+
+async def _nothing() -> AsyncIterator[Any]:
+    """Iterate no event."""
+    return
+    yield
 
 
 class _Shown:

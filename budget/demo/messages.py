@@ -38,8 +38,11 @@ def decide(body: object, reply: Reply, usual: int, id: str) -> Turn:
         Rejected: The body lacks what every request must have.
     """
     fields = _checked(body)
-    tool = first_tool(fields.get("tools"), "input_schema") if reply.tool else None
-    return Turn.of(fields, reply, usual, f"msg_{id}", input=input_tokens(fields), bound=fields["max_tokens"], tool=tool)
+    return Turn.of(
+        fields, reply, usual, f"msg_{id}", input=input_tokens(fields), bound=fields["max_tokens"],
+        tool=first_tool(fields.get("tools"), "input_schema") if reply.tool else None,
+        schema=_schema(fields),
+    )  # fmt: skip
 
 
 def usage(turn: Turn, output: int | None = None) -> dict[str, Any]:
@@ -174,6 +177,13 @@ def _checked(body: object) -> dict[str, Any]:
     if fields["max_tokens"] < 0:
         raise Rejected(400, "max_tokens: must be 1 or more")
     return fields
+
+
+def _schema(fields: dict[str, Any]) -> dict[str, Any] | None:
+    wanted = fields.get("output_config")
+    described = wanted.get("format") if isinstance(wanted, dict) else None
+    schema = described.get("schema") if isinstance(described, dict) else None
+    return schema if isinstance(schema, dict) else None
 
 
 def _stop_reason(turn: Turn) -> str:

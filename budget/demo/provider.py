@@ -7,7 +7,7 @@ errors, cuts and usage can be set, per server, by a script, or for one call by t
         client = Anthropic(base_url=provider.url, api_key="demo")
 
 `server.py` is the HTTP below it. The protocols it speaks are `messages.py` (Anthropic), `chat.py` and `responses.py`
-(OpenAI); another one is one more such file and its line in `_SPEECHES`.
+(OpenAI), and those of `others.py`; another one is one more such file and its line there or in `_SPEECHES`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Protocol, Self
 
-from budget.demo import chat, messages, responses
+from budget.demo import chat, messages, others, responses
+from budget.demo.batches import Later, Lines
 from budget.demo.reply import Reply
 from budget.demo.seen import Seen, seen_of
 from budget.demo.server import Answer, Request, Server
@@ -86,6 +87,7 @@ class Provider:
 
     Attributes:
         url: The base URL for a client; present once the block is entered.
+        later: What is answered late: batches and background responses.
         requests: Every request since the start or the last `clear`, in the order of arrival.
 
     Raises:
@@ -111,6 +113,7 @@ class Provider:
         self._ids = itertools.count(1)
         self._attempts: Counter[str] = Counter()
         self._busy = 0
+        self.later = Later(output_tokens)
         self.requests: list[Seen] = []
 
     def __enter__(self) -> Self:
@@ -167,6 +170,13 @@ class Provider:
         if status != 200:
             _send_error(answer, seen, status, "x-demo asked for this error", reply.retry_after)
             return
+        told = self.later.answer(request, reply, seen.request_id.removeprefix("req_"))
+        if told is None:
+            await self._at_once(request, reply, answer, seen)
+        else:
+            _send_late(told, reply, answer, seen)
+
+    async def _at_once(self, request: Request, reply: Reply, answer: Answer, seen: Seen) -> None:
         match request.method, request.path:
             case "POST", "/v1/embeddings":
                 body, seen.usage = responses.embeddings(_body(request), reply)
@@ -174,6 +184,8 @@ class Provider:
                     _send_json(answer, seen, 200, body)
             case "POST", path if path in _SPEECHES:
                 await self._answer(_SPEECHES[path], _body(request), reply, answer, seen)
+            case "POST", path if (other := others.route(path)) is not None:
+                await self._elsewhere(other, request, reply, answer, seen)
             case "POST", path if path in _COUNTERS:
                 counted = _COUNTERS[path](_body(request))
                 counted |= {} if reply.input is None else {"input_tokens": reply.input}
@@ -183,6 +195,20 @@ class Provider:
                 _send_json(answer, seen, 200, messages.models())
             case method, path:
                 raise Rejected(404, f"{method} {path}: there is no such endpoint here")
+
+    async def _elsewhere(
+        self, other: others.Route, request: Request, reply: Reply, answer: Answer, seen: Seen
+    ) -> None:
+        body: Any = _body(request)
+        if other.model:
+            body, seen.model = {**body, "model": other.model}, other.model
+        if other.stream is not None:
+            seen.stream = other.stream
+        if other.speech is not None:
+            await self._answer(other.speech, body, reply, answer, seen)
+        else:
+            embedded, seen.usage = others.embeddings(body, request.path)
+            _send_json(answer, seen, 200, embedded)
 
     async def _answer(self, speech: Speech, body: object, reply: Reply, answer: Answer, seen: Seen) -> None:
         turn = speech.decide(body, reply, self._output_tokens, seen.request_id.removeprefix("req_"))
@@ -219,16 +245,32 @@ async def _stream(speech: Speech, turn: Turn, answer: Answer, seen: Seen) -> Non
     reply, events = turn.reply, list(speech.events(turn))
     if reply.error_event is not None:
         events = [*events[: reply.error_event], speech.error_event()]
-    if reply.cut is not None:
-        events = events[: reply.cut]
+    if reply.cut is not None or reply.stall is not None:
+        events = events[: reply.cut if reply.stall is None else reply.stall]
     seen.status = 200
-    answer.begin(200, {**_SSE, **_ids(seen)})
+    answer.begin(200, {**getattr(speech, "HEADERS", _SSE), **_ids(seen)})
     for event in events:
         if reply.pace:
             answer.flush()
             await asyncio.sleep(reply.pace)
         seen.events_sent += 1  # before it leaves: the client may look at the log as soon as it has the event
         answer.send(event)
+    if reply.stall is not None:
+        answer.flush()
+        await asyncio.Event().wait()
+    if reply.cut is None:
+        answer.end()
+
+
+def _send_late(told: dict[str, Any] | Lines | bytes, reply: Reply, answer: Answer, seen: Seen) -> None:
+    if isinstance(told, dict):
+        if reply.cut is None:
+            _send_json(answer, seen, 200, told)
+        return
+    seen.status = 200
+    answer.begin(200, {**(_SSE if isinstance(told, bytes) else {"content-type": "application/x-jsonl"}), **_ids(seen)})
+    for part in [told] if isinstance(told, bytes) else told[: reply.cut]:
+        answer.send(part if isinstance(part, bytes) else json.dumps(part).encode() + b"\n")
     if reply.cut is None:
         answer.end()
 
@@ -242,7 +284,8 @@ def _send_json(
 
 def _send_error(answer: Answer, seen: Seen, status: int, message: str, retry_after: float | None = None) -> None:
     headers = {} if retry_after is None else {"retry-after": f"{retry_after:g}"}
-    speech = _SPEECHES.get(seen.path, messages)
+    other = others.route(seen.path)
+    speech = _SPEECHES.get(seen.path, messages) if other is None else other.speech or chat
     _send_json(answer, seen, status, speech.error(status, message, seen.request_id), headers)
 
 

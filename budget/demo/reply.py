@@ -32,6 +32,7 @@ class Reply:
             leaves early is noticed only in a paced stream.
         hang: Wait so long, then close the connection without any answer.
         cut: Close the connection after so many events; in a call that does not stream, before any answer.
+        stall: Send nothing more after so many events of a stream, and wait until the client goes away.
         error_event: Send an error event after so many events and end the stream, whose status was 200.
         failed: Answer, with status 200, that the model failed (OpenAI's Responses only).
         input: Uncached input; None counts the request.
@@ -54,6 +55,7 @@ class Reply:
     pace: float = 0.0
     hang: float | None = None
     cut: int | None = None
+    stall: int | None = None
     error_event: int | None = None
     failed: bool = False
     input: int | None = None
@@ -105,7 +107,8 @@ def _pair(text: str) -> tuple[int, int]:
 
 
 _COUNTS = (
-    "status", "cut", "error_event", "input", "cache_read", "cache_write_5m", "cache_write_1h", "output", "thinking"
+    "status", "cut", "stall", "error_event", "input", "cache_read", "cache_write_5m", "cache_write_1h", "output",
+    "thinking",
 )  # fmt: skip
 _SECONDS = ("retry_after", "latency", "pace", "hang")
 _READERS: dict[str, Callable[[str], Any]] = {

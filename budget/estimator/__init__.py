@@ -57,7 +57,8 @@ _MEASURES: dict[tuple[str, str], Callable[[Mapping[str, Any], str], Measure]] = 
 }
 _OTHERS = {  # who takes what of Anthropic's and OpenAI's
     "messages": "google-vertex aws-bedrock azure xai deepseek fireworks openrouter",
-    "chat": "azure mistral xai deepseek groq together fireworks perplexity openrouter google google-vertex aws-bedrock",
+    "chat": "azure mistral xai deepseek groq together fireworks perplexity openrouter google google-vertex aws-bedrock "
+    "anthropic",
     "responses": "azure xai groq openrouter fireworks aws-bedrock",
     "embeddings": "azure aws-bedrock mistral cohere together fireworks openrouter perplexity xai",
 }

@@ -70,9 +70,14 @@ def calls_of(entries: Iterable[Entry], by: str) -> tuple[Iterable[Call], Counter
             refused[_key(entry, by)] += 1
         elif id is not None and entry.kind == "refunded":
             calls.pop(id, None)
-        elif id is not None and entry.kind in _CHARGED and (id in calls or not entry.detail.get("late")):
+        elif id is not None and entry.kind in _CHARGED and _counts(entry, id in calls):
             calls.setdefault(id, Call(_key(entry, by))).add(entry)
     return calls.values(), refused
+
+
+def _counts(entry: Entry, known: bool) -> bool:
+    """Whether an end is of a call among these: not a correction of an earlier one, nor that of a link to a call."""
+    return (known or not entry.detail.get("late")) and "link" not in entry.detail
 
 
 def _key(entry: Entry, by: str) -> str | None:

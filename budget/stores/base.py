@@ -209,7 +209,7 @@ def read_entries(store: Store, account: str, since_us: int = 0, after: int = 0) 
         after = page[-1].seq
 
 
-def open_store(url: str) -> Store:
+def open_store(url: str, clock: Callable[[], int] | None = None) -> Store:
     """Make the store that a URL names; nothing is opened before the first command.
 
     Args:
@@ -217,6 +217,7 @@ def open_store(url: str) -> Store:
             as redis-py names it: "redis://cache:6379/0", "rediss://user:password@cache", "unix:///run/valkey.sock", or
             "redis+sentinel://one,two,three/mymaster/0", "redis+cluster://one:7000,two:7001"; "valkey" and "valkeys"
             mean the same as "redis" and "rediss".
+        clock: What tells a memory store the time, microseconds since the epoch; None is this machine's clock.
 
     Raises:
         ConfigError: The URL names no store that exists here.
@@ -228,7 +229,7 @@ def open_store(url: str) -> Store:
     if url == "memory://":
         from budget.stores.memory import MemoryStore
 
-        return MemoryStore()
+        return MemoryStore(clock)
     if url.startswith("sqlite:///") and len(url) > len("sqlite:///"):
         from budget.stores.sqlite import SqliteStore
 

@@ -134,6 +134,10 @@ class _MemoryState:
                 self.reservations.pop(known.id, None)
 
 
+def _machine_clock() -> int:
+    return time.time_ns() // 1000
+
+
 class MemoryStore:
     """Pools, reservations and ledger in this process's memory. See `stores.base.Store`."""
 
@@ -141,7 +145,8 @@ class MemoryStore:
     default_timeout = 2.0
     undelivered: Callable[[str, Command], None] | None = None  # nothing fails here
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], int] | None = None) -> None:
+        self._clock = clock or _machine_clock
         self._states: dict[str, _MemoryState] = {}
         self._lock = Lock()
         self._posted: deque[tuple[str, Command]] = deque()
@@ -270,7 +275,7 @@ class MemoryStore:
         state = self._states.get(account)
         if state is None:
             state = self._states[account] = _MemoryState()
-        outcome = apply(state, command, time.time_ns() // 1000 if now is None else now)
+        outcome = apply(state, command, self._clock() if now is None else now)
         state.forget(outcome.now)
         if self._watches:
             for watch in self._watches:

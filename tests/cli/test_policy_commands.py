@@ -170,6 +170,18 @@ def test_set_takes_every_option(cli: Cli) -> None:
         assert (limit.rollover, limit.warn, limit.starts) == (2 * 10**9, (50, 80), "06:00")
 
 
+def test_what_to_do_when_money_runs_short(cli: Cli) -> None:
+    ways = "clamp:200; fallback:claude-haiku-4-5"
+    shown = cli("set", "per=user", "$2/day", "$0.25/request", "--on-short", ways).stdout
+    assert shown.splitlines()[0] == "set per=user $2/day (on short clamp:200;fallback:claude-haiku-4-5)"
+    assert [row["options"] for row in cli.json("limits")] == [{"on_short": "clamp:200;fallback:claude-haiku-4-5"}] * 2
+    assert "on short clamp:200" in cli.lines("limits")[0][3]
+    assert "on_short: 'clmp' is not" in cli("set", "per=user", "$9/day", "$3/week", "--on-short", "clmp", code=2).stderr
+    assert rules(cli) == ["per=user $2/day", "per=user $0.25/request"]
+    cli("set", "per=user", "$2/day")
+    assert [row["options"] for row in cli.json("limits")] == [{"on_short": "clamp:200;fallback:claude-haiku-4-5"}, {}]
+
+
 def test_options_go_to_the_limits_they_mean(cli: Cli) -> None:
     rules_ = ["$5/day", "$9/30d rolling", "$0.25/request", "8 concurrent", "5 tokens/day", "$3/hour"]
     words = ["--starts", "6", "--rollover", "$2", "--warn", "80%", "--backfill"]

@@ -31,6 +31,8 @@ CHAT_IN, CHAT_OUT = Decimal("0.0000004"), Decimal("0.0000016")
 OPENAI_HTTP = sys.modules[openai.DefaultHttpxClient.__mro__[1].__module__.partition(".")[0]]  # `httpx` or `httpx2`
 BROKEN = (anthropic.APIError, openai.APIError, httpx2.HTTPError, OPENAI_HTTP.HTTPError)
 _TLS = ssl.create_default_context()  # made once: it is what making a client takes longest for
+ONE_TLS_ONLY: dict[str, Any] = {"verify": _TLS}
+"""How an SDK's HTTP client is made without making another of those."""
 ENDS = ("reconciled", "refunded", "expired")
 
 
