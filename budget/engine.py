@@ -293,6 +293,9 @@ class Budget:
         Inside, call `reconcile(usd=...)` or `refund()` on what `with` gives. A block that ends without either is
         charged the reservation; one that raises is refunded or charged as the table of outcomes says. `wait`: see
         `reserve`.
+
+        While the block is open, wrapped clients let pass in it what they refuse otherwise, because nobody knows what it
+        costs: images, sessions, WebSockets.
         """
         from budget.guard import Guard
 

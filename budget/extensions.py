@@ -66,10 +66,24 @@ class Extensions:
             return amounts
         return filled(amounts, tuple(sum(figure or 0 for figure in unit) for unit in zip(*every, strict=True)))  # type: ignore[arg-type]
 
+    def end(self, first: Reservation) -> Flow:
+        """End each, and wait for the last, behind which a store has carried out the others."""
+        if not self._stored:
+            return
+        *others, last = self._stored
+        for id in others:
+            self._post(id, first)
+        yield from self._engine.verbs.refund(self._stored[last] or last, {"extends": first.id})
+        self._engine.leases.drop(last)
+
     def give_back(self, first: Reservation) -> None:
-        """Hand over the end of each."""
-        for id, stored in list(self._stored.items()):
-            if self._engine.leases.drop(id):
-                self._engine.post(Refund(id, {"extends": first.id}, stored))
-                if stored is not None:
-                    self._engine.verbs.presume(stored, _NOTHING, True)
+        """Hand over the end of each that has none yet."""
+        for id in [*self._stored]:
+            self._post(id, first)
+
+    def _post(self, id: str, first: Reservation) -> None:
+        if self._engine.leases.drop(id):
+            stored = self._stored[id]
+            self._engine.post(Refund(id, {"extends": first.id}, stored))
+            if stored is not None:
+                self._engine.verbs.presume(stored, _NOTHING, True)

@@ -238,14 +238,17 @@ class Guard:
     def _end_flow(self, amounts: Amounts, detail: Mapping[str, Any], refund: bool) -> Flow:
         verbs = self._engine.verbs
         if refund:
-            return verbs.refund(self._known, detail)
-        return verbs.reconcile(self._known, self._whole(amounts), detail)
+            yield from verbs.refund(self._known, detail)
+        else:
+            yield from verbs.reconcile(self._known, self._whole(amounts), detail)
+        if self._extensions is not None:
+            yield from self._extensions.end(self._known)
 
     def _whole(self, amounts: Amounts) -> Amounts:
         return amounts if self._extensions is None else self._extensions.whole(self._known, amounts)
 
     def _give_back(self) -> None:
-        """End what was set aside besides; whoever ends the guard comes here after that."""
+        """Hand over the end of what was set aside besides, where it has none yet."""
         if self._extensions is not None:
             self._extensions.give_back(self._known)
 

@@ -114,8 +114,8 @@ def _in_a_worker(url: str, headers: dict[str, str], count: int) -> int:
 
 def test_processes_of_a_pool_share_one_run(sqlite_url: str, make_budget: Make) -> None:
     b = make_budget(sqlite_url)
-    with b.run("$0.20") as run, ProcessPoolExecutor(3, mp_context=get_context("spawn")) as pool:
-        done = [pool.submit(_in_a_worker, sqlite_url, run.to_headers(), 10) for _ in range(3)]
+    with b.run("$0.20") as run, ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+        done = [pool.submit(_in_a_worker, sqlite_url, run.to_headers(), 15) for _ in range(2)]
         assert sum(task.result(timeout=120) for task in done) == 20
         assert run.refresh().remaining == 0
 

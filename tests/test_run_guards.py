@@ -303,13 +303,6 @@ def test_the_first_deadline_counts(b: Budget) -> None:
                 assert caught.value.subject == f"run={over.id}"
 
 
-def test_nobody_waits_past_a_deadline(b: Budget) -> None:
-    b.limits.set("$1/day")
-    b.reserve("$1")
-    with b.run(deadline=0.05), b.run(), pytest.raises(BudgetExceeded):
-        b.reserve("$1", wait=600)
-
-
 # The kill switch.
 
 

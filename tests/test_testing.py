@@ -83,6 +83,16 @@ def test_windows_follow_the_clock() -> None:
         assert_no_leaks(budget)
 
 
+def test_a_limit_ends_by_the_clock_and_what_held_before_holds_at_once() -> None:
+    with Sandbox() as budget:
+        budget.limits.set("$1/lifetime")
+        budget.limits.set("$5/lifetime", until=budget.clock.now + timedelta(hours=1))
+        budget.refund(budget.reserve("$3"))
+        budget.clock.move("2h")
+        with pytest.raises(BudgetExceeded):
+            budget.reserve("$3")
+
+
 def test_a_lease_ends_by_the_clock() -> None:
     with Sandbox(limits=["$1/day"]) as budget:
         held = budget.reserve("$0.4", lease=60)

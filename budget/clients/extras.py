@@ -39,6 +39,7 @@ class Extras:
 
 NONE = Extras()
 _NAMES = ("budget_scope", "budget_cap", "budget_on_short")
+_KNOWN = frozenset(_NAMES)
 
 
 def take_extras(options: Any) -> tuple[Any, Extras]:
@@ -50,10 +51,12 @@ def take_extras(options: Any) -> tuple[Any, Extras]:
     Raises:
         ArgumentTypeError, ConfigError: An extra has a wrong type, a wrong value, or a name that is not known.
     """
+    body, more = options.json_data, options.extra_json
+    if more is None and (not isinstance(body, Mapping) or _KNOWN.isdisjoint(body)):
+        return options, NONE  # as most calls are
     found: dict[str, Any] = {}
     cleaned = {}
-    for place in ("json_data", "extra_json"):
-        given = getattr(options, place, None)
+    for place, given in (("json_data", body), ("extra_json", more)):
         if isinstance(given, Mapping) and any(map(_is_extra, given)):
             found |= {name: value for name, value in given.items() if _is_extra(name)}
             cleaned[place] = {name: value for name, value in given.items() if not _is_extra(name)}

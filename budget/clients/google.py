@@ -119,7 +119,7 @@ def guard(budget: Budget, client: C) -> C:
         raise ArgumentTypeError(f"wrap: {type(client).__name__} is no client that is known here; give a genai.Client()")
     if absent := ", ".join(missing(client)):
         raise ConfigError(f"wrap: google.genai.Client has no {absent}; is its SDK too new?")
-    below: Any = client._api_client  # type: ignore[attr-defined]
+    below: Any = client._api_client
     twin_below = _bare(_api_class(type(below), budget), below)
     kind = subclass(type(client), budget, __del__=_nothing, **_doors(type(client), budget))
     twin: C = _adopted(_bare(kind, client), below, twin_below, budget)

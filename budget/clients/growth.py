@@ -12,7 +12,8 @@ what was learned of such calls, and keeps what is reserved ahead of what was rec
 in money and in tokens. It looks before it reads on, so that what the caller has is covered. An extension is a reserve
 like any other: a limit, a freeze or a guard of the run may refuse it. A step beyond what was received does not fit
 then, and so the stream is stopped within one step of the limit: its connection is closed, the refusal is raised with
-the text so far in `partial`, and what was received is booked as of any stream that was cut short.
+the text so far in `partial`, and what was received is booked as of any stream that was cut short. While the store
+cannot answer, what is reserved may be used up first.
 
 What was received is counted with the tokenizer's bound, in portions, because counting each piece would take longer than
 reading it: `StreamMeter.unread` is at least half of what there can be, and a portion is no larger than AHEAD, so that
@@ -47,9 +48,8 @@ if TYPE_CHECKING:
 __all__ = ["AHEAD", "STEP", "Growth", "alook_after", "ask_of_stream", "grown", "look_after", "streams"]
 
 STEP = 256
-"""Output tokens that are reserved beyond what was received, in all of a request's answers: some 3 to 10 seconds of text
-at the 25 to 80 tokens a second of most models, so that the store is asked every few seconds, and a stream that is
-stopped leaves at most so much unused."""
+"""Output tokens that are reserved beyond what was received, in all of a request's answers: the store is asked once in a
+hundred words or two, and what others cannot use meanwhile, or a stream that is stopped leaves unused, is no more."""
 AHEAD = STEP // 4
 """Output tokens below which what is left is filled up: what a provider may be ahead of the reader."""
 _NEVER = 1 << 62

@@ -176,10 +176,12 @@ class _Asked:
         return sent
 
     def _reasons(self, litellm: Any, model: str, of: str) -> bool:
-        """Whether a model may reason out of sight without being asked: Claude does when it is asked."""
-        asked = (self._given.get("thinking") or {}).get("type") == "disabled", self._given.get("reasoning_effort")
-        if "claude" in model or asked[0] or asked[1] in ("none", "disable"):
+        """Whether the model may reason out of sight: many do so unasked, Claude does when it is asked."""
+        thinking, effort = (self._given.get("thinking") or {}).get("type"), self._given.get("reasoning_effort")
+        if thinking == "disabled" or effort in ("none", "disable"):
             return False
+        if thinking or effort or "claude" in model:
+            return bool(thinking or effort)
         return bool(litellm.supports_reasoning(model=model, custom_llm_provider=of))
 
     def attempt(self) -> _Once:

@@ -90,9 +90,7 @@ def test_a_command_is_one_run_over_its_processes(shared: Cli, script: Callable[[
 
 
 def test_without_a_limit_it_counts(cli: Cli, script: Callable[[str], str]) -> None:
-    done = cli.child("run", "--", sys.executable, script(SPEND), "0.30")
-    out, (first, last) = output(done)
-    assert (done.returncode, out) == (0, "")
+    first, last = cli("run", "--", sys.executable, script(SPEND), "0.30").stderr.splitlines()
     assert last == f"{first} spent $0.60 in 2 calls"
 
 
@@ -296,17 +294,14 @@ def test_the_commands_own_words_are_left_alone(cli: Cli) -> None:
 
 
 def test_a_store_that_is_away_changes_nothing_about_the_command(cli: Cli) -> None:
-    done = cli.child("run", "--store", "sqlite:////nowhere/at/all.db", "--", "sh", "-c", "echo words; exit 5")
-    out, err = output(done)
-    assert (done.returncode, out) == (5, "words\n")
-    assert "cannot be read" in err[-1]
+    words = ["run", "--store", "sqlite:////nowhere/at/all.db", "--", "sh", "-c", "exit 5"]
+    assert "cannot be read" in cli(*words, code=5).stderr
 
 
 def test_the_commands_store_and_account_are_its_own(cli: Cli, script: Callable[[str], str], tmp_path: Path) -> None:
     store = f"sqlite:///{tmp_path}/other.db"
     words = ["--store", store, "--account", "team-a", "--limit", "$9", "--", sys.executable, script(SPEND), "0.30"]
-    done = cli.child("run", *words)
-    assert output(done)[1][-1].endswith("spent $0.60 of $9.00 in 2 calls")
+    assert cli("run", *words).stderr.endswith("spent $0.60 of $9.00 in 2 calls\n")
     assert cli.json("ledger", "--store", store) == []
     assert len(cli.json("ledger", "--store", store, "--account", "team-a")) == 4
 

@@ -20,7 +20,7 @@ import pytest
 from conftest import books
 
 from budget import Budget, BudgetExceeded, CapExceeded, ConfigError, Unbounded, UnknownModel
-from budget.clients.late import calls, links
+from budget.clients.late import along, calls, links, results
 from budget.commands import Reserve
 from budget.demo.provider import Provider
 from budget.ledger import Entry
@@ -213,6 +213,36 @@ def test_results_that_lack_a_line_leave_it_open(budget: Budget, client: Any, pro
     provider.later._jobs[made.id].results.append(lost)
     list(client.messages.batches.results(made.id))
     assert final(budget).usd == at_half(provider.later.billed(made.id))
+
+
+@pytest.mark.parametrize("raw", [False, True])
+def test_what_goes_wrong_here_is_no_fault_in_the_results(
+    budget: Budget, client: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, raw: bool
+) -> None:
+    def message(*args: Any) -> None:
+        raise RuntimeError("a fault")
+
+    made = client.messages.batches.create(requests=requests("a", "b"))
+    with monkeypatch.context() as patch:
+        patch.setattr(results.Results, "message", message)
+        if raw:
+            with client.messages.batches.with_streaming_response.results(made.id) as response:
+                assert len(list(response.iter_lines())) == 2
+        else:
+            assert len(list(client.messages.batches.results(made.id))) == 2
+    assert state(budget)[1] > 0
+    assert "not booked now (a fault)" in caplog.text
+    list(client.messages.batches.results(made.id))
+    assert final(budget).kind == "reconciled"
+
+
+def test_lines_are_made_of_bytes_however_they_are_cut() -> None:
+    taken: list[Any] = []
+    taker = along.Lines(taken.append)
+    for part in (b'{"a": 1}\nnot json\n\n{"b"', b": 2}\n{", b'"c": 3}'):
+        taker.feed(part)
+    taker.close()
+    assert taken == [{"a": 1}, None, {"b": 2}, {"c": 3}]
 
 
 def test_results_without_a_usage_are_charged_as_reserved(budget: Budget, client: Any) -> None:

@@ -26,7 +26,7 @@ class Taker(Protocol):
 
 
 class Reader(Protocol):
-    """Reads along."""
+    """Reads along. It never raises."""
 
     def take(self, part: Any) -> None:
         """Take note of one part."""
@@ -105,7 +105,7 @@ def tap(response: Any, reader: Reader) -> None:
 
 
 class Lines:
-    """Makes JSON of each line; a line that is none is left to the user, and spoils the whole for us."""
+    """Makes JSON of each line; None of one that is none."""
 
     def __init__(self, take: Callable[[Any], None]):
         self._take, self._rest = take, b""

@@ -22,11 +22,11 @@ from budget.clients.late.results import Results
 from budget.clients.meter import fields_of
 from budget.clients.protocol import Protocol
 from budget.clients.raw import content, unread
+from budget.errors import BudgetError, ConfigError
 
 if TYPE_CHECKING:
     from budget.clients.late.batches import Batch
     from budget.engine import Budget
-    from budget.errors import BudgetError
     from budget.verbs import Flow
 
 __all__ = ["Watch", "awatch", "watch"]
@@ -83,6 +83,8 @@ def _watched(budget: Budget, protocol: Protocol, options: Any) -> Watch | None:
 class Watch:
     """Watches one answer. What reads along gives it each part (`take`), and then the end (`finish`)."""
 
+    _spoilt = False
+
     def __init__(self, budget: Budget, sdk: str, kind: str, name: str):
         self._budget, self._engine, self._settings = budget, budget.engine, budget.settings
         self._sdk, self._kind, self._name = sdk, kind, name
@@ -122,7 +124,16 @@ class Watch:
         self.take(content(result))
 
     def take(self, part: Any) -> None:
-        """Take note of an answer, or of an event or a result in it."""
+        """Take note of an answer, or of an event or a result in it; what cannot be read leaves the reservation open."""
+        try:
+            self.note(part)
+        except Exception as error:
+            if not self._spoilt:
+                self._failed(error)
+            self._spoilt = True
+
+    def note(self, part: Any) -> None:
+        """Take note of a part."""
 
     def flow(self) -> Flow | None:
         """Return the steps that book what was taken note of, if there is anything."""
@@ -131,7 +142,7 @@ class Watch:
     def finish(self) -> None:
         """Book what was read."""
         try:
-            if (flow := self.flow()) is not None:
+            if not self._spoilt and (flow := self.flow()) is not None:
                 self._engine.drive(flow)
         except Exception as error:
             self._failed(error)
@@ -139,7 +150,7 @@ class Watch:
     async def afinish(self) -> None:
         """Like `finish`, without blocking the event loop."""
         try:
-            if (flow := self.flow()) is not None:
+            if not self._spoilt and (flow := self.flow()) is not None:
                 await self._engine.adrive(flow)
         except Exception as error:
             self._failed(error)
@@ -167,7 +178,7 @@ class _Object(Watch):
 
     _found: Mapping[str, Any] | None = None
 
-    def take(self, part: Any) -> None:
+    def note(self, part: Any) -> None:
         fields = fields_of(part)
         fields = fields_of(fields["response"]) if "response" in fields else fields
         if isinstance(fields.get("id"), str):
@@ -198,9 +209,11 @@ class _Lines(Watch):
         return True
 
     def _begin(self) -> None:
-        self._results = Results(self._settings, self._link.main)
+        self._results, self._spoilt = Results(self._settings, self._link.main), False
 
-    def take(self, part: Any) -> None:
+    def note(self, part: Any) -> None:
+        if part is None:
+            raise ConfigError("a line of the results is not JSON")
         if self._kind == "results":
             self._results.message(part)
         else:
@@ -233,7 +246,7 @@ class _Upload(Watch):
         """Take note of what the requests in it can cost."""
         self._requests = read_upload(self._budget, self._protocol, self._files)
 
-    def take(self, part: Any) -> None:
+    def note(self, part: Any) -> None:
         self._id = fields_of(part).get("id")
 
     def flow(self) -> None:

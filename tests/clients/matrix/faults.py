@@ -1,5 +1,7 @@
 """How a call ends, and what it must cost then: the table of outcomes, written down once more, by hand.
 
+The words of a cell:
+
     usage      answered: what the provider's log says it bills
     refund     surely not billed: nothing
     reserved   nobody knows: the whole reservation, marked as estimated

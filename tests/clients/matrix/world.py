@@ -25,6 +25,7 @@ from budget.demo.provider import Provider, Reply, Request, Seen
 from budget.ledger import Entry
 from budget.money import parse_usd, to_decimal
 
+from ..conftest import OPENAI_HTTP
 from .faults import FAULTS, LEAVE, PART, REFUND, RESERVED, STALL, USAGE, Fault, expected, missing
 from .ways import APIS, ASYNC, STREAMS, SYNC, Api
 
@@ -198,15 +199,8 @@ def _script(request: Request) -> Reply:
 
 
 def _patience(api: Api, fault: Fault) -> Any:
-    http = httpx2 if api.sdk is anthropic else _openai_http()
+    http = httpx2 if api.sdk is anthropic else OPENAI_HTTP
     return http.Timeout(30, read=fault.patience)
-
-
-def _openai_http() -> Any:
-    """The HTTP library that this generation of the SDK is built on."""
-    import sys
-
-    return sys.modules[openai.DefaultHttpxClient.__mro__[1].__module__.partition(".")[0]]
 
 
 def _reply(way: str, fault: Fault) -> str:

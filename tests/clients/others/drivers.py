@@ -21,6 +21,7 @@ class Driver:
         package: What must be installed.
         model: As the SDK is given it.
         prices: USD per million tokens of input and output.
+        cheaper: Another model of the provider.
         repeats_broken: The SDK, as `make` sets it up, repeats a request whose connection broke.
         two: There are two clients, one of them async.
     """
@@ -28,6 +29,7 @@ class Driver:
     package = ""
     model = ""
     prices = ("0", "0")
+    cheaper = ""
     repeats_broken = False
     two = False
 
@@ -52,6 +54,7 @@ class Driver:
 
 class Google(Driver):
     package, model, prices = "google.genai", "gemini-2.5-flash", ("0.30", "2.50")
+    cheaper = "gemini-2.5-flash-lite"
 
     def make(self, url: str, retries: int) -> Any:
         options = {"base_url": url}
@@ -89,6 +92,7 @@ class Google(Driver):
 
 class Bedrock(Driver):
     package, model, prices = "boto3", "us.anthropic.claude-sonnet-4-5-20250929-v1:0", ("3.30", "16.50")
+    cheaper = "amazon.nova-lite-v1:0"
     repeats_broken = True
 
     def make(self, url: str, retries: int) -> Any:
@@ -122,6 +126,7 @@ class Chat(Driver):
 
 class Mistral(Chat):
     package, model, prices = "mistralai", "mistral-small-latest", ("0.15", "0.60")
+    cheaper = "ministral-3b-latest"
     repeats_broken = True
 
     def make(self, url: str, retries: int) -> Any:
@@ -147,6 +152,7 @@ class Mistral(Chat):
 
 class Groq(Chat):
     package, model, prices = "groq", "llama-3.3-70b-versatile", ("0.59", "0.79")
+    cheaper = "llama-3.1-8b-instant"
     repeats_broken = two = True
 
     def make(self, url: str, retries: int) -> Any:
@@ -171,6 +177,7 @@ class Groq(Chat):
 
 class Cohere(Chat):
     package, model, prices = "cohere", "command-a-03-2025", ("2.50", "10")
+    cheaper = "command-r7b-12-2024"
     two = True
 
     def make(self, url: str, retries: int) -> Any:
@@ -227,11 +234,13 @@ class LiteLLM(Chat):
 
 class LiteLLMOpenAI(LiteLLM):
     model, prices = "openai/gpt-4.1-mini", ("0.40", "1.60")
+    cheaper = "gpt-4.1-nano"
     repeats_broken = True
 
 
 class LiteLLMAnthropic(LiteLLM):
     model, prices, path = "anthropic/claude-sonnet-4-6", ("3", "15"), ""
+    cheaper = "claude-haiku-4-5"
 
     def counts(self, usage: Mapping[str, Any]) -> tuple[int, int]:
         return usage["input_tokens"], usage["output_tokens"]
@@ -239,6 +248,7 @@ class LiteLLMAnthropic(LiteLLM):
 
 class LiteLLMGemini(LiteLLM):
     model, prices, path = "gemini/gemini-2.5-flash", ("0.30", "2.50"), "/v1beta"
+    cheaper = "gemini-2.5-flash-lite"
     counts = Google.counts  # type: ignore[assignment]
 
     def _asked(self, most: int | None) -> dict[str, Any]:

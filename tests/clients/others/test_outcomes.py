@@ -267,6 +267,17 @@ def test_a_clamped_call_asks_for_less(
     assert Decimal(end.usd) == driver.cost(provider.requests[0].usage) <= most
 
 
+def test_a_refused_call_falls_back_to_a_cheaper_model(
+    driver: Driver, make_budget: Callable[..., Budget], provider: Provider
+) -> None:
+    most = Decimal(driver.prices[1]) * 1000 / 10**6 * Decimal("0.9")
+    budget = make_budget("memory://", limits=[Limit(f"${most}/day", on_short=f"fallback:{driver.cheaper}")])
+    client = driver.guard(budget, driver.make(provider.url, 0))
+    assert driver.ask(client, 1000).startswith("w0 ")
+    assert provider.requests[0].model == driver.cheaper
+    assert Decimal(list(budget.entries())[-1].usd) < driver.cost(provider.requests[0].usage)
+
+
 def test_a_disabled_budget_lets_everything_pass(
     driver: Driver, make_budget: Callable[..., Budget], provider: Provider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
