@@ -75,7 +75,6 @@ def guard(budget: Budget, client: C) -> C:
     Raises:
         ConfigError: It is a client of a cloud, or the SDK lacks what guarding depends on.
     """
-
     if any(cloud in each.__module__ for each in type(client).__mro__ for cloud in ("mistralai.azure", "mistralai.gcp")):
         raise ConfigError(f"wrap: {type(client).__module__}.{type(client).__name__} is not available in this version")
     if absent := ", ".join(missing(client)):

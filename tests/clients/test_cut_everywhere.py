@@ -53,8 +53,8 @@ def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _some(reader: Any, count: int) -> range:
-    """Every number for the usual way to read each API's stream, every fifth for the others, which read through it."""
-    return range(0, count, 1 if reader.__name__.lstrip("_") in _USUAL else 5)
+    """Every number for the usual way to read each API's stream, every sixth for the others, which read through it."""
+    return range(0, count, 1 if reader.__name__.lstrip("_") in _USUAL else 6)
 
 
 def _request(reader: Any, demo: str) -> dict[str, Any]:

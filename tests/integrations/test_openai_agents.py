@@ -44,9 +44,7 @@ def make_client(loop: Loop) -> openai.AsyncOpenAI:
 
 
 def make_config(loop: Loop, kind: str) -> RunConfig:
-    return RunConfig(
-        model_provider=OpenAIProvider(openai_client=make_client(loop), use_responses=kind == "responses")
-    )
+    return RunConfig(model_provider=OpenAIProvider(openai_client=make_client(loop), use_responses=kind == "responses"))
 
 
 def make_agent(model: Any = GPT, **options: Any) -> Agent[Any]:
