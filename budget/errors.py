@@ -112,7 +112,7 @@ class Refusal:
     Attributes:
         limit: The `Limit` that refused; None for a freeze, a deadline or a loop.
         subject: Whose pool it is: {"user": "alice"}, printed "user=alice".
-        unit: usd, tokens, input_tokens, output_tokens, requests or concurrent; "deadline" or "loop" (`spent`: how often).
+        unit: usd, tokens, input_tokens, output_tokens, requests or concurrent; "deadline", "loop" (`spent`: how often).
         spent, reserved, requested, available: The pool at the decision, and what was asked of it.
         resets_at: When the window ends, aware, in the limit's zone; of a rolling window, when this request would fit
             if nothing else happened. None if it does not end.
