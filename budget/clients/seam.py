@@ -122,12 +122,14 @@ def _sync_methods(base: Any, budget: Budget) -> dict[str, Any]:
         outer = _call.get()
         try:
             _call.set(ref(call))
-            result = base.request(self, cast_to, protocol.sent(endpoint, options, body, call.changes), **kwargs)
+            call.prepared = options = protocol.sent(endpoint, options, body, call.changes)
+            result = base.request(self, cast_to, options, **kwargs)
         except BaseException as error:
             call.guard.end(*call.failed(error))
             raise
         finally:
             _call.set(outer)
+            call.prepared = None
         call.tell(result)
         if _is_stream(result):
             return meter_stream(result, call)
@@ -149,7 +151,19 @@ def _sync_methods(base: Any, budget: Budget) -> dict[str, Any]:
             call.attempt(http_request, is_async=False)
         base._prepare_request(self, http_request)
 
-    return {"request": request, "_prepare_request": prepare_request}
+    def copy_and_prepare(self: Any, options: Any) -> Any:
+        if _is_prepared(options):
+            return options
+        return base._copy_and_prepare(self, options)
+
+    prepares = {"_copy_and_prepare": copy_and_prepare} if hasattr(base, "_copy_and_prepare") else {}
+    return {"request": request, "_prepare_request": prepare_request, **prepares}
+
+
+def _is_prepared(options: Any) -> bool:
+    """Whether these options are those that the seam has prepared."""
+    call = _current()
+    return call is not None and call.prepared is options
 
 
 def _async_methods(base: Any, budget: Budget) -> dict[str, Any]:
@@ -170,7 +184,8 @@ def _async_methods(base: Any, budget: Budget) -> dict[str, Any]:
         outer = _call.get()
         try:
             _call.set(ref(call))
-            result = await base.request(self, cast_to, protocol.sent(endpoint, options, body, call.changes), **kwargs)
+            call.prepared = options = protocol.sent(endpoint, options, body, call.changes)
+            result = await base.request(self, cast_to, options, **kwargs)
         except Exception as error:
             await call.guard.aend(*call.failed(error))
             raise
@@ -179,6 +194,7 @@ def _async_methods(base: Any, budget: Budget) -> dict[str, Any]:
             raise
         finally:
             _call.set(outer)
+            call.prepared = None
         call.tell(result)
         if _is_stream(result):
             return meter_async_stream(result, call)
@@ -200,4 +216,10 @@ def _async_methods(base: Any, budget: Budget) -> dict[str, Any]:
             call.attempt(http_request, is_async=True)
         await base._prepare_request(self, http_request)
 
-    return {"request": request, "_prepare_request": prepare_request}
+    async def copy_and_prepare(self: Any, options: Any) -> Any:
+        if _is_prepared(options):
+            return options
+        return await base._copy_and_prepare(self, options)
+
+    prepares = {"_copy_and_prepare": copy_and_prepare} if hasattr(base, "_copy_and_prepare") else {}
+    return {"request": request, "_prepare_request": prepare_request, **prepares}
