@@ -272,7 +272,7 @@ def test_follow_goes_on_until_it_is_stopped(redis_url: str, budget: Budget, reco
     environment = {**os.environ, "BUDGET_RECORDS": f"sqlite:///{records.path}"}
     child = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
     try:
-        until = time.monotonic() + 20
+        until = time.monotonic() + 60
         while records.store.last("default") < 5 and time.monotonic() < until:
             time.sleep(0.05)
         use(budget, 3)

@@ -608,7 +608,7 @@ def test_hostile_nesting_is_refused() -> None:
 
 
 def test_provider_and_endpoint() -> None:
-    for provider, endpoint in (("openai", "messages"), ("anthropic", "chat"), ("google", "converse")):
+    for provider, endpoint in (("openai", "messages"), ("anthropic", "responses"), ("google", "converse")):
         with pytest.raises(ConfigError, match="not available in this version"):
             measure(asked(HI), provider=provider, endpoint=endpoint)
     with pytest.raises(ConfigError, match=r"provider.*anthropic, openai"):

@@ -155,7 +155,7 @@ def test_doctor_prints_no_password(cli: Cli, monkeypatch: pytest.MonkeyPatch) ->
         raise StoreUnavailable("no answer from redis://me:hunter2@cache/0")
 
     store = SimpleNamespace(url="redis://me:hunter2@cache/0", default_timeout=1.0, call=call, close=lambda: None)
-    monkeypatch.setattr("budget.core.open_store", lambda url: store)
+    monkeypatch.setattr("budget.core.open_store", lambda *_: store)
     shown = cli("doctor", "--json", code=1).output
     assert "redis://***@cache/0: no answer" in shown
     assert "hunter2" not in shown
