@@ -25,7 +25,7 @@ from redisserver import RedisServer, need_server
 from budget import Budget, BudgetExceeded, ConfigError, StoreUnavailable
 from budget import core as core_module
 from budget.cli import main
-from budget.commands import Outcome, Reconcile, Record, Renew, Reserve
+from budget.commands import Outcome, Reconcile, Record, Refund, Renew, Reserve
 from budget.outage import outbox as outbox_module
 from budget.outage.outage import Outage
 from budget.outage.outbox import Item, waiting
@@ -1009,3 +1009,25 @@ def test_a_full_disk(tmp_path: Path, room: int) -> None:
     assert (bucket.spent, bucket.reserved) == (count * 500_000_000 + 250_000_000, 0)
     assert books(store).ok
     store.close()
+
+
+def test_it_is_closed_while_the_thread_of_the_outbox_is_being_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    starting = threading.Event()
+
+    class Slow(threading.Thread):
+        def start(self) -> None:
+            starting.set()
+            time.sleep(0.05)
+            super().start()
+
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    monkeypatch.setattr("budget.outage.outage.Thread", Slow)
+    budget = Budget(f"sqlite:///{tmp_path}/budget.db")
+    known = budget.reserve("$1")
+    other = threading.Thread(target=budget.engine.outage.keep, args=(Refund(known.id),))
+    other.start()
+    assert starting.wait(5)
+    budget.close()
+    other.join()

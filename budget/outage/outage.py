@@ -159,9 +159,11 @@ class Outage:
 
     def settle(self) -> None:
         """Before the store is closed: give what waits a moment to arrive, and end the thread."""
+        if self._starting.acquire(timeout=_MOMENT):  # a thread that is being started cannot be waited for yet
+            self._starting.release()
         thread, self._stop_at = self._thread, monotonic() + _MOMENT
         self._wake.set()
-        if thread is not None:
+        if thread is not None and thread.is_alive():
             thread.join(2 * _MOMENT)
 
     def close(self) -> None:
