@@ -41,8 +41,10 @@ from budget.commands import (
     Reserve,
     Sweep,
 )
+from budget.stores.multiplex import Lost
 from budget.stores.redis import RedisStore
-from budget.stores.redisserver import OPEN_TIMEOUT
+from budget.stores.redisserver import OPEN_TIMEOUT, Server
+from budget.stores.threadwire import ThreadWire, _Waiter
 
 STALL = 2.0
 
@@ -579,3 +581,18 @@ def plant(client: Any, key: str) -> None:
         client.hset(key, "a", "b")
     else:
         client.set(key, "text")
+
+
+def test_who_asks_on_a_line_that_was_lost_meanwhile_is_told(redis_url: str) -> None:
+    wire = ThreadWire(lambda timeout: Server(redis_url).connect(timeout))
+    wire.open(time.monotonic() + 5)
+    line = wire.line
+    with line.turn:
+        line.fail()
+    waiter = _Waiter(b"*1\r\n$4\r\nPING\r\n", time.monotonic() + 5)
+    asking = Thread(target=line.ask, args=(waiter,), daemon=True)
+    asking.start()
+    asking.join(5)
+    assert not asking.is_alive()
+    assert isinstance(waiter.reply, Lost)
+    wire.close()

@@ -375,7 +375,7 @@ def test_an_error_on_a_repeat(answers: list[bytes], sent: bool, door: str) -> No
         store = RedisStore(url)
         calls = {"threads": store.call, "tasks": lambda *words: asyncio.run(store.acall(*words))}
         with pytest.raises(StoreUnavailable) as caught:
-            calls[door]("acct", A_RESERVE, 0.3)
+            calls[door]("acct", A_RESERVE, 2.0)
         assert caught.value.sent is sent
         store.close()
 

@@ -29,6 +29,7 @@ from budget.stores.tickets import late
 __all__ = ["Driver"]
 
 _PAUSE = 0.02  # seconds between attempts
+_LAST = 0.1  # of a deadline: the least that an attempt must have left, else a known "no" becomes an unknown outcome
 
 
 class _Attempts:
@@ -52,7 +53,7 @@ class _Attempts:
             raise self._known(StoreUnavailable(self._why) if self._why else late(self._timeout))
         text = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         self._why = f"the store cannot be reached: {text}" if fault is CLOSED else f"{fault.says} ({text})"
-        if fault.act is Act.STOP or self._now() + _PAUSE >= self._until:
+        if fault.act is Act.STOP or self._until - self._now() < _PAUSE + _LAST * self._timeout:
             raise self._known(StoreUnavailable(self._why))
         # Whoever was only told where else to go, or lost a connection that had worked, goes at once.
         return 0.0 if self._count == 1 and fault.act is Act.ELSEWHERE else _PAUSE

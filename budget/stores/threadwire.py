@@ -110,8 +110,8 @@ class _Line:
             self.fail()
 
     def mend(self) -> bool:
-        """Whether the connection is lost; one that an interrupt left torn is given up."""
-        if self._torn and not self.lost:
+        """Whether the connection is lost: then all who wait are told. One that an interrupt left torn is given up."""
+        if self._torn or self.lost:
             self.fail()
         return self.lost
 
@@ -237,6 +237,8 @@ class ThreadWire:
             assert line is not None
         if account is not None and account not in line.met:
             return STRANGE
+        if monotonic() >= until:
+            raise Unsent
         line.ask(waiter)
         while not waiter.done:
             self._wait(line, waiter, until)
