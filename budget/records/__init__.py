@@ -1,0 +1,17 @@
+"""Records: one per call, made from the entries of the ledger.
+
+The ledger says what happened to the money, an entry per event. A record says what one call was: `record.py` is its
+shape, and `changes.py` what the entries, read in order, do to the records. Everything that looks back (reports, sinks,
+alerts) reads records, and none is written on the way of a call: the ledger is the one thing that a call waits for, and
+the spool of all that reads it. `callfile.py` keeps the records of one account in columns, for questions.
+"""
+
+from __future__ import annotations
+
+from budget.records.callfile import CallFile
+from budget.records.changes import Change, Corrected, Ended, Refused, Shadowed, Withdrawn, changes_of
+from budget.records.record import Record, record_of
+
+__all__ = [
+    "CallFile", "Change", "Corrected", "Ended", "Record", "Refused", "Shadowed", "Withdrawn", "changes_of", "record_of",
+]  # fmt: skip
