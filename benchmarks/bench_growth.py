@@ -125,9 +125,10 @@ def _populate_server(url: str, pools: int) -> None:
     if pools == _MANY:
         names_take = client.memory_usage(keys.names, samples=0) / named
         each = (client.info("memory")["used_memory"] - before) / (client.dbsize() - empty)
-        told = f"{each:,.0f}, of which what its id stands for {names_take:,.0f}"
+        told = f"{each:,.0f}: key and value {each - names_take:,.0f}, what its id stands for {names_take:,.0f}"
         print(f"{'redis: bytes per idle pool':40}{told}")
         verdict(f"an idle pool takes at most {_POOL_BYTES} bytes beside its name", each - names_take <= _POOL_BYTES)
+        verdict("and with its name, too", each <= _POOL_BYTES)
 
 
 def _print_open(url: str) -> None:

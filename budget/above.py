@@ -5,6 +5,10 @@ their own. A call is set aside here first, and then in the account above, under 
 given back here. Its end is booked in both. So neither is ever over-admitted, and a call that dies between the two steps
 is an open reservation, which its lease ends. With slices (`budget.slices`) the account above is asked once for many
 calls.
+
+A call that waits stands in the line of its own account first, and then, with its money set aside here, in that of the
+account above, among all calls of this process that wait there. Who has room above therefore never waits for anything
+else, and no two calls for each other. What was given back here has used up its id: the same call comes under another.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ __all__ = ["Also"]
 
 
 class Also(NamedTuple):
-    """Steps that are to be carried out in the account above."""
+    """Steps that are to be carried out in the account above; `held` is what is given back here if they are cut off."""
 
     flow: Generator[Any, Any, Any]
+    held: str | None = None

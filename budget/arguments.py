@@ -14,7 +14,7 @@ from typing import Any
 from budget.asks import Ask, count, filled, make_ask, price
 from budget.commands import Amounts, Reservation
 from budget.config import Settings
-from budget.errors import ArgumentTypeError, BudgetExceeded, ConfigError, Frozen, RunStopped, UnknownModel
+from budget.errors import ArgumentTypeError, BudgetExceeded, ConfigError, UnknownModel
 from budget.estimate import Estimate, estimate_body, makes_embeddings, model_name
 from budget.limits import check_attributes
 from budget.money import parse_usd
@@ -121,26 +121,15 @@ class Arguments:
 
     def reserve_or_wait(self, ask: Ask, id: str, lease_us: int, parent: str | None, place: Place | None) -> Flow:
         """Reserve; where that is refused and `on_short` says so, wait for room, unless the caller does so already."""
-        try:
-            return (yield from self.verbs.reserve(ask, id, lease_us, parent, place))
-        except BudgetExceeded as refused:
-            ways = ways_out(said_by_runs(ask), refused) if place is None else ()
-            seconds = max((way.seconds for way in ways), default=0.0)
-            if not seconds:
-                raise
-            try:
-                return (yield from self.verbs.reserve(ask, id, lease_us, parent, self.place(seconds, ask)))
-            except (Frozen, RunStopped):
-                raise
-            except BudgetExceeded:
-                raise refused from None
+
+        def patience(refused: BudgetExceeded) -> float:
+            return _within(max((way.seconds for way in ways_out(said_by_runs(ask), refused)), default=0.0), ask)
+
+        return self.verbs.reserve(ask, id, lease_us, parent, place, patience)
 
     def place(self, seconds: float | None, ask: Ask) -> Place | None:
         """Make a place in the line for a call that may wait; no longer than its runs may."""
-        if seconds is None:
-            return None
-        left = ask.run.remaining_seconds() if ask.run is not None else None
-        return self.verbs.line.place(seconds if left is None else min(seconds, left))
+        return None if seconds is None else self.verbs.line.place(_within(seconds, ask))
 
     def reconcile(
         self, reservation: Reservation | str, usage: object, usd: object, tokens: object, model: str | None
@@ -200,6 +189,12 @@ def _check_id(id: object, name: str) -> str:
     if len(id) != 32 or not set(id) <= set("0123456789abcdef"):
         raise ConfigError(f"{name}: {id[:40]!r} is not 32 hex digits (0-9, a-f)")
     return id
+
+
+def _within(seconds: float, ask: Ask) -> float:
+    """Return so many seconds, or what the runs of a call leave of them."""
+    left = ask.run.remaining_seconds() if ask.run is not None else None
+    return seconds if left is None else min(seconds, left)
 
 
 def lease_us(lease: object, default: float) -> int:

@@ -131,7 +131,7 @@ def load(
     return Settings(
         store=_text("store", pick("store", store, None)) or default_store(),
         account=name,
-        above=_above(pick("above", above, None), name),
+        above=_above(above, pick("above", None, None), account, name),
         records=_text("records", pick("records", records, None)),
         limits=(*_own_limits(limits), *_file_limits(file)),
         book=price_book(prices, file),
@@ -290,11 +290,14 @@ def _allowance(value: object) -> int | None:
     return None if value == "refuse" else parse_usd(value, "on_unbounded")
 
 
-def _above(value: object, account: str) -> str | None:
-    name = None if value is None else check_account(value, "above")
-    if name == account:
+def _above(given: object, configured: object, account: str | None, name: str) -> str | None:
+    value = configured if given is None else given
+    above = None if value is None else check_account(value, "above")
+    if above == name and given is None and account is not None:
+        return None  # who names the account that is configured as the one above works with that one itself
+    if above == name:
         raise ConfigError(f"above: {name!r} is the account itself; name another one, whose limits bind besides")
-    return name
+    return above
 
 
 def _slices(value: object) -> int:

@@ -137,13 +137,26 @@ class Engine(Arguments):
         if isinstance(command, Place):
             return command.sleep()
         assert self.above is not None
-        return self.above.drive(command.flow, call_back=True)
+        try:
+            return self.above.drive(command.flow, call_back=True)
+        except BaseException as error:
+            self._cut_off(command, error)
+            raise
 
     async def _aaside(self, command: Place | Also) -> Any:
         if isinstance(command, Place):
             return await command.asleep()
         assert self.above is not None
-        return await self.above.adrive(command.flow, call_back=True)
+        try:
+            return await self.above.adrive(command.flow, call_back=True)
+        except BaseException as error:
+            self._cut_off(command, error)
+            raise
+
+    def _cut_off(self, command: Also, error: BaseException) -> None:
+        """Give back what was set aside here for steps above that were cancelled or interrupted."""
+        if command.held is not None and not isinstance(error, BudgetError):  # of those the flow hears
+            self._post_here(Refund(command.held, {"outcome": "no answer"}))
 
     def do(self, command: Command) -> Outcome:
         """Carry out one command, blocking."""
@@ -153,6 +166,9 @@ class Engine(Arguments):
         """Hand a command over without waiting."""
         if self.above is not None:
             self.above.post(replace(command, known=None) if isinstance(command, Reconcile | Refund) else command)
+        self._post_here(command)
+
+    def _post_here(self, command: Command) -> None:
         if self.slices is not None:
             self.slices.posted(command)
         else:

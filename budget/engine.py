@@ -150,7 +150,7 @@ class Budget:
                 body without the model's name, such as Gemini's, `model=` says it.
             provider: Whose API it goes to; looked up by the model if not given.
             endpoint: "messages", "chat", "responses", "embeddings", "generateContent" or "converse"; told from provider
-                and request if not given.
+                and request if not given. "images", "speech" and "transcriptions" must be given.
 
         Raises:
             UnknownModel: The model has no price, and `on_unpriced` is "refuse".
@@ -412,7 +412,10 @@ class Budget:
         return adjust(self._engine, amount, reason, attributes)
 
     def status(self, **attributes: str) -> list[Pool]:
-        """Return the pools now: all of them, or those that calls with these attributes draw on."""
+        """Return the pools now: all of them, or those that calls with these attributes draw on.
+
+        Those of the account above (`above=`) come last; their `account` names it.
+        """
         check_attributes(attributes)
         return pools_of(self._engine, attributes)
 

@@ -99,10 +99,13 @@ class StoreUnavailable(BudgetError):
     Attributes:
         sent: False if the command surely was not carried out; else it may have been.
         lost: How many acknowledged entries the store has lost, at least; 0 if it has lost none that anybody knows of.
+        partial: Of a stream that was stopped, because the store could not set more aside for it: the text received so
+            far. None where nothing had been sent.
     """
 
     sent = True
     lost = 0
+    partial: str | None = None
 
 
 @dataclass(frozen=True)

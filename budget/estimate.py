@@ -29,6 +29,10 @@ _PROVIDER_OF = {"messages": "anthropic", "generateContent": "google", "converse"
 _MAX_TOKENS = 2**31
 NO_CEILING = "no max_tokens, and the model has no known ceiling"
 """Why a request has no bound whose answer alone has none."""
+_PRICE_IT = (
+    'price it yourself, in [[prices]] or a price file: model = "{}", input = "0", output = "0", '
+    'per_unit = {{{} = "0.04"}}, or set money aside for it: with budget.reservation("$1"): ...'
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +50,7 @@ class Estimate:
         priced: False if the model has no price and the policy allows that.
         counted_by: Who counted the input: our "tokenizer", or the "provider".
         counted: Input tokens as counted, before what was learned of the model; None where nothing is.
+        units: What else is billed, and how much of it there is: ("character", 11).
     """
 
     model: str
@@ -63,6 +68,7 @@ class Estimate:
     measure: Measure | None = None
     counted_by: str = "tokenizer"
     counted: int | None = None
+    units: tuple[tuple[str, int], ...] = ()
 
     @property
     def closed(self) -> bool:
@@ -130,13 +136,14 @@ def estimate_body(
     tokenizer = _tokenizer(model)
     found = measure(body, provider=whose, endpoint=endpoint, vocabulary=_vocabulary(tokenizer))
     name = model.id if model else name
-    output, why = _output(found, model)
+    units, unsold = _units(found, model, name, at_us)
+    output, why = _output(found, model, units)
     counts = found.expected(tokenizer, name), found.bound(tokenizer, name), output
-    traits, reasons = tuple(sorted(found.traits.items())), (*found.open(tokenizer, name), *why)
-    nanos = _cost(model, at_us, counts, found.cache_ttls, found.traits, found.parts_named)
+    traits, reasons = tuple(sorted(found.traits.items())), (*found.open(tokenizer, name), *why, *unsold)
+    nanos = _cost(model, at_us, counts, found.cache_ttls, found.traits, found.parts_named, units)
     return Estimate(
         name, (model.provider if model else provider) or "", *counts, *nanos, reasons, model is not None,
-        found.thinking, found.cache_ttls, traits, found,
+        found.thinking, found.cache_ttls, traits, found, units=tuple(units.items()),
     )  # fmt: skip
 
 
@@ -190,14 +197,16 @@ def again(book: PriceBook, estimate: Estimate, model_name: str, at_us: int) -> E
     same = replace(estimate, model=model.id, provider=model.provider, priced=True)
     if measure is None:
         return _price(same, model, at_us)
-    if measure.bare != makes_embeddings(model):
+    if (measure.bare and not measure.units) != makes_embeddings(model):
         kinds = ("an embeddings request", "a model that does not make embeddings")
         request, other = kinds if measure.bare else ("a request for an answer", "a model that makes embeddings")
         raise ConfigError(f"model: {request} cannot go to {model.id}, {other}")
-    tokenizer, (output, why) = _tokenizer(model), _output(measure, model)
+    units, unsold = _units(measure, model, model.id, at_us)
+    tokenizer, (output, why) = _tokenizer(model), _output(measure, model, units)
     counted = replace(
         same, input_tokens=measure.expected(tokenizer, model.id), input_tokens_max=measure.bound(tokenizer, model.id),
-        output_tokens_max=output, reasons=(*measure.open(tokenizer, model.id), *why), counted_by="tokenizer",
+        output_tokens_max=output, reasons=(*measure.open(tokenizer, model.id), *why, *unsold), counted_by="tokenizer",
+        units=tuple(units.items()),
     )  # fmt: skip
     return _price(counted, model, at_us)
 
@@ -244,14 +253,36 @@ def _vocabulary(tokenizer: str) -> str:
     return VOCABULARIES[tokenizer]
 
 
-def _output(measure: Measure, model: Model | None) -> tuple[int, tuple[str, ...]]:
+def _units(measure: Measure, model: Model | None, name: str, at_us: int) -> tuple[dict[str, int], tuple[str, ...]]:
+    """Return what is billed in other units than tokens, and why there is no bound if it has no price.
+
+    Images are billed by tokens where they have no price by the piece.
+    """
+    if not measure.units or model is None:
+        return {}, ()
+    priced = model.rates(at_us).per_unit
+    units = {unit: count for unit, count in measure.units.items() if unit in priced}
+    lacking = [unit for unit in measure.units if unit not in units and measure.drawing is None]
+    return units, tuple(f"{name} has no price per {unit}; {_PRICE_IT.format(name, unit)}" for unit in lacking)
+
+
+def _output(measure: Measure, model: Model | None, units: Collection[str]) -> tuple[int, tuple[str, ...]]:
     """Bound the output by the request's own bound, else by the model's ceiling; without either, say that there is none.
 
-    A model whose ceiling is not known cannot write more than its context window holds.
+    A model whose ceiling is not known cannot write more than its context window holds. An image has as many tokens as
+    its size and quality say, or none that count where it is billed by the piece.
 
     Returns:
         The bound of all answers, and the reasons why there is none.
     """
+    if measure.drawing is not None:
+        name = model.id if model else ""
+        drawn = measure.drawn(_tokenizer(model), name)
+        by_piece = model is not None and "image" in units and not any(row.rates.output for row in model.rows)
+        if drawn is None and not by_piece:
+            why = f"how many tokens {name or 'the model'} bills for such an image is not known"
+            return 0, (f"{why}; {_PRICE_IT.format(name, 'image')}",)
+        return drawn or 0, ()
     ceiling = (model.max_output or model.context) if model else None
     most = ceiling if measure.output_max is None else measure.output_max
     if most is None:
@@ -262,13 +293,14 @@ def _output(measure: Measure, model: Model | None) -> tuple[int, tuple[str, ...]
 def _price(estimate: Estimate, model: Model | None, at_us: int) -> Estimate:
     counts = estimate.input_tokens, estimate.input_tokens_max, estimate.output_tokens_max
     kinds = () if estimate.measure is None else estimate.measure.parts_named
-    nanos, most = _cost(model, at_us, counts, estimate.cache_ttls, dict(estimate.traits), kinds)
+    units = dict(estimate.units)
+    nanos, most = _cost(model, at_us, counts, estimate.cache_ttls, dict(estimate.traits), kinds, units)
     return replace(estimate, nanos=nanos, nanos_max=most)
 
 
 def _cost(
     model: Model | None, at_us: int, counts: tuple[int, int, int], ttls: Collection[str], traits: Mapping[str, str],
-    kinds: Collection[str] | None,
+    kinds: Collection[str] | None, units: Mapping[str, int],
 ) -> tuple[int, int]:  # fmt: skip
     """Return what input and output of these counts (input expected, input at most, output) cost, and can cost at most.
 
@@ -281,10 +313,12 @@ def _cost(
     if "service_tier" in traits:
         asked.append({name: value for name, value in traits.items() if name != "service_tier"})
     bound = max(
-        rates.bound(most, output, cache_ttls=ttls, kinds=kinds, traits=each)
+        rates.bound(most, output, cache_ttls=ttls, kinds=kinds, traits=each, tool_calls=units)
         for each in asked
         for rates in model.bound_rates(at_us)
     )
+    if units:
+        return bound, bound
     return min(model.rates(at_us).plain_cost(tokens, output, traits), bound), bound
 
 

@@ -46,9 +46,9 @@ class Learned(Protocol):
 
 def bucket_of(value: int) -> int:
     """Return the bucket of a value; what is negative counts as 0, what is beyond 2^53 - 1 as that."""
-    value = max(0, min(value, _VALUE_MAX))
     if value < _FINE:
-        return value
+        return max(0, value)
+    value = min(value, _VALUE_MAX)
     shift = value.bit_length() - _BITS - 1
     return (shift + 1) * _FINE + (value >> shift) - _FINE
 

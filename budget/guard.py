@@ -281,7 +281,8 @@ class Guard:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._left()
-        self.end(*self.unanswered(error, None))
+        if not self.ended:
+            self.end(*self.unanswered(error, None))
 
     async def __aenter__(self) -> Guard:
         await self.abegin()
@@ -292,7 +293,8 @@ class Guard:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._left()
-        await self.aend(*self.unanswered(error, None))
+        if not self.ended:
+            await self.aend(*self.unanswered(error, None))
 
     def _left(self) -> None:
         _BLOCKS.set(tuple([reference for reference in _BLOCKS.get() if reference() is not self]))

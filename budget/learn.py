@@ -37,7 +37,6 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
-from math import prod
 from threading import Lock, Thread
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -45,7 +44,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from budget.errors import BudgetError
 from budget.expect import LEVELS, MILLION, WINDOW, Counts, bucket_of, halved, mean, most_common, plus, quantile
 from budget.talks import Seen, Talks
-from budget.usage import Usage
 
 if TYPE_CHECKING:
     from budget.commands import Amounts, Reservation
@@ -70,17 +68,22 @@ _log = logging.getLogger("budget")
 
 
 class _Sketch:
-    """Counts that grow in place, how many there are, and what was computed from them, at which total."""
+    """Counts that grow in place, how many there are, and what was computed from them, at which total.
 
-    __slots__ = ("counts", "known", "total")
+    `more` is what of them is to be handed to the store.
+    """
 
-    def __init__(self, counts: Counts):
-        self.counts = dict(counts)
+    __slots__ = ("counts", "known", "more", "total")
+
+    def __init__(self, counts: Counts, more: dict[int, int]):
+        self.counts, self.more = dict(counts), more
         self.total = sum(counts.values())
         self.known: dict[int, tuple[int, int]] = {}
 
     def add(self, bucket: int) -> None:
-        self.counts[bucket] = self.counts.get(bucket, 0) + 1
+        counts, more = self.counts, self.more
+        counts[bucket] = counts.get(bucket, 0) + 1
+        more[bucket] = more.get(bucket, 0) + 1
         self.total += 1
         if self.total > WINDOW:
             self.counts = halved(self.counts)
@@ -94,6 +97,10 @@ class _Sketch:
             value = min(_FAR, mean(counts) if miss == MILLION else quantile(counts, miss))
             self.known[miss] = self.total, value
         return value
+
+
+_Sketches = dict[str, _Sketch]
+"""Of one model and agent, one model, or all calls: by kind."""
 
 
 class Forecast(NamedTuple):
@@ -135,8 +142,8 @@ class Learner:
     def __init__(self, settings: Settings, send: Callable[[Mapping[str, Counts]], Mapping[str, Counts]]):
         self.loaded = settings.disabled
         self._settings, self._send = settings, send
-        self._sketches: dict[str, _Sketch] = {}
-        self._new: dict[str, dict[int, int]] = {}
+        self._sketches: dict[str, _Sketches] = {}  # by how their names end
+        self._grown: set[str] = set()  # which of these are to be handed over
         self._calls, self._next = 0, monotonic() + FLUSH_SECONDS
         self._lock, self._sending, self._told = Lock(), Lock(), False
         self._talks = Talks()
@@ -148,7 +155,10 @@ class Learner:
         """Take what the store holds; what this process has learned since then comes on top."""
         with self._lock:
             for name, counts in sketches.items():
-                self._sketches[name] = _Sketch(plus(counts, self._new.get(name, {})))
+                kind, line, rest = name.partition("\n")
+                known = self._sketches.setdefault(line + rest, {})
+                more = known[kind].more if kind in known else {}
+                known[kind] = _Sketch(plus(counts, more), more)
             self.loaded = True
 
     # Before a call.
@@ -171,23 +181,23 @@ class Learner:
         if settings.disabled or not estimate.priced or not estimate.closed:
             return None
         rates = settings.book.find(estimate.model, estimate.provider or None).rates(now)
-        keys = _endings(estimate.model, scope.get("agent", ""))
-        found = self._input(estimate, rates, keys, scope, now)
-        over = self._sketch("over", keys)
+        known = [self._sketches.get(key, {}) for key in _endings(estimate.model, scope.get("agent", ""))]
+        found = self._input(estimate, rates, known, scope, now)
+        over = _sketch("over", known)
         nanos, level, answer = estimate.nanos, settings.reserve_at, estimate.output_tokens_max
         soft: Amounts | None = None
         if over is not None:
-            under = self._sketch("under", keys)
+            under = _sketch("under", known)
             mean_over = over.value(MILLION) - (under.value(MILLION) if under else 0)
             nanos = max(0, min(found.cost(mean_over), estimate.nanos_max))
         if over is not None and level != "max" and answer:  # what has no answer is embedded: its bound is close
             miss = LEVELS[level]
-            output, most = self._sketch("output", keys), estimate.input_tokens_max
+            output, most = _sketch("output", known), estimate.input_tokens_max
             answer = answer if output is None else min(answer, output.value(miss))
             cost = nanos if level == "expected" else found.cost(over.value(miss))
             asked = (cost, most + answer, most, answer, 1)
             soft = tuple(min(a, b or 0) for a, b in zip(asked, bound, strict=True))  # type: ignore[assignment]
-        return found._replace(expected=nanos, soft=soft)
+        return Forecast(*found[:6], nanos, soft)
 
     def ended(self, id: str) -> None:
         """Forget a reservation that ended without a usage."""
@@ -202,34 +212,23 @@ class Learner:
             self._open.setdefault(id, forecast)
 
     def _input(
-        self, estimate: Estimate, rates: Rates, keys: Sequence[str], scope: Mapping[str, str], now: int
+        self, estimate: Estimate, rates: Rates, known: Sequence[_Sketches], scope: Mapping[str, str], now: int
     ) -> Forecast:
         tokens, counted = estimate.input_tokens, 0
         if estimate.measure is not None and estimate.counted_by == "tokenizer":
             counted = estimate.counted or tokens
-            ratio = self._sketch("ratio", [f"\n{estimate.model}\n"])
+            ratio = _sketch("ratio", known)
             tokens = counted if ratio is None else min(counted * ratio.value(_HALF) // 1024, estimate.input_tokens_max)
         age, prefix, read = self._talks.prefix(scope, tokens, now)
-        if (missed := self._sketch(f"miss-{age}", keys)) is not None:
+        if (missed := _sketch(f"miss-{age}", known)) is not None:
             read = prefix * (1000 - min(1000, missed.value(_HALF))) // 1000
-        write = self._sketch("write", keys)
+        write = _sketch("write", known)
         # Where nobody knows yet, a request that names a cache is taken to write to the one that keeps longest.
-        place = max((TTLS.index(ttl) + 1 for ttl in estimate.cache_ttls if ttl in TTLS), default=0)
-        place = place if write is None else most_common(write.counts.copy())
-        rest, traits = tokens - read, dict(estimate.traits)
-        known = (0, read, {TTLS[place - 1]: rest}) if 0 < place <= len(TTLS) else (rest, read, {})
-        cost = rates.cost(Usage(*known, traits=traits))
-        factors = cost.rates.get("factors", ())
-        rate = -(-cost.rates["output"] * 1000 * prod(factors) // _MILLION_TOKENS ** len(factors))
-        return Forecast(tokens, cost.nanos, rate, age, prefix, counted, 0, None)
-
-    def _sketch(self, kind: str, keys: Sequence[str]) -> _Sketch | None:
-        """Return the most particular sketch that has seen enough."""
-        for key in keys:
-            found = self._sketches.get(kind + key)
-            if found is not None and found.total >= ENOUGH:
-                return found
-        return None
+        asked = [TTLS.index(ttl) + 1 for ttl in estimate.cache_ttls if ttl in TTLS]
+        place = max(asked, default=0) if write is None else most_common(write.counts.copy())
+        ttl = TTLS[place - 1] if 0 < place <= len(TTLS) else None
+        nanos, rate = rates.input_cost(tokens - read, read, ttl, dict(estimate.traits))
+        return Forecast(tokens, nanos, rate, age, prefix, counted, 0, None)
 
     # After it.
 
@@ -255,13 +254,15 @@ class Learner:
                 values[f"miss-{found.age}"] = 1000 - min(1000, 1000 * read // prefix)
         model, scope = estimate["model"], reservation.scope
         buckets = [(kind, bucket_of(value)) for kind, value in values.items()]
-        names = {f"{kind}{key}": b for key in _endings(model, scope.get("agent", "")) for kind, b in buckets}
+        notes = [(key, buckets) for key in _endings(model, scope.get("agent", ""))]
         if found is not None and found.counted:
-            names[f"ratio\n{model}\n"] = bucket_of(tokens * 1024 // found.counted)
+            notes.append((_endings(model, "")[0], [("ratio", bucket_of(tokens * 1024 // found.counted))]))
         if not self._lock.acquire(timeout=_PATIENCE):  # a finalizer may come here while its thread holds the lock
             return
         try:
-            self._note(names)
+            for key, noted in notes:
+                self._note(key, noted)
+            self._calls += 1
             self._talks.remember(scope, Seen(tokens, reservation.made, read + sum(written.values()) > 0))
         finally:
             self._lock.release()
@@ -270,28 +271,37 @@ class Learner:
             with suppress(RuntimeError):  # the interpreter is ending: what is left goes at exit
                 Thread(target=self.flush, name="budget-learn", daemon=True).start()
 
-    def _note(self, buckets: Mapping[str, int]) -> None:
-        for name, bucket in buckets.items():
-            added = self._new.get(name)
-            if added is None:
-                added = self._new[name] = {}
-            added[bucket] = added.get(bucket, 0) + 1
-            known = self._sketches.get(name)
-            if known is None:
-                known = self._sketches[name] = _Sketch({})
-            known.add(bucket)
-        self._calls += 1
+    def _note(self, key: str, buckets: Sequence[tuple[str, int]]) -> None:
+        known = self._sketches.get(key)
+        if known is None:
+            known = self._sketches[key] = {}
+        for kind, bucket in buckets:
+            sketch = known.get(kind)
+            if sketch is None:
+                sketch = known[kind] = _Sketch({}, {})
+            sketch.add(bucket)
+        self._grown.add(key)
+
+    def _take(self) -> dict[str, Counts]:
+        """Return what is to be handed over, by name, and count anew."""
+        more: dict[str, Counts] = {}
+        for key in self._grown:
+            for kind, sketch in self._sketches[key].items():
+                if sketch.more:
+                    more[kind + key], sketch.more = sketch.more, {}
+        self._grown, self._calls = set(), 0
+        return more
 
     def forget(self) -> None:
         """Forget what a fork's parent will hand over, and locks that its threads may have held."""
-        self._new, self._calls = {}, 0
         self._lock, self._sending = Lock(), Lock()
+        self._take()
 
     def flush(self) -> None:
         """Hand over what was learned since the last time. A store that fails costs these increments, nothing else."""
         with self._sending:
             with self._lock:
-                more, self._new, self._calls = self._new, {}, 0
+                more = self._take()
             if not more:
                 return
             try:
@@ -300,6 +310,15 @@ class Learner:
                 if not self._told:
                     self._told = True
                     _log.warning("what was learned of calls cannot be kept in the store: %s", error)
+
+
+def _sketch(kind: str, known: Sequence[_Sketches]) -> _Sketch | None:
+    """Return the most particular sketch of a kind that has seen enough."""
+    for sketches in known:
+        found = sketches.get(kind)
+        if found is not None and found.total >= ENOUGH:
+            return found
+    return None
 
 
 @lru_cache(4096)

@@ -20,6 +20,8 @@ _NEVER_CONNECTED = {
     "ClientConnectorError", "ClientConnectorDNSError",  # aiohttp
     "EndpointConnectionError", "ConnectTimeoutError",  # botocore
 }  # fmt: skip
+_MAY_HAVE_SENT = "ClientOSError"
+"""Of aiohttp, for a connection that breaks, too: httpx's transports over it call that a ConnectError."""
 
 
 def outcome(error: BaseException | None, attempts: int | None, statuses: Sequence[int] = ()) -> str:
@@ -44,7 +46,8 @@ def outcome(error: BaseException | None, attempts: int | None, statuses: Sequenc
 
 def never_connected(error: BaseException | None) -> bool:
     """Whether an error, or what caused it, says that no connection was made, so that nothing was sent."""
-    return any(type(cause).__name__ in _NEVER_CONNECTED for cause in _causes(error))
+    names = {type(cause).__name__ for cause in _causes(error)}
+    return _MAY_HAVE_SENT not in names and not names.isdisjoint(_NEVER_CONNECTED)
 
 
 def unbilled_status(status: int) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +38,14 @@ def applies(limit: Limit, attributes: Mapping[str, str]) -> bool:
 
 
 def pools_of(engine: Engine, attributes: Mapping[str, str]) -> list[Pool]:
-    """Return the pools of the limits that apply to such calls; without attributes, every pool there is."""
+    """Return the pools of the limits that apply to such calls (without attributes, all), the account above's last."""
+    found = _pools_of(engine, attributes)
+    if engine.above is not None:
+        found += [replace(pool, account=engine.settings.above) for pool in _pools_of(engine.above, attributes)]
+    return found
+
+
+def _pools_of(engine: Engine, attributes: Mapping[str, str]) -> list[Pool]:
     policy = load_policy(engine)
     if attributes:
         found = list(_asked(policy, attributes))

@@ -100,14 +100,6 @@ def admits(amount: int, limit: int, bucket: Bucket) -> bool:
     return amount == 0 or 0 <= amount <= limit - bucket.spent - bucket.reserved
 
 
-def _tight(draws: Sequence[Draw], buckets: Sequence[Bucket]) -> bool:
-    """Whether any draw is not within its bare limit; else none refuses, nor would in shadow: most often."""
-    for draw, bucket in zip(draws, buckets, strict=True):
-        if not 0 <= draw.amount <= draw.limit - bucket.spent - bucket.reserved:
-            return True
-    return False
-
-
 def refused_by(draws: Sequence[Draw], buckets: Sequence[Bucket]) -> list[int]:
     """Return which draws their buckets do not take."""
     pairs = zip(draws, buckets, strict=True)
@@ -141,12 +133,18 @@ def _reserve(state: State, command: Reserve, now: int) -> Outcome:
         return Outcome("repeated" if known.digest == command.digest else "conflict", now, version, reservation=known)
     if command.version != version:
         return Outcome("stale_policy", now, version)
-    found: list[Bucket] = [bucket for draw in command.draws if (bucket := present(state, draw, now)) is not None]
-    if len(found) < len(command.draws):
-        return Outcome("stale_window", now, version)
-    pairs = zip(command.draws, found, strict=True)
-    shown = [seen(state, draw.pool, bucket, now) if bucket.span else bucket for draw, bucket in pairs]
-    tight = _tight(command.draws, shown)
+    found: list[Bucket] = []
+    shown: list[Bucket] = []
+    tight = False  # whether a draw is not within its bare limit; most often none is: none refuses, nor would in shadow
+    for draw in command.draws:
+        bucket = present(state, draw, now)
+        if bucket is None:
+            return Outcome("stale_window", now, version)
+        found.append(bucket)
+        if bucket.span:
+            bucket = seen(state, draw.pool, bucket, now)
+        shown.append(bucket)
+        tight = tight or not 0 <= draw.amount <= draw.limit - bucket.spent - bucket.reserved
     refused = refused_by(command.draws, shown) if tight else []
     if command.frozen is not None or refused:
         detail = {**command.detail, "refused": _named(command.draws, refused)}

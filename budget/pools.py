@@ -28,6 +28,7 @@ class Pool:
         spent, reserved, available: In the present window; available = limit - spent - reserved.
         since: When counting began, later than the window's start for a new limit.
         resets_at: When the window ends; None if it does not, or ends a little at every moment (a rolling one).
+        account: The account above (`above=`) that it is in; None: the one that was asked.
     """
 
     limit: Limit
@@ -38,6 +39,7 @@ class Pool:
     available: Decimal | int
     since: datetime
     resets_at: datetime | None
+    account: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON types; money is a decimal string."""
@@ -51,6 +53,7 @@ class Pool:
             "since": self.since.isoformat(),
             "resets_at": self.resets_at.isoformat() if self.resets_at else None,
             **shadow,
+            **({"account": self.account} if self.account is not None else {}),
         }
 
 

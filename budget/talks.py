@@ -54,7 +54,7 @@ class Talks:
         name = _name(scope)
         seen = self._seen.pop(name, ())
         before = _branch(seen, call.tokens)
-        others = tuple(each for each in seen if each is not before)
+        others = [each for each in seen if each is not before]
         self._seen[name] = (*others[1 - _BRANCHES :], call)
         if len(self._seen) > _TALKS:
             self._seen.pop(next(iter(self._seen)))

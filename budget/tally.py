@@ -47,8 +47,9 @@ class Tally:
             known = self._open.pop(reservation.id, None)
             if known is not None and reservation.charged is not None:
                 self._ended = [t + (c or 0) for t, c in zip(self._ended, reservation.charged, strict=True)]
-        for share, bucket in zip(reservation.shares, buckets, strict=False):
-            self.took(share.pool, bucket)
+        if self._pools:  # most runs have no limit of their own
+            for share, bucket in zip(reservation.shares, buckets, strict=False):
+                self.took(share.pool, bucket)
 
     def took(self, pool: str, bucket: Bucket | None) -> None:
         """Take note of a pool, if it is one of its own."""

@@ -38,7 +38,8 @@ class Usage:
         reasoning: How many of `output` were hidden reasoning, where the provider says so.
         parts: How many tokens of a bucket were of a kind that may have a price of its own: audio, images, video
             (`PARTS`).
-        tools: Calls of server tools ("web_search": 2).
+        tools: Calls of server tools ("web_search": 2), and what else is billed in units of its own: "character" and
+            "second" of speech, "image".
         traits: What else decides the price: `service_tier`, `speed`, `inference_geo`, `search_context`; defaults are
             left out.
         model: The model as answered, where a whole response was given.
@@ -100,5 +101,5 @@ class Usage:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON types; empty buckets are left out."""
-        fields = {name: getattr(self, name) for name in self.__slots__ if name != "model"}
-        return {name: dict(v) if isinstance(v, Mapping) else v for name, v in fields.items() if v}
+        fields = [(name, value) for name in self.__slots__ if (value := getattr(self, name)) and name != "model"]
+        return {name: value if type(value) is int else dict(value) for name, value in fields}

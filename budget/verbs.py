@@ -15,6 +15,7 @@ import os
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from operator import attrgetter
 from typing import Any
 from weakref import WeakValueDictionary
@@ -37,7 +38,16 @@ from budget.commands import (
     Status,
 )
 from budget.config import Settings
-from budget.errors import BudgetError, ConfigError, Refusal, ReservationConflict, StoreUnavailable
+from budget.errors import (
+    BudgetError,
+    BudgetExceeded,
+    ConfigError,
+    Frozen,
+    Refusal,
+    ReservationConflict,
+    RunStopped,
+    StoreUnavailable,
+)
 from budget.estimate import Estimate, again
 from budget.expect import Counts
 from budget.learn import Forecast, Learner
@@ -58,6 +68,8 @@ __all__ = ["Decision", "Flow", "Verbs"]
 
 Flow = Generator[Command | Place | Also, Any, Any]
 """The steps of one verb: commands, which are answered with outcomes, and places in the line, with whether to go on."""
+Patience = Callable[[BudgetExceeded], float]
+"""Says for how many seconds to wait after a refusal, 0 for not at all."""
 MOST_LIMITS = 32
 """Limits that may apply to one call."""
 _pool_of = attrgetter("pool")
@@ -150,37 +162,53 @@ class Verbs:
         self._policy = None
 
     def reserve(
-        self, ask: Ask, id: str, lease_us: int, parent: str | None = None, place: Place | None = None
-    ) -> Flow:
+        self, ask: Ask, id: str, lease_us: int, parent: str | None = None, place: Place | None = None,
+        patience: Patience | None = None,
+    ) -> Flow:  # fmt: skip
         """Set aside what was asked for in every pool, or raise; return the stored `Reservation`.
 
         Every attempt of a call that waits (it has a `place`) has the same id: one that arrives late is still its own.
+        One that has none waits if it is refused and `patience` says for how long.
         """
-        words = (id, digest(ask, lease_us, parent), lease_us, parent)
         forecast = None
         if ask.estimate is not None:
             self._watch(ask)
             forecast = yield from self._expect(ask, ask.estimate)
+        held_us = lease_us
+        if self.above is not None and place is not None:  # it may wait there while it is set aside here
+            held_us += place.left_us
+        words = (id, digest(ask, lease_us, parent), held_us, parent)
+        matches, draws, outcome = yield from _or_wait(partial(self._here, ask, words), self.line, place, patience)
+        known = outcome.reservation
+        if self.above is not None and known is not None and known.state == "refunded":
+            raise ReservationConflict(f"id {id}: it was given back, so it is used up; use another one")
+        if forecast is not None:
+            self.learner.opened(id, forecast)
+        if self.above is not None:
+            yield from self._also_above(self.above, ask, id, lease_us, place, patience)
+        return self._admitted(ask.run, matches, draws, outcome)
+
+    def _here(self, ask: Ask, words: tuple[str, str, int, str | None], place: Place | None) -> Flow:
+        """Set it aside in this account, waiting where there is a place; return matches, draws and the outcome."""
         try:
             while True:
                 matches, draws, outcome = yield from self._attempt(ask, words, place)
                 if outcome.status != "refused":
-                    break
+                    return matches, draws, outcome
                 if place is None or not place.stays(draws, outcome) or not (yield place):
                     raise exceeded(ask, matches, draws, outcome.buckets, outcome.refused, *self._advice(ask))
         finally:
             if place is not None:
                 place.leave()
-        if forecast is not None:
-            self.learner.opened(id, forecast)
-        if self.above is not None:
-            yield from self._also_above(self.above, ask, id, lease_us)
-        return self._admitted(ask.run, matches, draws, outcome)
 
-    def _also_above(self, above: Verbs, ask: Ask, id: str, lease_us: int) -> Flow:
+    def _also_above(
+        self, above: Verbs, ask: Ask, id: str, lease_us: int, place: Place | None, patience: Patience | None
+    ) -> Flow:
         """Have the account above set it aside too; if it does not, nothing is set aside here either."""
+        there = Ask(ask.amounts, ask.scope, None, ask.detail, None, ask.most)
+        room = None if place is None else above.line.place(place.left_us / 1e6)
         try:
-            yield Also(above.reserve(Ask(ask.amounts, ask.scope, None, ask.detail, None, ask.most), id, lease_us))
+            yield Also(above.reserve(there, id, lease_us, place=room, patience=patience), held=id)
         except BudgetError:
             self.learner.ended(id)
             yield Refund(id, {"outcome": "not admitted above"})
@@ -426,7 +454,7 @@ class Verbs:
             raise error
         if ask.run is None:
             return policy.frozen([ask.scope])
-        frozen = policy.frozen([ask.scope, *self._run_scopes(ask)])
+        frozen = policy.frozen([ask.scope, *self._run_scopes(ask, self._runs(ask))]) if policy.freezes else None
         if frozen is None and not self.settings.disabled:
             ask.run.check_guards(ask.looping)
         return frozen
@@ -440,17 +468,16 @@ class Verbs:
             raise ConfigError("run: a run with limits belongs to one engine, and this call goes through another one")
         return mine
 
-    def _run_scopes(self, ask: Ask) -> list[dict[str, str]]:
-        if ask.run is None:
-            return []
+    def _run_scopes(self, ask: Ask, runs: Sequence[Run]) -> list[dict[str, str]]:
         call: dict[str, str] = {name: ask.scope[name] for name in ("model", "provider") if name in ask.scope}
-        return [{**run.scope, **call} for run in self._runs(ask)]
+        return [{**run.scope, **call} for run in runs]
 
     def _matches(self, policy: Policy, ask: Ask) -> Matches:
         own = [(limit, ask.scope) for limit in ask.limits]
         if ask.run is None:
             return policy.matches(ask.scope, (), own) if own else policy.matches(ask.scope)
-        runs, scopes = self._runs(ask), self._run_scopes(ask)
+        runs = self._runs(ask)
+        scopes = self._run_scopes(ask, runs)
         own += [(limit, scope) for run, scope in zip(runs, scopes, strict=True) for limit in run.limits]
         return policy.matches(ask.scope, scopes, own)
 
@@ -469,6 +496,24 @@ class Verbs:
             return bool(self.drive(self.check(asked)))
 
         return guards, self.settings.book, self.now(), fits
+
+
+def _or_wait(
+    attempt: Callable[[Place | None], Flow], line: Line, place: Place | None, patience: Patience | None
+) -> Flow:
+    """Make an attempt. Where it is refused without a place, and `patience` gives it time: wait for room, and again."""
+    try:
+        return (yield from attempt(place))
+    except BudgetExceeded as refused:
+        seconds = patience(refused) if place is None and patience is not None else 0.0
+        if not seconds:
+            raise
+        try:
+            return (yield from attempt(line.place(seconds)))
+        except (Frozen, RunStopped):
+            raise
+        except BudgetExceeded:
+            raise refused from None
 
 
 def _not_too_many(matches: Matches) -> Matches:

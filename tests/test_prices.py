@@ -618,6 +618,17 @@ def test_plain_text_costs_what_its_usage_costs(rates: Rates, usage: Usage):
     assert rates.plain_cost(usage.input, usage.output, usage.traits) == rates.cost(plain).nanos
 
 
+@given(st.one_of(any_rates(), shipped), any_usage(), st.none() | ttl)
+def test_input_costs_what_its_usage_costs_and_a_million_output_tokens_what_theirs_do(
+    rates: Rates, usage: Usage, to: str | None
+):
+    kept = Usage(0 if to else usage.input, usage.cache_read, {to: usage.input} if to else {}, traits=usage.traits)
+    answer = replace(kept, output=MILLION)
+    nanos, million = rates.input_cost(usage.input, usage.cache_read, to, usage.traits)
+    assert nanos == rates.cost(kept).nanos
+    assert 0 <= nanos + million - rates.cost(answer).nanos <= 1  # each is rounded up
+
+
 @given(st.one_of(any_rates(), shipped), any_usage())
 def test_a_cost_is_the_exact_sum_rounded_up_and_its_buckets_add_up_to_it(rates: Rates, usage: Usage):
     cost = rates.cost(usage)

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from proof.crashes import ERRORS, Kept, check, fail_at, kill_all, play, reopen
+from proof.crashes import DRAINS, ERRORS, Kept, check, drain_at, fail_at, kill_all, play, reopen
 from proof.disk import lost_power, missing
 from proof.invariants import Violation
 
@@ -55,6 +55,12 @@ def test_killed_at_an_operation(kept: Kept, tmp_path: Path) -> None:
     """A real process, a real SIGKILL, in the middle of what SQLite does."""
     with multiprocessing.get_context("spawn").Pool(1) as alone:
         assert alone.apply(kill_all, (range(3, len(kept.ops), 6 * EVERY), str(tmp_path))) > 5
+
+
+@pytest.mark.parametrize("kind", ["eio", "killed", "power"])
+def test_a_drain_into_a_file_that_fails_at_an_operation(tmp_path: Path, kind: str) -> None:
+    struck = [drain_at(n, kind, tmp_path) for n in range(3, DRAINS, EVERY)]
+    assert sum(struck) > 5
 
 
 def test_a_disk_that_lies_is_found_out(kept: Kept, tmp_path: Path) -> None:

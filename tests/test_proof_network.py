@@ -6,7 +6,7 @@ import random
 from collections.abc import Iterator
 
 import pytest
-from proof.faults import DOORS, KINDS, PATIENCE, UNANSWERED, lengths, run, trials
+from proof.faults import DOORS, KINDS, OPERATIONS, PATIENCE, UNANSWERED, lengths, run, trials
 from proof.proxy import ACTS, Fault, Proxies
 from redisserver import RedisServer, need_server
 
@@ -35,7 +35,9 @@ def sizes(socket: str) -> dict[str, tuple[int, int]]:
 
 @pytest.mark.parametrize("act", ACTS)
 def test_every_command_over_a_connection_that_fails(socket: str, sizes: dict[str, tuple[int, int]], act: str) -> None:
-    chosen = trials(sizes, [act], random.Random(f"proof {act}"), SOME.get(act, 1))
+    chance = random.Random(f"proof {act}")
+    chosen = trials({kind: sizes[kind] for kind in KINDS}, [act], chance, SOME.get(act, 1))
+    chosen += trials({kind: sizes[kind] for kind in OPERATIONS}, [act], chance, 1)
     told = run(socket, chosen)
     assert sum(told.values()) == len(chosen) >= len(KINDS) * len(DOORS) * 3
     if act in ("stall", "hole"):

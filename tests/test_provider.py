@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -347,7 +348,9 @@ def test_tool_call_fills_what_is_required(client: Any, once: Any) -> None:
 @pytest.mark.parametrize("header", ["latency=30", "hang=30"])
 def test_a_client_that_times_out_is_noticed(once: Any, provider: Provider, header: str) -> None:
     with pytest.raises(anthropic.APITimeoutError):
-        once.messages.create(**CALL, timeout=0.2, **demo(header))
+        once.messages.create(**CALL, timeout=httpx2.Timeout(30, read=0.2), **demo(header))
+    while not provider.requests:  # it may read what was sent after nobody waits any more
+        time.sleep(0.001)
     provider.wait()
     assert (provider.requests[0].disconnected, provider.requests[0].status) == (True, None)
 
@@ -566,7 +569,7 @@ def test_the_servers_own_defaults_and_their_override() -> None:
     with Provider(latency=30, output_tokens=2) as own, anthropic.Anthropic(base_url=own.url, api_key="k") as client:
         assert client.messages.create(**CALL, **demo("latency=0")).usage.output_tokens == 2
         with pytest.raises(anthropic.APITimeoutError):
-            client.with_options(max_retries=0).messages.create(**CALL, timeout=0.2)
+            client.with_options(max_retries=0).messages.create(**CALL, timeout=httpx2.Timeout(30, read=0.2))
 
 
 def test_stop_is_clean_also_in_the_middle(capfd: pytest.CaptureFixture[str]) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -17,7 +15,7 @@ import pytest
 import redis
 from conftest import books
 from redisload import Load, SlowLink
-from redisserver import RedisServer, binaries, need_server
+from redisserver import RedisServer, binaries, certificate, need_server
 from redisserver import free_port as a_port
 
 sys.path.insert(0, str(Path(__file__).parent / "conformance"))
@@ -207,22 +205,13 @@ def test_nothing_of_it_can_be_spared(redis_url: str, monkeypatch: pytest.MonkeyP
 # Ways to reach it.
 
 
-def openssl(*words: str) -> None:
-    subprocess.run(["openssl", *words], check=True, capture_output=True)
-
-
-@pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl on PATH to make a certificate with")
 def test_tls(start: Start, tmp_path: Path) -> None:
-    key, cert, other = (str(tmp_path / name) for name in ("key.pem", "cert.pem", "other.pem"))
-    for made in (other, cert):
-        openssl("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", key,
-                "-days", "1", "-out", made, "-subj", "/CN=b", "-addext", "subjectAltName=IP:127.0.0.1")  # fmt: skip
-    port = str(a_port())
+    other = certificate(tmp_path, file="other.pem")["tls_cert_file"]
     try:
-        start(port=port, tls_port=port, tls_cert_file=cert, tls_key_file=key, tls_ca_cert_file=cert,
-              tls_auth_clients="no")  # fmt: skip
+        server = start(**certificate(tmp_path), tls_auth_clients="no")
     except AssertionError:
         pytest.skip("this server has no TLS")
+    cert, port = tmp_path / "cert.pem", server.port
     for scheme in ("rediss", "valkeys"):
         use(f"{scheme}://127.0.0.1:{port}/0?ssl_ca_certs={cert}", account=scheme)
     with Load(f"rediss://127.0.0.1:{port}/0?ssl_ca_certs={cert}", processes=1) as load:

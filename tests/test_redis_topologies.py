@@ -12,11 +12,20 @@ import pytest
 import redis
 from conftest import books
 from redisload import Load
-from redisserver import RedisCluster, RedisSentinel, RedisServer, free_port, need_server, replicated
+from redisserver import (
+    RedisCluster,
+    RedisSentinel,
+    RedisServer,
+    certificate,
+    free_port,
+    need_server,
+    replicated,
+)
 from test_redis_faults import check
 from test_redis_server import restrict, use
 
 from budget import Budget, ConfigError, StoreUnavailable
+from budget.stores.multiplex import Lost
 from budget.stores.redisserver import Server
 
 SECRET = "k3pt-quiet"
@@ -44,6 +53,20 @@ def start(tmp_path: Path) -> Iterator[Callable[..., RedisServer]]:
     yield begin
     for server in made:
         server.kill()
+
+
+@pytest.fixture
+def tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """The options of servers with a certificate for localhost, which nobody trusts who is not told to."""
+    need_server()
+    options = certificate(tmp_path, "DNS:localhost")
+    try:
+        RedisServer(tmp_path, **options).kill()
+    except AssertionError as error:
+        pytest.skip(f"this server has no TLS: {error}")
+    # Each connection reads what the system trusts, which takes longer than all the rest here.
+    monkeypatch.setenv("SSL_CERT_FILE", certificate(tmp_path, file="root.pem")["tls_cert_file"])
+    return options
 
 
 def reserve(budget: Budget, door: str, run: Callable[..., Any] = asyncio.run) -> Any:
@@ -113,7 +136,7 @@ def test_a_slot_between_two_nodes(cluster: RedisCluster, door: str) -> None:
     name = f"half-{door}"
     source = cluster.owner(name)
     to = next(node for node in cluster.nodes if node is not source)
-    with Budget(cluster.url, account=name, limits=["$1/day"]) as budget, asyncio.Runner() as loop:
+    with Budget(cluster.url, account=name, limits=["$1/day"], store_timeout=2) as budget, asyncio.Runner() as loop:
         held = reserve(budget, door, loop.run)
         cluster.begin(name, to)
         cluster.carry(name, source, to, 2)
@@ -133,7 +156,7 @@ def test_a_slot_between_two_nodes(cluster: RedisCluster, door: str) -> None:
 
 
 def test_slots_move_under_load(cluster: RedisCluster) -> None:
-    """Key by key, from node to node and back: nothing is lost, nothing takes effect twice, and nobody is told of it."""
+    """From node to node and back, a few keys at a time: nothing is lost or takes effect twice, and nobody is told."""
     first = cluster.owner("default")
     others = [node for node in cluster.nodes if node is not first]
     with Load(cluster.url, 30.0) as load:
@@ -190,6 +213,47 @@ def test_the_wrong_kind_of_url(cluster: RedisCluster, redis_url: str, door: str)
         reserve(budget, door)
 
 
+def admitted(url: str, account: str = "acct") -> None:
+    with Budget(url, account=account, limits=["$1/day"], store_timeout=30) as budget:
+        for door in ("threads", "tasks"):
+            budget.refund(reserve(budget, door))
+
+
+def refused(url: str) -> None:
+    """Nobody connects to a server whose certificate does not say who it is."""
+    server = Server(url)
+    with pytest.raises(Lost, match=r"(?i)certificate"):
+        server.connect(30)
+    with pytest.raises(Lost, match=r"(?i)certificate"):
+        asyncio.run(server.aconnect(30))
+
+
+def test_a_cluster_over_tls(tls: dict[str, str], tmp_path: Path) -> None:
+    """Its nodes are found by the name that their certificate has, and where a slot goes the call goes, too."""
+    named = {"cluster_announce_hostname": "localhost", "cluster_preferred_endpoint_type": "hostname"}
+    cluster = RedisCluster(tmp_path, **tls, **named)
+    first = cluster.nodes[0]
+    url = f"rediss+cluster://localhost:{first.port}{first.query}"
+    try:
+        for name in ("acct", "b", "c", "d"):  # on all of the nodes
+            admitted(url, name)
+        for door in ("threads", "tasks"):
+            with Budget(url, account=door, limits=["$1/day"], store_timeout=30) as budget, asyncio.Runner() as loop:
+                assert budget.check("$0.10") if door == "threads" else loop.run(budget.aio.check("$0.10"))
+                to = next(node for node in cluster.nodes if node is not cluster.owner(door))
+                cluster.move(door, to)  # nothing is there yet, so that only the place is another
+                assert reserve(budget, door, loop.run).state == "open"
+                assert books(budget.engine.store, door).faults == []
+        refused(url.partition("?")[0])
+        refused(url.replace("localhost", "127.0.0.1"))
+        for node in cluster.nodes:  # told by its number, which the certificate does not have
+            cluster.ask(node, "CONFIG SET", "cluster-preferred-endpoint-type", "ip")
+        refused(url)
+        admitted(f"{url}&ssl_check_hostname=false")
+    finally:
+        cluster.stop()
+
+
 # Sentinels.
 
 
@@ -225,6 +289,20 @@ def wait(done: Callable[[], Any]) -> None:
             pass
         assert time.monotonic() < until
         time.sleep(0.05)
+
+
+def test_sentinels_over_tls(start: Callable[..., RedisServer], tls: dict[str, str]) -> None:
+    """Sentinels and servers are known by the name that their certificate has."""
+    primary = start(**tls)
+    by_name = start(RedisSentinel, primary, "localhost", **tls)
+    by_number = start(RedisSentinel, primary, **tls)
+    url, other = (
+        f"rediss+sentinel://localhost:{sentinel.port}/mymaster/0{sentinel.query}" for sentinel in (by_name, by_number)
+    )
+    admitted(url)
+    for wrong in (url.partition("?")[0], url.replace("localhost", "127.0.0.1"), other):
+        refused(wrong)
+    admitted(f"{other}&ssl_check_hostname=false")
 
 
 def test_a_password_of_sentinels(start: Callable[..., RedisServer]) -> None:

@@ -275,7 +275,7 @@ def test_a_process_that_ends_without_closing_hands_over_what_it_learned(shared_u
 def test_it_is_handed_over_in_the_background(budget_factory: Make) -> None:
     budget = budget_factory(prices=PRICES)
     teach(budget, FLUSH)
-    until = time.monotonic() + 10
+    until = time.monotonic() + 60
     while not (found := budget.engine.do(Learn()).learned) and time.monotonic() < until:
         time.sleep(0.01)
     assert sum(found["over\nm\n"].values()) >= FLUSH

@@ -167,6 +167,35 @@ def test_a_dropped_stream_is_no_leak() -> None:
         assert_no_leaks(budget)
 
 
+@pytest.mark.parametrize("kind", ["batch", "background"])
+def test_a_late_answer_is_no_leak_and_a_stream_that_is_left_beside_it_is_one(kind: str) -> None:
+    with Provider() as provider, Sandbox(limits=["$1/day"]) as budget, client_of(budget, provider) as client:
+        if kind == "batch":
+            job = client.messages.batches.create(requests=[{"custom_id": "a", "params": REQUEST}])
+        else:
+            openai = pytest.importorskip("openai")
+            other = budget.wrap(openai.OpenAI(base_url=f"{provider.url}/v1", api_key="key", max_retries=0))
+            asked = {"model": "gpt-4.1-mini", "max_output_tokens": 50, "input": "hello", "background": True}
+            job = other.responses.create(**asked)
+        (late,) = assert_no_leaks(budget)
+        assert late.usd == budget.status()[0].reserved > 0
+        stream: Any = client.messages.create(**REQUEST, stream=True)
+        next(stream)
+        with pytest.raises(AssertionError, match=r"still open \(1\):\n") as caught:
+            assert_no_leaks(budget)
+        assert late.id not in str(caught.value)
+        stream.close()
+        assert assert_no_leaks(budget) == [late]
+        provider.wait()
+        for _ in range(9):
+            if kind == "batch" and client.messages.batches.retrieve(job.id).processing_status == "ended":
+                list(client.messages.batches.results(job.id))
+            elif kind == "background":
+                other.responses.retrieve(job.id)
+        assert assert_no_leaks(budget) == []
+        assert budget.status()[0].spent > 0
+
+
 # A disabled budget lets the tests of a program pass that has one.
 
 

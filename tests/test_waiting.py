@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import multiprocessing
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -281,32 +282,44 @@ def test_no_phantom_refusal(b: Budget) -> None:
     assert isinstance(big.result(), BudgetExceeded)
 
 
-def _worker(url: str, count: int, gate: Any, found: Any) -> None:
-    b = Budget(url, limits=["3 concurrent"], store_timeout=30)
+WORKER = """
+import asyncio, sys
+from budget import Budget
+
+async def one(b):
+    async with b.reservation("$0.01", wait=60.0):
+        await asyncio.sleep(0.001)
+
+async def main(b):
+    await asyncio.gather(*[one(b) for _ in range(20)])
+
+with Budget(sys.argv[1], limits=["3 concurrent"], store_timeout=30) as b:
     b.status()
-
-    async def one() -> None:
-        async with b.reservation("$0.01", wait=LONG):
-            await asyncio.sleep(0.001)
-
-    async def main() -> None:
-        await asyncio.gather(*[one() for _ in range(count)])
-
-    gate.wait(LONG)
-    asyncio.run(main())
-    b.close()
-    found.put(count)
+    print("ready", flush=True)
+    sys.stdin.readline()
+    asyncio.run(main(b))
+"""
 
 
 def test_waiters_in_several_processes(shared_url: str, make_budget: Make) -> None:
-    context = multiprocessing.get_context("spawn")
-    gate, found = context.Barrier(3), context.Queue()
-    workers = [context.Process(target=_worker, args=(shared_url, 20, gate, found), daemon=True) for _ in range(3)]
-    for worker in workers:
-        worker.start()
-    assert [found.get(timeout=LONG) for _ in workers] == [20] * 3
-    for worker in workers:
-        worker.join(LONG)
+    command = [sys.executable, "-c", WORKER, shared_url]
+    workers = [
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(3)
+    ]
+    try:
+        for worker in workers:
+            assert worker.stdout is not None
+            assert worker.stdout.readline() == "ready\n"
+        for worker in workers:
+            assert worker.stdin is not None
+            worker.stdin.write("go\n")
+            worker.stdin.flush()
+        for worker in workers:
+            worker.communicate(timeout=LONG)
+    finally:
+        for worker in workers:
+            worker.kill()
+    assert [worker.returncode for worker in workers] == [0] * 3
     b = make_budget(shared_url)
     kinds = [entry.kind for entry in b.entries()]
     assert kinds.count("reserved") == kinds.count("reconciled") == 60
@@ -449,14 +462,21 @@ def test_an_event_loop_that_ends_with_waiters(b: Budget) -> None:
 
 def test_an_interrupt_leaves_nothing(b: Budget) -> None:
     held = b.reserve("$1")
-    signal.signal(signal.SIGALRM, signal.default_int_handler)
+    main = threading.get_ident()
+
+    def press() -> None:
+        in_line(b, 1)
+        signal.pthread_kill(main, signal.SIGINT)
+
+    finger = threading.Thread(target=press)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        signal.setitimer(signal.ITIMER_REAL, 0.1)
+        finger.start()
         with pytest.raises(KeyboardInterrupt):
             b.reserve("$1", wait=LONG)
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        finger.join()
+        signal.signal(signal.SIGINT, before)
     nobody_waits(b)
     behind = Caller(b)
     in_line(b, 1)

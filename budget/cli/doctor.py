@@ -174,6 +174,7 @@ def _sdks() -> Iterator[Finding]:
     except Exception as error:  # an SDK that cannot be imported may raise anything, and that is what is looked for
         yield Finding("wrap", "FAULT", f"the SDKs cannot be checked: {type(error).__name__}: {error}")
         return
+    found |= {name: version(name) for name in missing if name not in found}
     for name, number in found.items():
         if lacks := missing.get(name, ""):
             yield Finding(name, "FAULT", f"{number}; wrap() cannot guard it, for it lacks {lacks}")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from typing import IO, Any
+from collections.abc import Iterator, Mapping
+from typing import IO, TYPE_CHECKING, Any
 
 import click
 
@@ -12,6 +12,9 @@ from budget.cli.common import Common, attributes_of, common
 from budget.cli.output import Cell, Column, amount, is_terminal, note, pairs, print_json, say, scope_text, table, when
 from budget.errors import ConfigError
 from budget.pools import Pool
+
+if TYPE_CHECKING:
+    from budget.engine import Budget
 
 _REFUSED = 3
 _BAR = 10
@@ -23,6 +26,8 @@ _BAR = 10
 def status(common: Common, words: tuple[str, ...]) -> None:
     """Show what is spent, reserved and available: of all pools, or of those that such calls draw on.
 
+    Pools of the account above (above = "company" in budget.toml) come last, after its name.
+
     In the bar, a full block is spent and a shaded one is reserved.
 
     \b
@@ -33,18 +38,18 @@ def status(common: Common, words: tuple[str, ...]) -> None:
     attributes = attributes_of(words)
     with common.open() as budget:
         pools = budget.status(**attributes)
-        frozen = [subject for subject in budget.limits.freezes() if _concerns(subject, attributes)]
+        frozen = list(_frozen(budget, attributes))
     if common.json:
         print_json([pool.to_dict() for pool in pools])
         for subject in frozen:
-            note(f"frozen: {scope_text(subject) or 'everybody'}")
+            note(f"frozen: {subject}")
         return
     columns = [
         Column("subject", shrink=True), Column("limit"), Column("spent", True), Column("reserved", True),
         Column("available", True), *([Column("used", drop=2)] if is_terminal() else []), Column("resets", drop=1),
     ]  # fmt: skip
     empty = ["-"] * (len(columns) - 2)
-    rows: list[list[Cell]] = [[scope_text(x) or "everybody", ("FROZEN", "bold red"), *empty] for x in frozen]
+    rows: list[list[Cell]] = [[subject, ("FROZEN", "bold red"), *empty] for subject in frozen]
     table(columns, rows + [_cells(pool) for pool in pools])
     if not pools and not frozen:
         note("there are no pools yet; set a limit: budget set per=user '$5/day'")
@@ -142,6 +147,21 @@ def _body(request: IO[bytes]) -> Mapping[str, Any]:
     return body
 
 
+def _frozen(budget: Budget, attributes: Mapping[str, str]) -> Iterator[str]:
+    """Tell who is frozen, here and in the account above."""
+    from budget.overview import load_policy
+
+    above = budget.engine.above
+    for engine, account in ((budget.engine, None), *([(above, above.settings.account)] if above else [])):
+        for subject in load_policy(engine).freezes:
+            if _concerns(subject, attributes):
+                yield _of(scope_text(subject) or "everybody", account)
+
+
+def _of(subject: str, account: str | None) -> str:
+    return subject if account is None else f"{account}: {subject}"
+
+
 def _concerns(frozen: Mapping[str, str], attributes: Mapping[str, str]) -> bool:
     """Whether a freeze has to do with calls that have these attributes."""
     if any(attributes.get(name, value) != value for name, value in frozen.items()):
@@ -153,9 +173,10 @@ def _cells(pool: Pool) -> list[Cell]:
     figures = [amount(value) for value in (pool.spent, pool.reserved, pool.available)]
     resets = when(pool.resets_at)
     rule = pool.limit.rule if pool.limit.mode == "enforce" else f"{pool.limit.rule} ({pool.limit.mode})"
+    subject = _of(str(pool.subject), pool.account)
     if not is_terminal():
-        return [str(pool.subject), rule, *figures, resets]
-    return [str(pool.subject), rule, *figures, _bar(pool), resets[5:] or "-"]
+        return [subject, rule, *figures, resets]
+    return [subject, rule, *figures, _bar(pool), resets[5:] or "-"]
 
 
 def _bar(pool: Pool) -> Cell:

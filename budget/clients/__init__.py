@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib import import_module
 from inspect import isfunction
 from typing import TYPE_CHECKING, TypeVar
@@ -26,6 +27,8 @@ _GUARDS = {
     "mistralai": "mistral",
 }
 """By the package of what is wrapped: the file here whose `guard(budget, client)` guards it."""
+_INSTALLED_AS = {"botocore": "boto3", "google": "google-genai"}
+"""By package: the SDK's name where it is another."""
 
 
 def wrap(budget: Budget, client: C, deployments: Mapping[str, str] | None = None) -> C:
@@ -56,7 +59,11 @@ def wrap(budget: Budget, client: C, deployments: Mapping[str, str] | None = None
 
 
 def self_test() -> dict[str, str]:
-    """Check each installed SDK for what guarding depends on; return what is missing by SDK, "" if nothing is."""
+    """Check each installed SDK for what guarding depends on; return what is missing by SDK, "" if nothing is.
+
+    LiteLLM is not among them: its functions are guarded, and nothing below them.
+    """
+    from importlib.metadata import PackageNotFoundError, version
     from importlib.util import find_spec
 
     from budget.clients.flavours import PLAIN
@@ -65,8 +72,13 @@ def self_test() -> dict[str, str]:
     found = {}
     for package, names in PLAIN.items():
         if find_spec(package) is not None:
-            sdk = import_module(package)
-            found[package] = ", ".join(absent for name in names for absent in missing(getattr(sdk, name)))
+            module = import_module(package)
+            found[package] = ", ".join(absent for name in names for absent in missing(getattr(module, name)))
+    for package, name in _GUARDS.items():
+        sdk, guards = _INSTALLED_AS.get(package, package), import_module(f"budget.clients.{name}")
+        with suppress(PackageNotFoundError):
+            if version(sdk) and hasattr(guards, "missing"):
+                found[sdk] = ", ".join(guards.missing())
     return found
 
 

@@ -1,13 +1,14 @@
 """What may pass a wrapped client: paths, attempts that nobody reserved for, and the time that a run has left.
 
 A POST path that is refused, or not known, passes where money was set aside by hand, with a block of
-`budget.reservation(...)` around it: who opened the block says what it cost.
+`budget.reservation(...)` around it: who opened the block says what it cost. So does one of media, of whose models only
+some can be metered, and a batch of a file that nobody saw.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ __all__ = ["HOW", "by_hand", "endpoint_of", "hand_deadline", "passing", "unreser
 
 HOW = 'set money aside for it: with budget.reservation("$1"): ...'
 """What to do about what is refused."""
+_MEDIA = ("images", "speech", "transcriptions")
 _PASSES: ContextVar[bool] = ContextVar("budget_passes", default=False)
 
 
@@ -43,8 +45,13 @@ def by_hand(budget: Budget) -> bool:
     return set_aside(budget.engine)
 
 
-def endpoint_of(budget: Budget, protocol: Protocol, method: str, url: str) -> str | None:
+def endpoint_of(
+    budget: Budget, protocol: Protocol, method: str, url: str, body: Callable[[], Mapping[str, Any]]
+) -> str | None:
     """Return the endpoint of a request that is metered or late, None if it passes.
+
+    Args:
+        body: Returns the request's body, which hardly any decision needs.
 
     Raises:
         Unbounded: It may cost money, nobody knows how much, and none was set aside by hand.
@@ -53,9 +60,15 @@ def endpoint_of(budget: Budget, protocol: Protocol, method: str, url: str) -> st
         return None
     path = _path(url)
     endpoint = protocol.endpoint(path)
+    if endpoint in _MEDIA and by_hand(budget):
+        return None
     if endpoint is None and not by_hand(budget):
         what = f"POST {path[:100]} is not metered in this version"
         raise Unbounded([f"{what}: {protocol.reason(path)}; {HOW}"])
+    if endpoint == "batches" and by_hand(budget):
+        from budget.clients.late.files import is_unseen  # which itself says how to do it by hand
+
+        return None if is_unseen(budget, body()) else endpoint
     return endpoint or None
 
 
@@ -68,13 +81,17 @@ def unreserved(budget: Budget, protocol: Protocol, client: Any, request: Any) ->
     if _PASSES.get():
         return None
     path = request.url.path.removeprefix(client.base_url.path.rstrip("/"))
-    endpoint = endpoint_of(budget, protocol, request.method, path)
+
+    def read() -> Any:
+        try:
+            return json.loads(request.content)
+        except Exception:
+            raise Unbounded([f"the body of {path[:100]} cannot be read before it is sent"]) from None
+
+    endpoint = endpoint_of(budget, protocol, request.method, path, read)
     if endpoint is None:
         return None
-    try:
-        body = json.loads(request.content)
-    except Exception:
-        raise Unbounded([f"the body of {path[:100]} cannot be read before it is sent"]) from None
+    body = read()
     if endpoint == "batches" or body.get("background"):
         raise Unbounded([f"{path[:100]} is answered later, and went around the client's own `request`"])
     return Call(budget, protocol, endpoint, body, fixed=True)

@@ -17,6 +17,7 @@ import io
 import json
 from collections.abc import Iterator, Mapping
 from functools import cache
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from budget.clients.anthropic import MessagesMeter
@@ -86,10 +87,15 @@ class ConverseMeter(StreamMeter):
         return isinstance(place, tuple)
 
 
-def missing(client: Any) -> list[str]:
-    """Return the names that guarding depends on and botocore does not have."""
-    absent = [name for name in ("_make_api_call", "_endpoint", "meta") if not hasattr(client, name)]
-    return absent or [name for name in ("_get_response",) if not hasattr(client._endpoint, name)]
+def missing(client: Any = None) -> list[str]:
+    """Return the names that guarding depends on and a client, by default botocore's classes, does not have."""
+    if client is None:
+        below: Any = import_module("botocore.endpoint").Endpoint
+        of = {"_make_api_call": import_module("botocore.client").BaseClient, "_get_response": below}
+    else:
+        of = dict.fromkeys(("_make_api_call", "_endpoint", "meta"), client)
+        of["_get_response"] = getattr(client, "_endpoint", None)
+    return [name for name, holder in of.items() if not hasattr(holder, name)]
 
 
 def guard(budget: Budget, client: C) -> C:

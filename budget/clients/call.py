@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from budget.aio import off_loop
 from budget.arguments import GUARDED_LEASE, lease_us, said_by_runs
-from budget.asks import Ask, make_ask, price
+from budget.asks import Ask, make_ask
 from budget.clients.attempts import Attempt
 from budget.clients.counting import counted, expected
 from budget.clients.extras import NONE, Extras
@@ -23,12 +23,12 @@ from budget.clients.meter import StreamMeter
 from budget.clients.protocol import Meter, Speech
 from budget.clients.shortage import Shortage, check_ways
 from budget.clients.steps import Steps, adrive, drive
+from budget.clients.units import by_answer, by_units
 from budget.errors import BudgetError, BudgetExceeded, CapExceeded, Frozen, RunStopped
 from budget.estimate import Estimate, with_traits
 from budget.guard import Guard
 from budget.outcome import never_connected
 from budget.short import Short, Way, ways_out
-from budget.usage import Usage
 
 if TYPE_CHECKING:
     from budget.commands import Amounts
@@ -82,6 +82,7 @@ class Call:
         self._grows = False
         self._guard: Guard | None = None
         self._meter: Meter | None = None
+        self._estimate: Estimate | None = None
         self._begun = self._first = 0.0
         self._attempts: list[Attempt] = []
         self._judged: Any = None
@@ -185,7 +186,9 @@ class Call:
         return grown(self._budget.settings.book, ask, self._budget.engine.verbs.now())
 
     def _may_grow(self, estimate: Estimate) -> bool:
-        return self.streams and isinstance(self._protocol.meter(self._endpoint, estimate), StreamMeter)
+        if not self.streams or (estimate.measure is not None and estimate.measure.makes):
+            return False  # how much of a sound was received, nobody can count
+        return isinstance(self._protocol.meter(self._endpoint, estimate), StreamMeter)
 
     def _turns_on_count(self, ask: Ask) -> Flow:
         """Say whether a count could change the decision: the bound is refused, and what is expected would fit."""
@@ -205,7 +208,8 @@ class Call:
     def _guarded(self, ask: Ask, wait: float | None = None) -> Guard:
         """Make what reserves, for one attempt to do so."""
         assert ask.estimate is not None
-        self._meter = self._protocol.meter(self._endpoint, ask.whole or ask.estimate)
+        self._estimate = ask.whole or ask.estimate
+        self._meter = self._protocol.meter(self._endpoint, self._estimate)
         self._grows = ask.whole is not None
         self._guard = Guard(self._budget, ask, _LEASE_US, wait)
         return self._guard
@@ -233,6 +237,19 @@ class Call:
         self._judged = response
         self._statuses.append(response.status_code)
 
+    def telling(self, options: Any) -> Any:
+        """Return a call's options with which what is parsed from a raw response says it too: see `tell`."""
+        if self._told == _NOTHING:
+            return options
+        parse = options.post_parser
+
+        def parser(parsed: Any) -> Any:
+            parsed = parse(parsed) if callable(parse) else parsed
+            self.tell(parsed)
+            return parsed
+
+        return options.model_copy(update={"post_parser": parser})
+
     def tell(self, result: Any) -> None:
         """Let an answer, a stream or a raw response say what was done because money ran short: see `short_of`."""
         if self._told == _NOTHING:
@@ -247,7 +264,8 @@ class Call:
         assert self._guard is not None
         stored = self._guard.stored
         try:
-            (amounts, detail), refund = price(self._budget.settings, Usage.of(result), None, None, stored, 0), False
+            assert self._estimate is not None
+            (amounts, detail), refund = by_answer(self._budget.settings, self._estimate, stored, result), False
         except BudgetError as error:
             # The answer is paid for; what it cost cannot be read from it.
             _log.warning("a call is charged its reservation: %s", error)
@@ -275,6 +293,8 @@ class Call:
                 if whole:
                     self._meter.finish()
                 found = self._meter.end(self._budget.settings, stored, error)
+            elif self._estimate is not None:  # such as speech, which comes as sound alone
+                found = by_units(self._budget.settings, self._estimate, stored)
         except BudgetError as unread:
             _log.warning("a stream is charged its reservation: %s", unread)
         if found is not None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import sys
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from budget.clients.call import Call
@@ -86,10 +87,13 @@ class CohereMeter(StreamMeter):
             self.complete = True
 
 
-def missing(client: Any) -> list[str]:
-    """Return the names that guarding depends on and the SDK does not have."""
-    wrapper = getattr(client, "_client_wrapper", None)
-    http = getattr(wrapper, "httpx_client", None)
+def missing(client: Any = None) -> list[str]:
+    """Return the names that guarding depends on and a client, by default the SDK's classes, does not have."""
+    if client is None:
+        below = import_module("cohere.core.http_client")
+        kinds, names = (below.HttpClient, below.AsyncHttpClient), ("request", "stream")
+        return [name for name in names if not all(hasattr(kind, name) for kind in kinds)]
+    http = getattr(getattr(client, "_client_wrapper", None), "httpx_client", None)
     return [name for name in ("request", "stream", "httpx_client") if not hasattr(http, name)]
 
 

@@ -1,9 +1,10 @@
-"""What a caller gives for one call alone: through the SDK's own `extra_body`, taken out before anything is sent.
+"""What a caller gives for one call alone: plain keywords, or in the SDK's own `extra_body`; none of it is ever sent.
 
+    client.messages.create(..., budget_scope={"user": "alice"}, budget_cap="$0.10")
     client.messages.create(..., extra_body={"budget_scope": {"user": "alice"}, "budget_cap": "$0.10"})
 
-`extra_body` is what every method of both SDKs takes and hands down untouched. (The methods themselves have fixed
-signatures: to add keywords to them, each of their classes would have to be replaced.)
+`extra_body` is what every method of both SDKs takes and hands down untouched, and so it is the way that the keywords go
+too (`keywords`). Here they are taken out, before anything is sent.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ def take_extras(options: Any) -> tuple[Any, Extras]:
     for place, given in (("json_data", body), ("extra_json", more)):
         if isinstance(given, Mapping) and any(map(_is_extra, given)):
             found |= {name: value for name, value in given.items() if _is_extra(name)}
-            cleaned[place] = {name: value for name, value in given.items() if not _is_extra(name)}
+            cleaned[place] = {name: value for name, value in given.items() if not _is_extra(name)} or None
     if not found:
         return options, NONE
     return options.model_copy(update=cleaned), read_extras(found)

@@ -19,6 +19,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Mapping
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import unquote
 
@@ -102,10 +103,10 @@ class GeminiMeter(StreamMeter):
                 self.received(str(part[name]), (index, name))
 
 
-def missing(client: Any) -> list[str]:
-    """Return the names that guarding depends on and the SDK does not have."""
-    below = getattr(client, "_api_client", None)
-    return [name for name in _NEEDED if not hasattr(below, name)]
+def missing(below: Any = None) -> list[str]:
+    """Return the names that guarding depends on and a client's class below, by default the SDK's, does not have."""
+    kind = below or import_module("google.genai._api_client").BaseApiClient
+    return [name for name in _NEEDED if not hasattr(kind, name)]
 
 
 def guard(budget: Budget, client: C) -> C:
@@ -117,7 +118,7 @@ def guard(budget: Budget, client: C) -> C:
     """
     if not hasattr(client, "_api_client"):
         raise ArgumentTypeError(f"wrap: {type(client).__name__} is no client that is known here; give a genai.Client()")
-    if absent := ", ".join(missing(client)):
+    if absent := ", ".join(missing(type(client._api_client))):
         raise ConfigError(f"wrap: google.genai.Client has no {absent}; is its SDK too new?")
     below: Any = client._api_client
     twin_below = _bare(_api_class(type(below), budget), below)
@@ -177,7 +178,7 @@ def _endpoint(budget: Budget, request: Any) -> tuple[str, str] | None:
         given = request.data.get("instances") or ()
         endpoint = "embeddings" if given and all("content" in each for each in given) else None
     if endpoint is None or not isinstance(request.data, Mapping):
-        refuse(budget, f"POST {path}")
+        refuse(budget, f"{request.method.upper()} {path}")
         return None
     return endpoint, model
 
@@ -216,7 +217,9 @@ def _counted(answer: Any) -> Any:
 
 
 def _free(request: Any) -> bool:
-    return request.method.upper() != "POST" or _FREE.fullmatch(_path(request)) is not None
+    path, method = _path(request), request.method.upper()
+    rents = method == "PATCH" and "/cachedContents/" in path  # for longer
+    return (method != "POST" and not rents) or _FREE.fullmatch(path) is not None
 
 
 def _path(request: Any) -> str:
@@ -264,14 +267,14 @@ def _api_class(base: Any, budget: Budget) -> Any:
 
     def request_once(self: Any, http_request: Any, *args: Any, **options: Any) -> Any:
         if not _free(http_request):
-            backstop(budget, f"POST {_path(http_request)}")
+            backstop(budget, f"{http_request.method.upper()} {_path(http_request)}")
         http_request.timeout = seconds(http_request.timeout)
         with attempt():
             return base._request_once(self, http_request, *args, **options)
 
     async def async_request_once(self: Any, http_request: Any, *args: Any, **options: Any) -> Any:
         if not _free(http_request):
-            backstop(budget, f"POST {_path(http_request)}")
+            backstop(budget, f"{http_request.method.upper()} {_path(http_request)}")
         http_request.timeout = seconds(http_request.timeout)
         if self._use_aiohttp():
             return await base._async_request_once(self, http_request, *args, **options)

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from budget.clients.flavours import Site
 from budget.clients.openai import ChatMeter
 from budget.clients.protocol import Api
 from budget.clients.seam import guard_client
+from budget.clients.twin import missing as missing_of
 from budget.errors import Unbounded
 from budget.estimate import Estimate
 from budget.reported.fields import as_dict
@@ -22,7 +24,7 @@ from budget.reported.fields import as_dict
 if TYPE_CHECKING:
     from budget.engine import Budget
 
-__all__ = ["PROTOCOL", "guard"]
+__all__ = ["PROTOCOL", "guard", "missing"]
 
 C = TypeVar("C")
 _REASONS = re.compile("gpt-oss|qwen|deepseek-r1|compound|thinking")  # unasked, and it may be left out of what is sent
@@ -69,6 +71,12 @@ class _Meter(ChatMeter):
         if said is not None and not self.usage:
             self.usage = dict(as_dict(said))
         self.complete = done or bool(self.usage)
+
+
+def missing() -> list[str]:
+    """Return the names that guarding depends on and the SDK does not have."""
+    sdk = import_module("groq")
+    return [name for kind in (sdk.Groq, sdk.AsyncGroq) for name in missing_of(kind)]
 
 
 def guard(budget: Budget, client: C) -> C:

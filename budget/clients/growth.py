@@ -13,7 +13,7 @@ in money and in tokens. It looks before it reads on, so that what the caller has
 like any other: a limit, a freeze or a guard of the run may refuse it. A step beyond what was received does not fit
 then, and so the stream is stopped within one step of the limit: its connection is closed, the refusal is raised with
 the text so far in `partial`, and what was received is booked as of any stream that was cut short. While the store
-cannot answer, what is reserved may be used up first.
+cannot answer, what is reserved may be used up first; the error that stops the stream then has the text too.
 
 What was received is counted with the tokenizer's bound, in portions, because counting each piece would take longer than
 reading it: `StreamMeter.unread` is at least half of what there can be, and a portion is no larger than AHEAD, so that
@@ -29,6 +29,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import replace
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
@@ -139,14 +140,15 @@ class Growth:
         """Reserve more, if that is needed.
 
         Raises:
-            BudgetError: It may not be, so the stream must stop; a `BudgetExceeded` has the text so far.
+            BudgetError: It may not be, so the stream must stop; a `BudgetExceeded` and a `StoreUnavailable` have the
+                text so far.
         """
         if (more := self._lacking()) is not None:
             try:
                 self._guard.extend(more, self._with(more))
             except BudgetError as error:
-                if self._stopped_by(error):
-                    raise
+                if (stop := self._stopped_by(error)) is not None:
+                    raise stop from error.__cause__
             else:
                 self._grow(more)
 
@@ -156,8 +158,8 @@ class Growth:
             try:
                 await self._guard.aextend(more, self._with(more))
             except BudgetError as error:
-                if self._stopped_by(error):
-                    raise
+                if (stop := self._stopped_by(error)) is not None:
+                    raise stop from error.__cause__
             else:
                 self._grow(more)
 
@@ -183,14 +185,16 @@ class Growth:
             return None
         return tuple(max(0, most - held) for held, most in zip(self._reserved, high, strict=True))  # type: ignore[return-value]
 
-    def _stopped_by(self, error: BudgetError) -> bool:
-        """Say whether the stream must stop because no more could be reserved."""
-        if isinstance(error, BudgetExceeded):
+    def _stopped_by(self, error: BudgetError) -> BudgetError | None:
+        """Return what to raise because no more could be reserved; None if the stream may go on."""
+        if isinstance(error, StoreUnavailable):
+            if self._left > 1:  # until then the store may be there again
+                self._next = self._left // 2
+                return None
+            error = copy(error)  # a store that fails may raise one error to all who wait for it
+        if isinstance(error, BudgetExceeded | StoreUnavailable):
             error.partial = self._meter.partial
-        elif isinstance(error, StoreUnavailable) and self._left > 1:  # until then the store may be there again
-            self._next = self._left // 2
-            return False
-        return True
+        return error
 
     def _grow(self, more: Amounts) -> None:
         self._reserved, self._ahead, self._next = _filled(self._with(more)), AHEAD, AHEAD

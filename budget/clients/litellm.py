@@ -4,12 +4,15 @@ LiteLLM speaks to a provider through whatever client it likes (one that is passe
 repeats calls itself, and turns whatever is raised below it into an error of its own, which it repeats again. So the
 guard stands around the function: it reserves before LiteLLM is called, so that a refusal comes out untouched and is
 never repeated, and ends by the usage of what LiteLLM returns. Nothing of LiteLLM is changed: who calls
-`litellm.completion` itself is not guarded.
+`litellm.completion` itself is not guarded, until the guarded function is put in its place. A `litellm.Router` looks
+there for `completion`, `acompletion`, `embedding` and `aembedding` each time it calls one: each deployment that it
+tries is a call of its own then, at that deployment's prices, and its tries after a refusal are refused like the first.
 
 There is no last line of defence here, since no single place below sees every attempt. How many there were is known
-neither; so a failed call is refunded only if its error is a provider's answer that is surely unbilled, LiteLLM was
-not asked to repeat calls, and nothing in the error's history says that there was an earlier attempt. Give
-`max_retries=0` to be surer.
+neither; so a failed call is refunded only if its error is a provider's answer that is surely unbilled, or says that no
+connection was made, LiteLLM was not asked to repeat calls, and nothing in the error's history says that there was an
+earlier attempt. Give `max_retries=0` to be surer. Some streams are only opened when they are first read; that is the
+attempt then.
 
 A stream is asked for its usage, and the chunk that has it is kept from whoever did not ask. Where a provider says
 none, LiteLLM fills in a guess of its own; that is not taken for a usage. A request is read as chat completions,
@@ -19,10 +22,10 @@ whoever it goes to, and priced for the provider that LiteLLM tells from the mode
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import cache, partial, wraps
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from budget.clients.call import Call
 from budget.clients.functions import (
@@ -36,6 +39,8 @@ from budget.clients.functions import (
     seconds,
     start,
 )
+from budget.clients.litellmbody import body_of
+from budget.clients.litellmerrors import answered_status, history_of, is_only_attempt, made_no_connection
 from budget.clients.metered import AsyncMetered, Metered
 from budget.clients.openai import ChatMeter
 from budget.errors import ConfigError
@@ -59,20 +64,7 @@ _PROVIDERS = {
 }  # fmt: skip
 """LiteLLM's names of providers, and those of the price book; the model of another is looked up wherever it is sold."""
 
-_LEADS_ELSEWHERE = ("fallbacks", "context_window_fallback_dict", "model_list", "model_alias_map", "silent_model")
-_KEPT_ELSEWHERE = ("prompt_id",)
-# Parameters that steer LiteLLM and are in no list of its own (`types/utils.py` of 1.106), and never sent in a body.
-_STEERING = {
-    "timeout", "base_url", "deployment_id", "extra_headers", "shared_session", "drop_params", "additional_drop_params",
-    "organization", "extra_body", "project", "provider_specific_header",
-}  # fmt: skip
-_STEERING_PREFIXES = ("aws_", "vertex_", "azure_", "litellm_")
-_BROKEN = {
-    "ReadError", "ReadTimeout", "WriteError", "WriteTimeout", "RemoteProtocolError", "LocalProtocolError", "CloseError",
-    "APITimeoutError", "TimeoutException", "ServerDisconnectedError", "ClientOSError", "ClientPayloadError",
-    "TimeoutError", "SocketTimeoutError",
-}  # fmt: skip
-"""What says that an attempt was sent and got no answer."""
+_END = object()
 
 
 def guard(budget: Budget, function: C) -> C:
@@ -81,7 +73,9 @@ def guard(budget: Budget, function: C) -> C:
     Raises:
         ConfigError: It is not one of those that are known here.
     """
-    name = getattr(function, "__name__", "")
+    name = getattr(function, "__name__", type(function).__name__)
+    if name == "Router":
+        raise ConfigError("wrap: a Router calls LiteLLM's functions: say litellm.completion = wrap(litellm.completion)")
     if name not in _ENDPOINTS:
         raise ConfigError(f"wrap: litellm.{name} is not available in this version, only {', '.join(_ENDPOINTS)}")
     made: Any = (_asynchronous if name.startswith("a") else _synchronous)(budget, function, _ENDPOINTS[name])
@@ -99,8 +93,8 @@ def _synchronous(budget: Budget, function: Any, endpoint: str) -> Any:
         asked = _Asked(budget, endpoint, given)
 
         def send(changes: Mapping[str, Any]) -> Any:
-            with asked.attempt():
-                return function(**asked.sent(changes))
+            with asked.attempt() as once:
+                return once.made(function(**asked.sent(changes)))
 
         answer = start(asked.call, send)
         if hasattr(answer, "completion_stream"):
@@ -121,8 +115,8 @@ def _asynchronous(budget: Budget, function: Any, endpoint: str) -> Any:
         asked = _Asked(budget, endpoint, given)
 
         async def send(changes: Mapping[str, Any]) -> Any:
-            with asked.attempt():
-                return await function(**asked.sent(changes))
+            with asked.attempt() as once:
+                return once.made(await function(**asked.sent(changes)))
 
         answer = await astart(asked.call, send)
         if hasattr(answer, "completion_stream"):
@@ -160,7 +154,7 @@ class _Asked:
         self._prefix = str(given["model"]).removesuffix(name)
         self._hides = bool(given.get("stream")) and not (given.get("stream_options") or {}).get("include_usage")
         self._repeats = any(given.get(each) for each in ("num_retries", "retry_policy")) or bool(litellm.num_retries)
-        body = {**_body(given, litellm), "model": name}
+        body = {**body_of(given, litellm), "model": name}
         spoken = Spoken(self._provider, chat=partial(_Meter, self._reasons(litellm, name, of)))
         self.call = Call(budget, spoken, endpoint, body, extras=extras)
 
@@ -226,69 +220,72 @@ class _Asked:
             return Event(known, usage=usage)
 
         closing = stream.aclose if kind is AsyncMetered else partial(_close, stream)
-        twin._budget_events = kind(stream, self.call, closing, read, _only_usage if self._hides else _shown)
+        events = _Unopened(stream, self) if _is_unopened(stream) else stream
+        twin._budget_events = kind(events, self.call, closing, read, _only_usage if self._hides else _shown)
         self.call.tell(twin)
         return twin
-
-
-def _body(given: Mapping[str, Any], litellm: Any) -> dict[str, Any]:
-    """Return what of a call's arguments is the request."""
-    steering = _STEERING | set(litellm.types.utils.all_litellm_params)
-    body = {
-        name: value for name, value in given.items()
-        if value is not None and name not in steering and not name.startswith(_STEERING_PREFIXES)
-    } | dict(given.get("extra_body") or {})  # fmt: skip
-    if inspect.isclass(body.get("response_format")):
-        schema = body["response_format"].model_json_schema()
-        body["response_format"] = {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
-    if any(given.get(name) for name in _LEADS_ELSEWHERE):
-        body["models"] = ["another"]  # which an estimate of a compatible server takes for what it is: open
-    if any(given.get(name) for name in _KEPT_ELSEWHERE):
-        body["preset"] = "kept"
-    return body
 
 
 class _Once:
     """Takes note of what LiteLLM did as of one attempt, which stands for all."""
 
     def __init__(self, call: Call, repeats: bool):
-        self._call, self._repeats = call, repeats
+        self._call, self._repeats, self._unsent = call, repeats, False
 
-    def __enter__(self) -> None:
-        return None
+    def made(self, answer: Any) -> Any:
+        """Take note of what LiteLLM returned: a stream that it opens when it is first read has sent nothing yet."""
+        self._unsent = _is_unopened(answer)
+        return answer
+
+    def __enter__(self) -> Self:
+        return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        status = None if error is None or self._repeats else _unbilled(error)
-        # LiteLLM's errors have a response with a status also where nothing was answered: 0 says that nobody knows.
-        self._call.tried(None if error is None else Event(status_code=status or 0))
-
-
-def _unbilled(error: BaseException) -> int | None:
-    """Return the status of the answer that an error stands for, None if it may hide a billed attempt."""
-    history = list(_history(error))
-    if any(type(each).__name__ in _BROKEN for each in history):
-        return None
-    for each in history:
-        request = getattr(getattr(each, "response", None), "_request", None)
-        if request is not None and request.headers.get("x-stainless-retry-count", "0") != "0":
-            return None
-    status = getattr(error, "status_code", None)
-    answered = any(_is_answer(each) for each in history)
-    return status if isinstance(status, int) and (status < 500 or answered) else None
-
-
-def _is_answer(error: BaseException) -> bool:
-    """Whether an error is made of an HTTP answer, by who raises it first."""
-    ours = type(error).__module__.startswith("openai.") and hasattr(error, "status_code")
-    return ours or type(error).__name__ == "HTTPStatusError"
-
-
-def _history(error: BaseException | None) -> Iterator[BaseException]:
-    for _ in range(32):
-        if error is None:
+        history = list(history_of(error))
+        sure = not self._repeats and is_only_attempt(history)
+        if self._unsent or (sure and made_no_connection(history)):
             return
-        yield error
-        error = error.__cause__ or error.__context__
+        # LiteLLM's errors have a response with a status also where nothing was answered: 0 says that nobody knows.
+        self._call.tried(None if error is None else Event(status_code=(sure and answered_status(history)) or 0))
+
+
+def _is_unopened(stream: Any) -> bool:
+    return getattr(stream, "completion_stream", stream) is None
+
+
+class _Unopened:
+    """The chunks of a stream that LiteLLM opens when it is first read: that is an attempt."""
+
+    def __init__(self, stream: Any, asked: _Asked):
+        self._stream, self._asked, self._opened = stream, asked, False
+
+    def __next__(self) -> Any:
+        if self._opened:
+            return next(self._stream)
+        self._opened, call = True, self._asked.call
+        try:
+            with self._asked.attempt():
+                event = next(self._stream, _END)
+        except Exception as error:
+            call.guard.end(*call.failed(error))
+            raise
+        if event is _END:
+            raise StopIteration
+        return event
+
+    async def __anext__(self) -> Any:
+        if self._opened:
+            return await anext(self._stream)
+        self._opened, call = True, self._asked.call
+        try:
+            with self._asked.attempt():
+                event = await anext(self._stream, _END)
+        except Exception as error:
+            await call.guard.aend(*call.failed(error))
+            raise
+        if event is _END:
+            raise StopAsyncIteration
+        return event
 
 
 class _Meter(ChatMeter):

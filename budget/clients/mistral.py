@@ -17,6 +17,7 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from functools import partial
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from budget.clients.backstop import hand_deadline
@@ -63,10 +64,12 @@ class _Meter(ChatMeter):
             super().received(text, place)
 
 
-def missing(client: Any) -> list[str]:
-    """Return the names that guarding depends on and the SDK does not have."""
-    absent = [name for name in ("do_request", "do_request_async", "_sub_sdk_map") if not hasattr(client, name)]
-    return absent + [name for name in ("client", "async_client") if not hasattr(client.sdk_configuration, name)]
+def missing(kind: Any = None) -> list[str]:
+    """Return the names that guarding depends on and a client's class, by default the SDK's, does not have."""
+    kind = kind or import_module("mistralai.client").Mistral
+    configured = import_module("mistralai.client.sdkconfiguration").SDKConfiguration.__annotations__
+    absent = [name for name in ("do_request", "do_request_async", "_sub_sdk_map") if not hasattr(kind, name)]
+    return absent + [name for name in ("client", "async_client") if name not in configured]
 
 
 def guard(budget: Budget, client: C) -> C:
@@ -77,7 +80,7 @@ def guard(budget: Budget, client: C) -> C:
     """
     if any(cloud in each.__module__ for each in type(client).__mro__ for cloud in ("mistralai.azure", "mistralai.gcp")):
         raise ConfigError(f"wrap: {type(client).__module__}.{type(client).__name__} is not available in this version")
-    if absent := ", ".join(missing(client)):
+    if absent := ", ".join(missing(type(client))):
         raise ConfigError(f"wrap: mistralai.{type(client).__name__} has no {absent}; is its SDK too new?")
     given: Any = client
     base: Any = type(client)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextvars import ContextVar
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import ref
 
@@ -21,6 +22,7 @@ from budget.clients.backstop import endpoint_of, hand_deadline, passing, unreser
 from budget.clients.call import Call
 from budget.clients.counting import post_arguments
 from budget.clients.extras import Extras, take_extras
+from budget.clients.keywords import handing_out
 from budget.clients.late import awatch, make_call, watch
 from budget.clients.protocol import Protocol
 from budget.clients.raw import content, tap, tap_async, unread
@@ -63,7 +65,7 @@ def guard_client(budget: Budget, client: C, protocol: Protocol) -> C:
         own = _async_methods(base, budget) if is_async(base) else _sync_methods(base, budget)
         own |= {"_should_retry": _judge(base), "copy": (copy := _copier(base, budget)), "with_options": copy}
         own |= {name: getattr(base, name) for name in ("__module__", "__qualname__", "__doc__")}
-        own |= {name: door(name, budget) for name in protocol.doors}
+        own |= {name: door(name, budget) for name in protocol.doors} | handing_out(base)
         guarded = classes[base] = type(base.__name__, (base,), {**own, "_budget_engine": budget})
     twin: C = object.__new__(guarded)
     adopt(twin, client)
@@ -110,7 +112,8 @@ def _sync_methods(base: Any, budget: Budget) -> dict[str, Any]:
     def request(self: Any, cast_to: Any, options: Any, **kwargs: Any) -> Any:
         options, extras = take_extras(options)
         protocol = self._budget_protocol
-        endpoint = endpoint_of(budget, protocol, options.method, options.url)
+        given = partial(protocol.body, "batches", options)
+        endpoint = endpoint_of(budget, protocol, options.method, options.url, given)
         if endpoint is None:
             watching = None if budget.settings.disabled else watch(budget, protocol, options)
             with passing(protocol):
@@ -122,7 +125,7 @@ def _sync_methods(base: Any, budget: Budget) -> dict[str, Any]:
         outer = _call.get()
         try:
             _call.set(ref(call))
-            call.prepared = options = protocol.sent(endpoint, options, body, call.changes)
+            call.prepared = options = call.telling(protocol.sent(endpoint, options, body, call.changes))
             result = base.request(self, cast_to, options, **kwargs)
         except BaseException as error:
             call.guard.end(*call.failed(error))
@@ -172,7 +175,8 @@ def _async_methods(base: Any, budget: Budget) -> dict[str, Any]:
     async def request(self: Any, cast_to: Any, options: Any, **kwargs: Any) -> Any:
         options, extras = take_extras(options)
         protocol = self._budget_protocol
-        endpoint = endpoint_of(budget, protocol, options.method, options.url)
+        given = partial(protocol.body, "batches", options)
+        endpoint = endpoint_of(budget, protocol, options.method, options.url, given)
         if endpoint is None:
             watching = None if budget.settings.disabled else await awatch(budget, protocol, options)
             with passing(protocol):
@@ -184,7 +188,7 @@ def _async_methods(base: Any, budget: Budget) -> dict[str, Any]:
         outer = _call.get()
         try:
             _call.set(ref(call))
-            call.prepared = options = protocol.sent(endpoint, options, body, call.changes)
+            call.prepared = options = call.telling(protocol.sent(endpoint, options, body, call.changes))
             result = await base.request(self, cast_to, options, **kwargs)
         except Exception as error:
             await call.guard.aend(*call.failed(error))

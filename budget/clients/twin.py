@@ -12,6 +12,7 @@ import inspect
 from typing import TYPE_CHECKING, Any
 
 from budget.clients.backstop import HOW, by_hand
+from budget.clients.keywords import opened
 from budget.errors import Unbounded
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def adopt(twin: Any, client: Any) -> None:
         if getattr(value, "_client", None) is not client:
             twin.__dict__[name] = value
         elif not hasattr(type(client), name):  # a cached property makes itself again; this is a plain attribute
-            twin.__dict__[name] = type(value)(twin)
+            twin.__dict__[name] = opened(type(value)(twin))
     if hasattr(twin, "_build_middleware_chain"):  # a closure over the client it was built for
         twin._middleware_chain = twin._build_middleware_chain()
 

@@ -7,16 +7,20 @@ without choices carries it, and every other chunk has a `usage` of null.
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Iterator
+from math import ceil
 from typing import Any
 
 from budget.demo.reply import Reply
+from budget.demo.sound import seconds
 from budget.demo.turn import Rejected, Turn, count, fields_of, first_tool, frame
 
 __all__ = ["answer_error", "decide", "error", "error_event", "events", "usage", "whole"]
 
 _FRAME_TOKENS = 7
+_PER_SECOND = 10  # tokens of sound
 _ERRORS = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
 
@@ -30,7 +34,8 @@ def decide(body: object, reply: Reply, usual: int, id: str) -> Turn:
     if fields.get("stream_options") and not fields.get("stream"):
         raise Rejected(400, "stream_options: only allowed when stream is set")
     bound = fields.get("max_completion_tokens")
-    counted = count(fields.get(name) for name in ("messages", "tools", "response_format")) + _FRAME_TOKENS
+    heard, messages = _heard(fields["messages"])
+    counted = count([messages, fields.get("tools"), fields.get("response_format")]) + _FRAME_TOKENS + heard
     return Turn.of(
         fields, reply, usual, id, input=counted, bound=fields.get("max_tokens") if bound is None else bound,
         tool=first_tool(_functions(fields), "parameters") if reply.tool else None,
@@ -41,16 +46,22 @@ def decide(body: object, reply: Reply, usual: int, id: str) -> Turn:
 def usage(turn: Turn) -> dict[str, Any]:
     """The usage block of a whole answer; its input figure includes what was read from and written to a cache."""
     reply, made = turn.reply, turn.output * _choices(turn)
+    heard, _ = _heard(turn.request["messages"])
+    spoken = (turn.output - turn.output // 4) * _choices(turn) if _speaks(turn) else 0
     written = reply.cache_write_5m + reply.cache_write_1h
     read = turn.input + reply.cache_read + written
     return {
         "prompt_tokens": read,
         "completion_tokens": made,
         "total_tokens": read + made,
-        "prompt_tokens_details": {"cached_tokens": reply.cache_read, "cache_write_tokens": written, "audio_tokens": 0},
+        "prompt_tokens_details": {
+            "cached_tokens": reply.cache_read,
+            "cache_write_tokens": written,
+            "audio_tokens": heard,
+        },
         "completion_tokens_details": {
             "reasoning_tokens": turn.thinking * _choices(turn),
-            "audio_tokens": 0,
+            "audio_tokens": spoken,
             "accepted_prediction_tokens": 0,
             "rejected_prediction_tokens": 0,
         },
@@ -75,6 +86,8 @@ def error_event() -> bytes:
 def whole(turn: Turn) -> dict[str, Any]:
     """The body of a whole answer."""
     message: dict[str, Any] = {"role": "assistant", "content": turn.text, "refusal": None, "annotations": []}
+    if _speaks(turn):
+        message |= {"content": None, "audio": {**_sound(turn), "expires_at": 0, "transcript": turn.text}}
     if turn.tool:
         message |= {"content": None, "tool_calls": [_call(turn)]}
     choices = [
@@ -110,7 +123,8 @@ def events(turn: Turn) -> Iterator[bytes]:
 
 def _deltas(turn: Turn) -> Iterator[dict[str, Any]]:
     if not turn.tool:
-        yield from ({"content": piece} for piece in turn.pieces)
+        for piece in turn.pieces:
+            yield {"audio": {**_sound(turn), "transcript": piece}} if _speaks(turn) else {"content": piece}
         return
     call = _call(turn)
     arguments = call["function"]["arguments"]
@@ -145,6 +159,28 @@ def _finish_reason(turn: Turn) -> str:
 def _choices(turn: Turn) -> int:
     asked = turn.request.get("n")
     return asked if type(asked) is int else 1
+
+
+def _speaks(turn: Turn) -> bool:
+    return "audio" in (turn.request.get("modalities") or ())
+
+
+def _sound(turn: Turn) -> dict[str, Any]:
+    return {"id": f"audio_{turn.id}", "data": "AAAA"}
+
+
+def _heard(messages: list[Any]) -> tuple[int, list[Any]]:
+    """Return the tokens of the sounds in the messages, and these without them."""
+    heard, rest = 0, []
+    for message in messages:
+        content = message.get("content") if isinstance(message, dict) else None
+        if isinstance(content, list):
+            sounds = [part["input_audio"]["data"] for part in content if part.get("type") == "input_audio"]
+            heard += sum(ceil(_PER_SECOND * seconds(base64.b64decode(sound))) for sound in sounds)
+            rest.append([part for part in content if part.get("type") != "input_audio"])
+        else:
+            rest.append(message)
+    return heard, rest
 
 
 def _functions(fields: dict[str, Any]) -> list[Any]:

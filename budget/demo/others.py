@@ -52,7 +52,9 @@ class Route(NamedTuple):
     stream: bool | None = None
 
 
-_EMBEDS = re.compile(r".*/(?:([^/:]+):(?:embedContent|batchEmbedContents)|v2/embed)$")
+_EMBEDS = re.compile(
+    r".*/(?:([^/:]+):(?:embedContent|batchEmbedContents)|models/([^/:]*embedding[^/:]*):predict|v2/embed)"
+)
 _GEMINI = re.compile(r".*/models/([^/:]+):(generateContent|streamGenerateContent)$")
 _CONVERSE = re.compile(r"/model/([^/]+)/(converse|converse-stream)$")
 _BODIES = {
@@ -70,18 +72,28 @@ def route(path: str) -> Route | None:
     if found := _CONVERSE.fullmatch(path):
         return Route(converse, unquote(found[1]), found[2] != "converse")
     if found := _EMBEDS.fullmatch(path):
-        return Route(None, unquote(found[1] or ""))
+        return Route(None, unquote(found[1] or found[2] or ""))
     if (cloud := clouds.find(path)) is not None:
         return Route(*cloud)
     return Route(_BODIES[path]) if path in _BODIES else None
 
 
-def embeddings(body: Any, path: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return a whole answer of embeddings, and the usage that is billed for it."""
+def embeddings(body: Any, path: str, says: bool = True) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return a whole answer of embeddings, and the usage that is billed for it.
+
+    Args:
+        body: The request.
+        path: Where it was sent.
+        says: Whether Gemini's says its usage: by each vector on Vertex, else beside them.
+    """
+    if path.endswith(":predict"):
+        counts = [count([each.get("content")]) for each in body.get("instances") or ()]
+        vectors = [{"values": [0.5, 0.25]} | ({"statistics": {"token_count": n}} if says else {}) for n in counts]
+        return {"predictions": [{"embeddings": each} for each in vectors]}, {"promptTokenCount": sum(counts)}
     counted = count([body.get(name) for name in ("texts", "inputs", "content", "requests")])
-    usage = {"input_tokens": counted}
     if path.endswith("/v2/embed"):
-        vectors = {"float": [[0.5, 0.25] for _ in body.get("texts") or ()]}
-        return {"id": "e", "embeddings": vectors, "texts": [], "meta": {"billed_units": usage}}, usage
-    vectors_of = [{"values": [0.5, 0.25]} for _ in body.get("requests") or (body,)]
-    return {"embeddings": vectors_of, "embedding": vectors_of[0]}, usage
+        usage, floats = {"input_tokens": counted}, {"float": [[0.5, 0.25] for _ in body.get("texts") or ()]}
+        return {"id": "e", "embeddings": floats, "texts": [], "meta": {"billed_units": usage}}, usage
+    usage = {"promptTokenCount": counted}
+    vectors = [{"values": [0.5, 0.25]} for _ in body.get("requests") or (body,)]
+    return {"embeddings": vectors, "embedding": vectors[0]} | ({"usageMetadata": usage} if says else {}), usage

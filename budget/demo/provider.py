@@ -7,7 +7,8 @@ errors, cuts and usage can be set, per server, by a script, or for one call by t
         client = Anthropic(base_url=provider.url, api_key="demo")
 
 `server.py` is the HTTP below it. The protocols it speaks are `messages.py` (Anthropic), `chat.py` and `responses.py`
-(OpenAI), and those of `others.py`; another one is one more such file and its line there or in `_SPEECHES`.
+(OpenAI), `images.py` and `sound.py` (its images, speech and transcripts), and those of `others.py`; another one is one
+more such file and its line there or in `_SPEECHES`.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Protocol, Self
 
-from budget.demo import chat, messages, others, responses
+from budget.demo import chat, images, messages, others, responses, sound
 from budget.demo.batches import Later, Lines
 from budget.demo.reply import Reply
 from budget.demo.seen import Seen, seen_of
@@ -68,6 +69,7 @@ _SPEECHES: dict[str, Speech] = {
     "/v1/chat/completions": chat,
     "/v1/responses": responses,
     "/v1/embeddings": responses,
+    "/v1/images/generations": images,
 }
 _COUNTERS = {
     "/v1/messages/count_tokens": messages.count_tokens,
@@ -182,6 +184,8 @@ class Provider:
                 body, seen.usage = responses.embeddings(_body(request), reply)
                 if reply.cut is None:
                     _send_json(answer, seen, 200, body)
+            case "POST", path if path in sound.PATHS:
+                await self._media(request, reply, answer, seen)
             case "POST", path if path in _SPEECHES:
                 await self._answer(_SPEECHES[path], _body(request), reply, answer, seen)
             case "POST", path if (other := others.route(path)) is not None:
@@ -196,6 +200,24 @@ class Provider:
             case method, path:
                 raise Rejected(404, f"{method} {path}: there is no such endpoint here")
 
+    async def _media(self, request: Request, reply: Reply, answer: Answer, seen: Seen) -> None:
+        """Answer what comes as a form, or is answered with sound."""
+        if request.path.endswith("/speech"):
+            made, seen.usage = sound.speech(_body(request))
+            if reply.cut is None:
+                _send(answer, seen, "audio/mpeg", made)
+            return
+        fields = sound.form(request)
+        seen.model, seen.stream = fields.get("model"), fields.get("stream") == "true"
+        if request.path.endswith("/edits"):
+            await self._answer(images, fields, reply, answer, seen)
+            return
+        told, seen.usage = sound.transcript(fields)
+        if fields.get("response_format") == "text":
+            _send(answer, seen, "text/plain", told["text"].encode())
+        else:
+            _send_json(answer, seen, 200, told if reply.usage else {"text": told["text"]})
+
     async def _elsewhere(
         self, other: others.Route, request: Request, reply: Reply, answer: Answer, seen: Seen
     ) -> None:
@@ -207,7 +229,7 @@ class Provider:
         if other.speech is not None:
             await self._answer(other.speech, body, reply, answer, seen)
         else:
-            embedded, seen.usage = others.embeddings(body, request.path)
+            embedded, seen.usage = others.embeddings(body, request.path, reply.usage)
             _send_json(answer, seen, 200, embedded)
 
     async def _answer(self, speech: Speech, body: object, reply: Reply, answer: Answer, seen: Seen) -> None:
@@ -282,10 +304,16 @@ def _send_json(
     answer.whole(status, {**_JSON, **_ids(seen), **(headers or {})}, json.dumps(body).encode())
 
 
+def _send(answer: Answer, seen: Seen, kind: str, body: bytes) -> None:
+    seen.status = 200
+    answer.whole(200, {"content-type": kind, **_ids(seen)}, body)
+
+
 def _send_error(answer: Answer, seen: Seen, status: int, message: str, retry_after: float | None = None) -> None:
     headers = {} if retry_after is None else {"retry-after": f"{retry_after:g}"}
     other = others.route(seen.path)
-    speech = _SPEECHES.get(seen.path, messages) if other is None else other.speech or chat
+    known = chat if seen.path in sound.PATHS else _SPEECHES.get(seen.path, messages)
+    speech = known if other is None else other.speech or chat
     _send_json(answer, seen, status, speech.error(status, message, seen.request_id), headers)
 
 

@@ -2,7 +2,7 @@
 
 A request body is walked once into a `Measure`: counts of what was found, and the reasons why no upper bound exists, if
 there are any. A measure holds no text and answers for any tokenizer (`bound`, `expected`). Small modules know the
-shapes (`anthropic`, `openai_chat`, `openai_responses`, `openai` for embeddings and what its three have in common,
+shapes (`anthropic`, `openai_chat`, `openai_responses`, `openai_media`, `openai` for embeddings and the common parts,
 `gemini`, `converse`, `compatible` and `embeddings` for servers that take OpenAI's or Anthropic's with differences,
 `cohere`),
 `tokens` counts offline, `bounds` has the formula, `constants` its dated figures. Whatever a module does not know in a
@@ -24,6 +24,7 @@ from budget.estimator import (
     gemini,
     openai,
     openai_chat,
+    openai_media,
     openai_responses,
 )
 from budget.estimator.bounds import Measure
@@ -48,6 +49,9 @@ _MEASURES: dict[tuple[str, str], Callable[[Mapping[str, Any], str], Measure]] = 
     ("openai", "chat"): openai_chat.measure,
     ("openai", "responses"): openai_responses.measure,
     ("openai", "embeddings"): openai.measure_embeddings,
+    ("openai", "images"): openai_media.measure_images,
+    ("openai", "speech"): openai_media.measure_speech,
+    ("openai", "transcriptions"): openai_media.measure_recording,
     ("google", "generateContent"): gemini.measure,
     ("google", "embeddings"): gemini.measure_embeddings,
     ("google-vertex", "generateContent"): gemini.measure,
@@ -61,19 +65,27 @@ _OTHERS = {  # who takes what of Anthropic's and OpenAI's
     "anthropic",
     "responses": "azure xai groq openrouter fireworks aws-bedrock",
     "embeddings": "azure aws-bedrock mistral cohere together fireworks openrouter perplexity xai",
+    "images": "azure aws-bedrock",
+    "speech": "azure aws-bedrock",
+    "transcriptions": "azure aws-bedrock",
 }
 for _endpoint, _walk in (
     ("messages", compatible.measure_messages),
     ("chat", compatible.measure_chat),
     ("responses", compatible.measure_responses),
     ("embeddings", embeddings.measure),
+    ("images", openai_media.measure_images),
+    ("speech", openai_media.measure_speech),
+    ("transcriptions", openai_media.measure_recording),
 ):
     _MEASURES |= {(provider, _endpoint): _walk for provider in _OTHERS[_endpoint].split()}
 _PROVIDERS = (
     "anthropic", "openai", "google", "google-vertex", "aws-bedrock", "azure", "mistral", "xai", "deepseek", "groq",
     "cohere", "together", "fireworks", "perplexity", "openrouter",
 )  # fmt: skip
-_ENDPOINTS = ("messages", "chat", "responses", "embeddings", "generateContent", "converse")
+_ENDPOINTS = (
+    "messages", "chat", "responses", "embeddings", "generateContent", "converse", "images", "speech", "transcriptions",
+)  # fmt: skip
 
 
 def measure(body: Mapping[str, Any], *, provider: str, endpoint: str, vocabulary: str = "cl100k") -> Measure:
@@ -83,7 +95,8 @@ def measure(body: Mapping[str, Any], *, provider: str, endpoint: str, vocabulary
         body: The body as the SDK's `create` takes it. It may hold the SDK's own models (an earlier answer's content
             blocks); sequences must be lists or tuples.
         provider: Whose API ("anthropic", "openai", "google", "aws-bedrock" ...).
-        endpoint: Which of its endpoints: "messages", "chat", "responses", "embeddings", "generateContent", "converse".
+        endpoint: Which of its endpoints: "messages", "chat", "responses", "embeddings", "generateContent", "converse",
+            "images", "speech", "transcriptions".
         vocabulary: Whose tokens to count, best that of the model's tokenizer (`VOCABULARIES`). The measure then bounds
             that one tightly, and those of the other vocabulary loosely.
 

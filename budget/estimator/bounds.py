@@ -17,6 +17,11 @@ from budget.estimator.media import Media
 
 __all__ = ["Measure"]
 
+PREVIEW = 100
+"""Output tokens of a partial image (developers.openai.com/api/docs/guides/image-generation, "Partial images cost", read
+2026-11-22 at second hand). And `n` images are billed as so many requests, their input too, as was measured there:
+community.openai.com/t/1382940."""
+
 
 class Measure(NamedTuple):
     """What was found in a request, without any of its text.
@@ -48,6 +53,9 @@ class Measure(NamedTuple):
         media: Images, PDF, sounds and films: their sizes.
         makes: What else than text the answer may hold: "audio", "image".
         bare: Only texts, with nothing around them, and no answer: embeddings.
+        drawing: The image that each answer is, where the request asks for images; its detail is the quality.
+        previews: Unfinished images that are sent before each of these.
+        units: How much there is of what is billed in other units than tokens: "character", "second", "image".
         reasons: Why no upper bound exists, in words, with places; empty if one does. What is named here is not counted.
     """
 
@@ -77,10 +85,15 @@ class Measure(NamedTuple):
     makes: frozenset[str] = frozenset()
     bare: bool = False
     reasons: tuple[str, ...] = ()
+    drawing: Media | None = None
+    previews: int = 0
+    units: Mapping[str, int] = {}
 
     @property
     def parts_named(self) -> frozenset[str]:
         """Which parts of input and output with rates of their own it can have ("input_image", "output_audio")."""
+        if not self.media and not self.makes:
+            return frozenset()
         found = {f"input_{'image' if one.kind == 'pdf' else one.kind}" for one in self.media}
         return frozenset(found | {f"output_{kind}" for kind in self.makes})
 
@@ -116,13 +129,25 @@ class Measure(NamedTuple):
         predicted = Measure(self.vocabulary, self.predicted_tokens, wide_bytes=self.wide_bytes, bare=True)
         return self.choices * (output_max + predicted.bound(tokenizer))
 
+    def drawn(self, tokenizer: str, model: str) -> int | None:
+        """Return the most output tokens of all images that it asks for; None if no rule is known for the model's.
+
+        Raises:
+            ConfigError: The family is unknown or has no figures.
+        """
+        assert self.drawing is not None
+        found = rules.tokens(self.drawing, family(tokenizer).media, model)
+        return None if found is None else self.choices * (found[0] + PREVIEW * self.previews)
+
     def open(self, tokenizer: str, model: str = "") -> tuple[str, ...]:
         """Return why no upper bound exists on this model: `reasons`, and what it has no figures for.
 
         Raises:
             ConfigError: The family is unknown or has no figures.
         """
-        known = family(tokenizer).media if self.media else ()
+        if not self.media:
+            return self.reasons
+        known = family(tokenizer).media
         unknown = {one.kind for one in self.media if rules.tokens(one, known, model) is None}
         return (*self.reasons, *(f"{kind}: its cost on {model or tokenizer} is not known" for kind in sorted(unknown)))
 
@@ -143,12 +168,11 @@ class Measure(NamedTuple):
         tokens += rates.part * self.parts + rates.document * self.documents + rates.tool_block * self.blocks
         tokens += rates.thinking * self.thinking + rates.task_budget * self.task_budget
         tokens += rates.citations * self.citations + rates.tool * self.tools
-        tokens += sum(rates.builtin[name] for name in self.builtin)
         if self.tools:
-            tokens += rates.tool_prompt
+            tokens += rates.tool_prompt + sum([rates.builtin[name] for name in self.builtin])
         if self.schema_tokens:
             tokens += rates.schema if self.tools else rates.schema_alone
         if self.media:
             known = family(tokenizer).media
             tokens += sum((rules.tokens(one, known, model) or (0, 0))[side] for one in self.media)
-        return tokens
+        return tokens if self.drawing is None else tokens * self.choices

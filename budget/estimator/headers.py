@@ -191,7 +191,8 @@ def _wav_ms(source: Source) -> int:
             if source.number(at + 8, 2, "little") in (1, 3):  # uncompressed: what the figures say, whatever the sum
                 channels, hertz, bits = (source.number(at + 8 + i, n, "little") for i, n in ((2, 2), (4, 4), (14, 2)))
                 second = min(second, channels * hertz * bits // 8)
-            return -(-(source.size - at) * 1000 // second) if second else 0
+            rest = source.size - at - 8 - size - 8  # what is after this, without the head of the data
+            return -(-max(rest, 0) * 1000 // second) if second else 0
         if len(name) < 4:
             break
         at += 8 + size + size % 2

@@ -5,7 +5,8 @@ pixels (a model that has a cap for images bounds them anyway) or no Media at all
 here raises on content.
 
 The rules themselves are data, in `families/<family>.toml`: which models, which `detail`, which figures. The first rule
-that fits holds. There are five: a flat figure, patches, tiles, crops (images), and a figure per page or second.
+that fits holds. There are seven: a flat figure, patches, tiles, crops (images), a figure per page or second, and for an
+image that is asked for, whose `detail` is its quality, a table by size and a grid.
 """
 
 from __future__ import annotations
@@ -29,11 +30,11 @@ class Media:
     """One image, PDF, sound or film.
 
     Attributes:
-        kind: "image", "pdf", "audio" or "video".
-        width, height: Pixels of an image; 0 if they are not known, as of one given by URL.
+        kind: "image", "pdf", "audio" or "video"; "drawing" is an image that is asked for.
+        width, height: Pixels of an image; 0 if they are not known, as of one given by URL, or not said.
         pages: Of a PDF.
         ms: Length of a sound or film in milliseconds, rounded up; for some formats a bound of it.
-        detail: How closely the request asks to look, in the API's word ("low", "high" ...), else "".
+        detail: How closely the request asks to look, or how well to draw, in the API's word ("low", "high" ...), or "".
     """
 
     kind: str
@@ -159,7 +160,41 @@ def _each(rule: Mapping[str, Any], media: Media) -> _Found:
     return -(-rule["bound"] * media.ms // 1000), rule["expected"] * media.ms // 1000
 
 
-_RULES = {"flat": _flat, "patches": _patches, "tiles": _tiles, "crops": _crops, "each": _each}
+def _table(rule: Mapping[str, Any], media: Media) -> _Found:
+    """Tokens by size and quality; the most of them where one or both are not said."""
+    size = f"{media.width}x{media.height}"
+    rows = [by for name, by in rule["sizes"].items() if name == size or not media.width]
+    return _most([row[quality] for row in rows for quality in _qualities(row, media)])
+
+
+def _grid(rule: Mapping[str, Any], media: Media) -> _Found:
+    """A grid whose longer side has `sides` cells, by quality, and whose cells cost more in a larger image.
+
+    The vendor's calculator, as its script was read at several places (the source `calculator`):
+    ceil(longer side x shorter side x (2,000,000 + pixels) / 4,000,000), the shorter side in proportion, rounded.
+    Where no size is said, the largest square is the dearest: `edge` pixels.
+    """
+    width, height = (media.width, media.height) if media.width else (rule["edge"], rule["edge"])
+    long, short = max(width, height), min(width, height)
+    found = []
+    for quality in _qualities(rule["sides"], media):
+        side = rule["sides"][quality]
+        cells = side * ((2 * side * short + long) // (2 * long))
+        found.append(-(-cells * (2_000_000 + width * height) // 4_000_000))
+    return _most(found)
+
+
+def _qualities(known: Mapping[str, Any], media: Media) -> Sequence[str]:
+    return [quality for quality in known if media.detail in (quality, "", "auto")]
+
+
+def _most(found: Sequence[int]) -> _Found:
+    return (max(found), max(found)) if found else None
+
+
+_RULES = {
+    "flat": _flat, "patches": _patches, "tiles": _tiles, "crops": _crops, "each": _each, "table": _table, "grid": _grid,
+}  # fmt: skip
 
 
 def _fitted(width: int, height: int, edge: int) -> tuple[int, int]:

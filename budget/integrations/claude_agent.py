@@ -5,8 +5,17 @@
 
 The SDK has no client to wrap: it starts the `claude` program, which calls the model by itself and stops at
 `max_budget_usd`. So a session reserves its whole grant before the program starts, tells the program that limit, and is
-reconciled with the `total_cost_usd` that it reports. The program looks at its limit between calls: the call that goes
-above it is made, and booked. To stay below the grant for sure, give `max_budget_usd` a call's worth less.
+reconciled with the `total_cost_usd` that it reports.
+
+**A session can go above its grant by one call.** The program adds up what its calls cost when they are over, and looks
+at its limit then: the call that goes above it is made, and booked. Nothing here can refuse it, because the program asks
+nobody before a call. Its hooks are told neither what was spent nor what the next call holds, and none comes before the
+small calls that the program makes for itself. To stay below the grant for sure, give `max_budget_usd` less than it by
+the most that a call can cost: the model's whole context at its dearest price for input, and the output that
+CLAUDE_CODE_MAX_OUTPUT_TOKENS allows.
+
+Sub-agents are off: they call beside the session and beside one another, and the program (2.1.330, tried in November
+2026) let them go on to several times its limit. Give each job a session with a grant of its own instead.
 
 Where the program does not say what it spent (it is stopped in the middle of an answer, it dies, it falls silent), the
 whole grant is charged. Its prices are Anthropic's; those of other vendors' models behind it may be wrong.
@@ -38,6 +47,8 @@ if TYPE_CHECKING:
 __all__ = ["BudgetClient", "query"]
 
 _NANO = Decimal("1e-9")
+_SUBAGENTS = ("Agent", "Task", "Workflow")
+"""The tools that start agents beside the session; `Task` is what `Agent` was called before."""
 
 
 async def query(
@@ -64,8 +75,9 @@ async def query(
 
     Raises:
         BudgetExceeded: A limit refuses the grant, and nothing was started; or the session came to the end of its
-            grant, and its last message was yielded.
-        ConfigError: The options continue a session, and `before` does not say what it cost.
+            grant, and its result was yielded.
+        ConfigError: The options continue a session, and `before` does not say what it cost; or they ask for
+            sub-agents.
         TimeoutError: The program was silent for too long.
     """
     session = _Session(budget, grant, options, before, attributes)
@@ -80,19 +92,16 @@ async def query(
                     break
                 session.note(message)
                 yield message
-    except sdk.ResultError as error:
-        session.check(error)
-        raise
+                session.check()
     finally:
         await session.end()
-    session.check()
 
 
 class BudgetClient(ClaudeSDKClient):
     """A `ClaudeSDKClient` held to a grant, from `connect` to `disconnect`: see `query`.
 
     When the grant is used up, `receive_response` and `receive_messages` raise `BudgetExceeded` after the result that
-    says so.
+    says so. It raises `ConfigError` as `query` does.
     """
 
     def __init__(
@@ -165,6 +174,12 @@ class _Session:
             raise ConfigError(
                 "before: what a continued session reports includes what it cost before; give its last ResultMessage"
             )
+        asked = [tool.partition("(")[0] for tool in (*_names(given.tools), *given.allowed_tools)]
+        if given.agents or set(asked) & set(_SUBAGENTS):
+            raise ConfigError(
+                "options: sub-agents call beside the session, and the program's limit does not stop them; give each "
+                f"job a session with a grant of its own, and no agents= nor {', '.join(_SUBAGENTS)} among the tools"
+            )
         self.asked = False
         self._budget = budget
         self._run = open_run(budget, None, attributes)
@@ -175,7 +190,8 @@ class _Session:
         self._answered = self._stopped = False
         own = given.max_budget_usd
         self._limit = self._grant if own is None else min(self._grant, _usd(own) - self._before)
-        self.options = replace(given, max_budget_usd=float(self._limit + self._before))
+        less = list(dict.fromkeys([*given.disallowed_tools, *_SUBAGENTS]))
+        self.options = replace(given, max_budget_usd=float(self._limit + self._before), disallowed_tools=less)
 
     def _make(self, grant: Any) -> Guard:
         with self._run:
@@ -212,14 +228,24 @@ class _Session:
                 await self._budget.aio.refund(stored)
         self._guard.claim()
 
-    def check(self, cause: BaseException | None = None) -> None:
+    def check(self) -> None:
         """Raise `BudgetExceeded` if the program has stopped at its limit."""
         if not self._stopped:
             return
         spent = self._past + self._cost()
         limit, subject = Limit(f"${self._limit:f}/run", run=self._run.id), Subject(run=self._run.id)
-        no = Refusal(limit, subject, "usd", spent, Decimal(), Decimal(), self._limit - spent, None, "never")
-        raise BudgetExceeded([no], self._run.scope) from cause
+        left = self._limit - spent
+        error = BudgetExceeded(
+            [Refusal(limit, subject, "usd", spent, Decimal(), Decimal(), left, None, "never")], self._run.scope
+        )
+        if left < 0:
+            error.add_note(f"${-left:f} above: the program looks at its limit between calls, and made the last one")
+        raise error
+
+
+def _names(tools: Any) -> list[str]:
+    """Return the tools that the options name; a preset names none."""
+    return tools if isinstance(tools, list) else []
 
 
 def _usd(told: float | None) -> Decimal:

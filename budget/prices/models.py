@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -84,7 +83,10 @@ class Model:
 
     def row(self, at_us: int) -> Row:
         """Return the row that holds at an instant."""
-        return self.rows[max(0, bisect_right(self.rows, at_us, key=_from_us) - 1)]
+        for row in reversed(self.rows):  # there are few, and the last one holds most often
+            if row.from_us <= at_us:
+                return row
+        return self.rows[0]
 
 
 def read_model(raw: Mapping[str, Any], provider: str, usual: Mapping[str, Any], origin: str = "") -> Model:
@@ -119,10 +121,6 @@ def _rates(raw: Mapping[str, Any]) -> Rates:
 
 def _cards(raw: Mapping[str, Any]) -> tuple[Card, ...]:
     return tuple(Card(**card) for card in raw["cards"])
-
-
-def _from_us(row: Row) -> int:
-    return row.from_us
 
 
 def _tuples(when: Mapping[str, list[str]]) -> dict[str, tuple[str, ...]]:

@@ -65,9 +65,10 @@ def overlay_rows(prices: object) -> list[dict[str, Any]]:
         prices: A mapping of model to table, or a list of tables with a `model` key. A table has `input` and `output`,
             and may have `cache_read`, `cache_write` (a price, or a mapping of TTL to price), prices of parts
             (`reasoning`, `input_audio` ..., see `budget.usage.PARTS`), `tiers` (a list of the same rates with
-            `over_input_tokens`), `per_unit` (USD per call of a server tool), `per_request` (USD), `context`,
-            `max_output`, `tokenizer`, `provider`. Without `cache_read` a cached token costs as plain input, without a
-            price of its own a part as its bucket; a single `cache_write` holds for every TTL, asked for or not.
+            `over_input_tokens`), `per_unit` (USD per call of a server tool, "character", "second" or "image"),
+            `per_request` (USD), `context`, `max_output`, `tokenizer`, `provider`. Without `cache_read` a cached token
+            costs as plain input, without a price of its own a part as its bucket; a single `cache_write` holds for
+            every TTL, asked for or not.
 
     Raises:
         ArgumentTypeError: A wrong type, a float or an int as a price among them; names it, as

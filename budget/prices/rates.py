@@ -65,11 +65,12 @@ class Card:
     def dearest_input(self, ttls: Iterable[str], kinds: Collection[str] | None = None) -> int:
         """The dearest rate an input token can meet when these cache TTLs are asked for and these kinds are sent."""
         implicit = self.cache_write.get(IMPLICIT_TTL, 0)
-        return max(self.input, self.read_rate(), implicit, *map(self.write_rate, ttls), *self._dearer(kinds, False))
+        dearer = self._dearer(kinds, False) if self.parts else ()
+        return max(self.input, self.read_rate(), implicit, *map(self.write_rate, ttls), *dearer)
 
     def dearest_output(self, kinds: Collection[str] | None = None) -> int:
         """The dearest rate an output token can meet; any of them may turn out to be reasoning."""
-        return max(self.output, *self._dearer(kinds, True))
+        return max(self.output, *self._dearer(kinds, True)) if self.parts else self.output
 
     def _dearer(self, kinds: Collection[str] | None, output: bool) -> Iterator[int]:
         yield 0
@@ -194,12 +195,7 @@ class Rates:
     def cost(self, usage: Usage) -> Cost:
         """Price a usage exactly, in the tier of its input tokens and the mode of its traits; round up once."""
         chosen, factors, unpriced = self._select(usage.traits)
-        card = chosen.cards[0]
-        if len(chosen.cards) > 1:
-            size = usage.input_tokens
-            for tier in chosen.cards[1:]:
-                if size > tier.over:
-                    card = tier
+        card = _card(chosen, usage.input_tokens)
         exact = {"input": usage.input * card.input, "output": usage.output * card.output}
         if usage.cache_read:
             exact["cache_read"] = usage.cache_read * card.read_rate()
@@ -219,10 +215,23 @@ class Rates:
     def plain_cost(self, input_tokens: int, output_tokens: int, traits: Mapping[str, str]) -> int:
         """Return what uncached text costs, nano-dollars: `cost(...).nanos` of it, in half the time."""
         chosen, factors, _ = self._select(traits)
-        card = next((card for card in reversed(chosen.cards) if input_tokens > card.over), chosen.cards[0])
-        scale: int = 10 ** (6 * len(factors))
-        picos = (input_tokens * card.input + output_tokens * card.output) * prod(factors)
-        return -(-(picos + chosen.per_request * scale) // (1000 * scale))
+        card = _card(chosen, input_tokens)
+        return _nanos(input_tokens * card.input + output_tokens * card.output, factors, chosen.per_request)
+
+    def input_cost(self, fresh: int, read: int, ttl: str | None, traits: Mapping[str, str]) -> tuple[int, int]:
+        """Return what input costs, `cost(...).nanos` of it, and what a million output tokens do beside it, in nanos.
+
+        Args:
+            fresh: Tokens that are not read from a cache.
+            read: Tokens that are.
+            ttl: Which cache the fresh ones are written to, or None.
+            traits: As in `Usage.traits`.
+        """
+        chosen, factors, _ = self._select(traits)
+        card = _card(chosen, fresh + read)
+        rate = card.input if ttl is None else card.write_rate(ttl)
+        picos = fresh * rate + read * card.read_rate()
+        return _nanos(picos, factors, chosen.per_request), _nanos(card.output * 1_000_000, factors, 0)
 
     def bound(
         self,
@@ -270,9 +279,7 @@ class Rates:
                 break
             most = min(input_tokens, chosen.cards[i + 1].over) if i + 1 < len(chosen.cards) else input_tokens
             picos = max(picos, most * card.dearest_input(ttls, kinds) + output_tokens * card.dearest_output(kinds))
-        millionths: int = 10 ** (6 * len(factors))
-        per_call = _tools(chosen, calls) + chosen.per_request
-        return -(-(picos * prod(factors) + per_call * millionths) // (1000 * millionths))
+        return _nanos(picos, factors, _tools(chosen, calls) + chosen.per_request)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the whole row's rates as plain JSON types, as in the compiled book."""
@@ -305,6 +312,21 @@ class Rates:
         return [traits, *({**traits, _UNSAID: value} for value in self.unsaid)]
 
 
+def _card(chosen: Rates | Mode, input_tokens: int) -> Card:
+    """Return the card of the tier that a request of so many input tokens is in."""
+    card = chosen.cards[0]
+    for tier in chosen.cards[1:]:
+        if input_tokens > tier.over:
+            card = tier
+    return card
+
+
+def _nanos(picos: int, factors: Collection[int], flat: int) -> int:
+    """Return picos times their factors (parts per million), and what is charged beside them, as nanos rounded up."""
+    scale: int = 10 ** (6 * len(factors))
+    return -(-(picos * prod(factors) + flat * scale) // (1000 * scale))
+
+
 def _part(exact: dict[str, int], card: Card, usage: Usage) -> None:
     """Take the kinds of tokens that have a rate of their own out of their buckets' amounts."""
     counts = {**usage.parts, "reasoning": usage.reasoning} if usage.reasoning else usage.parts
@@ -331,6 +353,8 @@ def _calls(
 
 
 def _tools(chosen: Rates | Mode, calls: Mapping[str, int]) -> int:
+    if not calls:
+        return 0
     unpriced = [tool for tool, count in calls.items() if count and tool not in chosen.per_unit]
     if unpriced:
         raise Unbounded([f"the server tool {tool} has no price per call" for tool in unpriced])

@@ -32,6 +32,7 @@ _READERS: tuple[tuple[set[str], Callable[[Fields, Fields, str | None], Fields]],
     ({"inputTextTokenCount"}, others.titan),
     ({"amazon-bedrock-invocationMetrics"}, others.metrics),
     ({"embeddings"}, google.embeddings),
+    ({"seconds"}, openai.duration),
 )
 """By a key that a usage of the shape has; the first that fits."""
 

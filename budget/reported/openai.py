@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from math import ceil, isfinite
+
 from budget.errors import ConfigError
 from budget.reported.fields import Fields, as_dict, get, within
 
-__all__ = ["chat", "responses"]
+__all__ = ["chat", "duration", "responses"]
 
 _BUILT_IN = {
     "web_search_call": "web_search",
@@ -22,9 +24,21 @@ def chat(usage: Fields, _answer: Fields, provider: str | None) -> Fields:
 
 
 def responses(usage: Fields, answer: Fields, provider: str | None) -> Fields:
-    """Responses, realtime and images."""
+    """Responses, realtime, images and transcripts."""
+    if _is_image(answer) and not _details(usage, "output_tokens"):  # such a usage means images alone
+        usage = {**usage, "output_tokens_details": {"image_tokens": get(usage, "output_tokens")}}
     tokens = _tokens(usage, "input_tokens", "output_tokens", provider)
     return {**tokens, "tools": _own_calls(usage) | _built_in_calls(answer)}
+
+
+def duration(usage: Fields, _answer: Fields, _provider: str | None) -> Fields:
+    """Transcripts that are billed by the second; one that has begun counts."""
+    seconds = usage["seconds"]
+    return {"tools": {"second": ceil(seconds) if isinstance(seconds, float) and isfinite(seconds) else seconds}}
+
+
+def _is_image(answer: Fields) -> bool:
+    return ("created" in answer and "data" in answer) or str(answer.get("type")).startswith("image_")
 
 
 def _tokens(usage: Fields, inp: str, out: str, provider: str | None) -> Fields:

@@ -14,11 +14,12 @@ def anthropic(usage: Fields, _answer: Fields, _provider: str | None) -> Fields:
     (platform.claude.com/docs/en/build-with-claude/compaction, read 2026-11-22). An advisor's entries are of another
     model, which this usage cannot price: they are counted as calls of a tool, which then shows as unpriced.
     """
-    parts = [as_dict(each) for each in usage.get("iterations") or ()]
-    advised = sum(part.get("type") == "advisor_message" for part in parts)
-    own = [part for part in parts if part.get("type") != "advisor_message"]
-    if not any(part.get("type") == "compaction" for part in own):
-        own = [usage]
+    own, advised = [usage], 0
+    if iterations := usage.get("iterations"):
+        parts = [as_dict(each) for each in iterations]
+        said = [part for part in parts if part.get("type") != "advisor_message"]
+        advised = len(parts) - len(said)
+        own = said if any(part.get("type") == "compaction" for part in said) else own
     writes: dict[str, int] = {}
     for part in own:
         for ttl, tokens in _anthropic_writes(part).items():
@@ -26,10 +27,10 @@ def anthropic(usage: Fields, _answer: Fields, _provider: str | None) -> Fields:
     calls = as_dict(usage.get("server_tool_use"))
     tools = {name.removesuffix("_requests"): n for name in calls if (n := get(calls, name))}
     return {
-        "input": sum(get(part, "input_tokens") for part in own),
-        "cache_read": sum(get(part, "cache_read_input_tokens") for part in own),
+        "input": sum([get(part, "input_tokens") for part in own]),
+        "cache_read": sum([get(part, "cache_read_input_tokens") for part in own]),
         "cache_write": writes,
-        "output": sum(get(part, "output_tokens") for part in own),
+        "output": sum([get(part, "output_tokens") for part in own]),
         "reasoning": get(as_dict(usage.get("output_tokens_details")), "thinking_tokens"),
         "tools": {**tools, **({"advisor": advised} if advised else {})},
     }

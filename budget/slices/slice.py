@@ -11,8 +11,10 @@ from budget.commands import Amounts, Bucket, Draw, Outcome, Reconcile, Record, R
 from budget.limits import CONCURRENT
 from budget.window import FOREVER, SECOND
 
-__all__ = ["Group", "Slice", "Taken", "key_of", "record_of"]
+__all__ = ["NEVER", "Group", "Slice", "Taken", "key_of", "record_of"]
 
+NEVER = float("-inf")
+"""Before every instant, also of a machine that has only just been started: `time.monotonic` may begin at 0 there."""
 _SHARES = 64  # amounts of which the shares are remembered
 _POOL = itemgetter(0)
 
@@ -81,7 +83,7 @@ class Group:
         spare: The allowance, or None.
         after: When an allowance may be asked for (`time.monotonic`).
         buying: Whether somebody is buying a slice.
-        heard: When the store last admitted a call on them; 0 if it refused since.
+        heard: When the store last admitted a call on them; `NEVER` if it refused since.
         room: What each had left then, by draw.
     """
 
@@ -92,13 +94,13 @@ class Group:
         self.capped = any(draw.pool is None for draw in draws)
         self.fast: Slice | None = None
         self.spare: Slice | None = None
-        self.after = self.heard = 0.0
+        self.after, self.heard = 0.0, NEVER
         self.buying = False
         self.room: Sequence[int] = ()
 
     def hear(self, draws: Sequence[Draw], outcome: Outcome) -> None:
         """Take note of the store's answer to a call."""
-        self.heard = 0.0
+        self.heard = NEVER
         if outcome.status == "reserved":
             self.heard = monotonic()
             self.room = [_room(*pair) for pair in zip(draws, outcome.buckets, strict=True)]

@@ -31,7 +31,7 @@ from typing import Any
 from budget.above import Also
 from budget.commands import Amounts, Command, Outcome, Reconcile, Record, Refund, Renew, Reserve, new
 from budget.errors import BudgetError
-from budget.slices.slice import Group, Slice, Taken, key_of, record_of
+from budget.slices.slice import NEVER, Group, Slice, Taken, key_of, record_of
 from budget.waiting.line import Place
 from budget.window import SECOND
 
@@ -232,7 +232,7 @@ class Slices:
         if spare:
             group.after = monotonic() + (_AGAIN if bought.status == "refused" else 0)
         if bought.status == "refused":
-            group.heard = 0.0
+            group.heard = NEVER
             return
         slice = Slice(ahead, bought, _EVER if spare else LIFE)
         self._keep(slice.id, LEASE)

@@ -58,16 +58,18 @@ class _MemoryState:
         return self.last.get(pool)
 
     def bucket(self, pool: str, start: int) -> Bucket | None:
-        return self.pools.get(pool, {}).get(start)
+        buckets = self.pools.get(pool)
+        return None if buckets is None else buckets.get(start)
 
     def put_bucket(self, pool: str, bucket: Bucket, name: str | None = None) -> None:
-        buckets = self.pools.setdefault(pool, {})
-        buckets[bucket.start] = bucket
-        last = self.last.get(pool)
-        if last is None or bucket.start >= last.start:
+        last, start = self.last.get(pool), bucket.start
+        if last is None:
+            self.pools[pool] = {}
+        self.pools[pool][start] = bucket
+        if last is None or start >= last.start:
             self.last[pool] = bucket
-        if name is not None and pool not in self.names:
-            self.names[pool] = name
+        if name is not None:
+            self.names.setdefault(pool, name)
 
     def parts(self, pool: str) -> Sequence[Bucket]:
         return sorted(self.pools.get(pool, {}).values())

@@ -82,6 +82,11 @@ class Place:
     def __lt__(self, other: Place) -> bool:
         return self.number < other.number
 
+    @property
+    def left_us(self) -> int:
+        """Microseconds that it may still wait."""
+        return max(0, int((self.until - monotonic()) * 1_000_000))
+
     def queues(self, draws: Sequence[Draw]) -> bool:
         """Stand in the line before the first attempt; True if others come first, and it must sleep before that."""
         return not (self.tried or self.trying) and self._line.enter(self, draws)
@@ -148,6 +153,7 @@ class Line:
         self._gone: deque[Place] = deque()
         self._watch: Watch | None = None
         self._seen = 0  # the last entry that the watch brought
+        self._idle = self._looked = 0.0  # when somebody waited last, and when leases were last seen to
         self._pid = os.getpid()
 
     def place(self, seconds: float) -> Place:
@@ -303,6 +309,7 @@ class Line:
         if not known:
             return
         self._seen = min(known)
+        self._idle = self._looked = monotonic()
         self._watch = self._store.watch(self._account, self._seen)
         Thread(target=self._follow, args=(self._watch,), name="budget-wait", daemon=True).start()
 
@@ -313,7 +320,8 @@ class Line:
 
     def _follow(self, watch: Watch) -> None:
         try:
-            self._bring(watch)
+            while self._round(watch, _LOOK):
+                pass
         finally:
             watch.stop()
             watch.wait(0.0)  # now it lets go of what it holds
@@ -321,28 +329,26 @@ class Line:
                 if watch is self._watch:  # it failed in a way that nobody thought of: the next who waits begins anew
                     self._watch = None
 
-    def _bring(self, watch: Watch) -> None:
-        """Bring what is written, until nobody has waited for a while."""
-        idle = looked = monotonic()
-        pause = Event()
-        while True:
-            try:
-                moved: Sequence[Moved] | None = watch.wait(_LOOK)
-                if monotonic() >= looked + _LOOK:
-                    looked = monotonic()
-                    if self._let_go():
-                        self._store.call(self._account, Sweep(), _LOOK)
-            except BudgetError:
-                moved = None
-                pause.wait(_LOOK)
-            with self._lock:
-                if watch is not self._watch:
-                    return
-                self._take(moved)
-                idle = monotonic() if self._places else idle
-                if monotonic() > idle + _LINGER:
-                    self._end()
-            self._clear()
+    def _round(self, watch: Watch, patience: float) -> bool:
+        """Bring what is written within so many seconds; False when this watch is over: nobody waits for a while."""
+        try:
+            moved: Sequence[Moved] | None = watch.wait(patience)
+            if monotonic() >= self._looked + _LOOK:
+                self._looked = monotonic()
+                if self._let_go():
+                    self._store.call(self._account, Sweep(), _LOOK)
+        except BudgetError:
+            moved = None
+            Event().wait(patience)
+        with self._lock:
+            if watch is not self._watch:
+                return False
+            self._take(moved)
+            self._idle = monotonic() if self._places else self._idle
+            if monotonic() > self._idle + _LINGER:
+                self._end()
+        self._clear()
+        return True
 
     def _let_go(self) -> bool:
         """Take out places that nobody stands at any more; return whether one of the others waits for a slot.

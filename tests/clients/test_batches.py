@@ -583,6 +583,46 @@ def test_a_file_that_was_not_seen_is_refused(oclient: Any, plain: Make, provider
     assert len(provider.requests) == 2
 
 
+@pytest.mark.parametrize("kind", OPENAI_KINDS)
+def test_a_file_in_parts_is_not_seen_and_passes_by_hand_alone(
+    budget: Budget, plain: Make, provider: Provider, monkeypatch: pytest.MonkeyPatch, kind: Any
+) -> None:
+    """Its order is said at its end: a batch of it is refused, until somebody sets money aside."""
+    answer, content = provider.later.answer, lines("a")
+
+    def uploads(request: Any, reply: Any, id: str) -> Any:
+        if not request.path.startswith("/v1/uploads"):
+            return answer(request, reply, id)
+        if request.path.endswith("/complete"):
+            provider.later._files["file-in-parts"] = content
+        return {"id": id, "object": "upload", "status": "pending", "file": {"id": "file-in-parts", "object": "file"}}
+
+    monkeypatch.setattr(provider.later, "answer", uploads)
+
+    async def main(client: Any) -> None:
+        given = {"filename": "b.jsonl", "bytes": len(content), "mime_type": "application/jsonl", "purpose": "batch"}
+        upload = await client.uploads.upload_file_chunked(file=content, part_size=40, **given)
+        asked = {"input_file_id": upload.file.id, "endpoint": "/v1/chat/completions", "completion_window": DAY}
+        for more in ({}, {"input_file_id": None, "extra_body": {"input_file_id": upload.file.id}}):
+            with pytest.raises(Unbounded, match=r"files\.create.* not in parts .*, or set money aside for it"):
+                await client.batches.create(**{**asked, **more})
+        assert not list(budget.entries())
+        with budget.reservation("$0.5") as block:
+            batch = await client.batches.create(**asked)
+            assert state(budget) == (0, Decimal("0.5"))
+            block.reconcile(usd="0.1")
+            with pytest.raises(Unbounded):
+                await client.batches.create(**asked)
+        assert (await client.batches.retrieve(batch.id)).status == "completed"
+        assert state(budget) == (Decimal("0.1"), 0)
+        seen = await client.files.create(file=("b.jsonl", content), purpose="batch")
+        with budget.reservation("$0.5"):
+            await client.batches.create(**{**asked, "input_file_id": seen.id})
+            assert state(budget)[1] > Decimal("0.5")  # what is known is metered, whoever set money aside
+
+    each(budget.wrap(plain(kind)), main)
+
+
 TIERED = """
 schema = 1
 provider = "openai"

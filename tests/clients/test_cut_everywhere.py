@@ -7,6 +7,7 @@ itself and is not passed, and nothing is left reserved. The steps are small here
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
@@ -53,8 +54,11 @@ def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _some(reader: Any, count: int) -> range:
-    """Every number for the usual way to read each API's stream, every sixth for the others, which read through it."""
-    return range(0, count, 1 if reader.__name__.lstrip("_") in _USUAL else 6)
+    """Every number for the usual way to read each API's stream, every sixth for the others, which read through it.
+
+    With EVERY_CHUNK in the environment (`make test-matrix` sets it) every number for all of them.
+    """
+    return range(0, count, 1 if "EVERY_CHUNK" in os.environ or reader.__name__.lstrip("_") in _USUAL else 6)
 
 
 def _request(reader: Any, demo: str) -> dict[str, Any]:

@@ -385,7 +385,7 @@ def test_free_calls_pass_also_where_the_sdk_sends_them_elsewhere(budget: Budget,
     with budget.wrap(AZURE.make(provider.url, azure_deployment="x")) as azure:
         with pytest.raises(openai.NotFoundError):
             azure.moderations.create(input="x")
-        with pytest.raises(Unbounded):
+        with pytest.raises(UnknownModel):
             azure.images.generate(prompt="x", model="x")
         with budget.reservation("$0.1"), pytest.raises(openai.NotFoundError):
             azure.images.generate(prompt="x", model="x")

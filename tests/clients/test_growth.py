@@ -593,11 +593,12 @@ def test_while_the_store_is_away_what_is_reserved_may_be_used(
     budget = make_budget("memory://", limits=["$10/day"], reserve_at="p95")
     client, call = budget.wrap(plain()), budget.engine.store.call
     failed: list[Reserve] = []
+    gone = StoreUnavailable("away")
 
     def away(account: str, command: Any, timeout: float) -> Any:
         if isinstance(command, Reserve) and command.parent is not None and not (failed and back):
             failed.append(command)
-            raise StoreUnavailable("away")
+            raise gone  # to all who wait, as the embedded store does
         return call(account, command, timeout)
 
     monkeypatch.setattr(budget.engine.store, "call", away)
@@ -606,7 +607,9 @@ def test_while_the_store_is_away_what_is_reserved_may_be_used(
     if back:
         assert (words(text), error) == (400, None)
     else:
-        assert type(error) is StoreUnavailable
+        assert (type(error), str(error), error.partial) == (StoreUnavailable, "away", text)
+        assert gone.partial is None  # it is nobody else's
+        assert pickle.loads(pickle.dumps(error)).partial == text
         assert STEP // 4 < words(text) <= STEP
     assert len(failed) == 1 if back else len(failed) > 1
     usd = _check(budget).usd

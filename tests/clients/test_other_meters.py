@@ -12,6 +12,7 @@ from budget.clients.functions import Event
 from budget.clients.google import GeminiMeter
 from budget.clients.meter import StreamMeter
 from budget.estimate import Estimate
+from budget.outcome import never_connected
 
 
 def fed(kind: type[StreamMeter], *events: dict[str, Any]) -> StreamMeter:
@@ -94,3 +95,19 @@ def test_cohere_knows_tools_plans_and_errors() -> None:
     assert meter.unread >= 9
     assert meter.partial == ""
     assert fed(CohereMeter, {"type": "message-end", "delta": {"finish_reason": "ERROR"}}).failed
+
+
+def test_a_connection_that_broke_is_none_that_was_never_made() -> None:
+    def error(*names: str) -> BaseException:
+        """An error caused by another, and so on; outermost first."""
+        found: BaseException | None = None
+        for name in reversed(names):
+            outer: BaseException = type(name, (Exception,), {})()
+            outer.__cause__ = found
+            found = outer
+        assert found is not None
+        return found
+
+    assert never_connected(error("APIConnectionError", "ConnectError", "ClientConnectorError"))
+    assert not never_connected(error("APIConnectionError", "ConnectError", "ClientOSError"))  # httpx over aiohttp
+    assert not never_connected(error("APIConnectionError", "ReadError"))

@@ -193,10 +193,10 @@ def test_no_answer_then_no_connection_is_charged(budget: Budget, plain: Make, ki
 
 def _wait_for(event: threading.Event, kind: Any) -> Any:
     def wait(**_: Any) -> None:
-        event.wait(10)
+        event.wait(60)
 
     async def await_(**_: Any) -> None:
-        await asyncio.to_thread(event.wait, 10)
+        await asyncio.to_thread(event.wait, 60)
 
     return wait if kind is anthropic.Anthropic else await_
 

@@ -6,6 +6,7 @@ The provider's log says what was sent, the ledger what was set aside, and the an
 from __future__ import annotations
 
 import asyncio
+import inspect
 import pickle
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -721,14 +722,30 @@ def test_an_answer_that_tells_is_an_answer_like_any_other(make_budget: Make, pla
     assert not hasattr(call(client, "messages", max_tokens=10), "_budget")
 
 
-def test_a_raw_answer_tells_too(make_budget: Make, plain: Make) -> None:
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(("api", "kind"), KINDS)
+def test_a_raw_answer_tells_too_and_what_is_parsed_from_it(
+    make_budget: Make, plain: Make, api: str, kind: Any, stream: bool
+) -> None:
+    request = _request(api, **on_short("clamp"), **({"stream": True} if stream else {}))
+
+    async def main(client: Any) -> None:
+        for tokens in (20_000, 20):
+            raw = _resource(client, api).with_raw_response.create(**{**request, BOUND[api]: tokens})
+            raw = await raw if inspect.isawaitable(raw) else raw
+            parsed = raw.parse()
+            parsed = await parsed if inspect.isawaitable(parsed) else parsed
+            told = short_of(raw)
+            assert (told is not None and told.clamped is not None) == (tokens > 20)
+            assert short_of(parsed) == told
+            if stream:
+                assert [each async for each in parsed] if hasattr(parsed, "__aiter__") else list(parsed)
+            else:
+                assert parsed.usage is not None
+
     budget = make_budget("memory://", limits=["$0.01/request"])
-    client = budget.wrap(plain(openai.OpenAI))
-    raw = client.chat.completions.with_raw_response.create(**_request("chat", max_tokens=30_000), **on_short("clamp"))
-    told = short_of(raw)
-    assert told is not None
-    assert told.clamped is not None
-    assert raw.parse().usage is not None
+    client = budget.wrap(plain(kind))
+    asyncio.run(main(client)) if is_sync(kind) else run_async(client, main)
 
 
 def test_retries_of_the_sdk_send_the_clamped_body(make_budget: Make, plain: Make, provider: Provider) -> None:

@@ -16,7 +16,14 @@ from .conftest import CLAUDE, Loop, scopes, spent
 
 pytest.importorskip("claude_agent_sdk")
 
-from claude_agent_sdk import ClaudeAgentOptions, CLINotFoundError, ResultMessage, create_sdk_mcp_server, tool
+from claude_agent_sdk import (
+    AgentDefinition,
+    ClaudeAgentOptions,
+    CLINotFoundError,
+    ResultMessage,
+    create_sdk_mcp_server,
+    tool,
+)
 
 from budget.integrations.claude_agent import BudgetClient, query
 
@@ -57,6 +64,7 @@ def test_a_loop_is_stopped_at_its_grant(loop: Loop, budget: Budget, options: Cla
     assert refused.value.spent == spent(budget) == loop.billed()
     assert refused.value.available == Decimal("0.01") - loop.billed() > Decimal("-0.003")  # one call above, at most
     assert "0.01/run" in str(refused.value)
+    assert (refused.value.available < 0) == any("above" in note for note in getattr(refused.value, "__notes__", []))
     assert [scope["user"] for scope in scopes(budget)] == ["alice"]
 
 
@@ -148,6 +156,24 @@ def test_a_session_without_a_question_costs_nothing(loop: Loop, budget: Budget, 
     assert not loop.provider.requests
     assert spent(budget) == 0
     assert [entry.kind for entry in budget.entries()].count("refunded") == 2
+
+
+def test_a_session_starts_no_sub_agents(loop: Loop, budget: Budget, options: ClaudeAgentOptions) -> None:
+    """Their calls do not stop where the program does: three of them spent seven times a grant of $0.05."""
+    names, reply = set(), loop.provider._script
+
+    def note(request: Any) -> Any:
+        names.update(tool["name"] for tool in request.json.get("tools", []))
+        return reply(request)
+
+    loop.calls, loop.provider._script = 0, note
+    asyncio.run(read(query(budget, "$1", prompt="find it", options=replace(options, tools=None)), []))
+    assert "Bash" in names
+    assert not names & {"Agent", "Task", "Workflow"}
+    helper = AgentDefinition(description="digs", prompt="dig")
+    for wrong in ({"agents": {"helper": helper}}, {"tools": ["Read", "Task"]}, {"allowed_tools": ["Agent(helper)"]}):
+        with pytest.raises(ConfigError, match="options: sub-agents"):
+            BudgetClient(budget, "$1", replace(options, **wrong))  # type: ignore[arg-type]
 
 
 def test_the_lower_limit_holds(loop: Loop, budget: Budget, options: ClaudeAgentOptions) -> None:

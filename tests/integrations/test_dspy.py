@@ -68,16 +68,9 @@ def test_calls_are_stopped_at_a_limit(loop: Loop, budget: Budget, engine: str, k
     assert {scope["user"] for scope in scopes(budget)} == {"alice"}
 
 
-class Step(dspy.Signature):  # type: ignore[misc]
-    """Find it."""
-
-    question: str = dspy.InputField()
-    tools: list[dspy.Tool] = dspy.InputField()
-    calls: dspy.ToolCalls = dspy.OutputField()
-
-
 @pytest.mark.parametrize("kind", ["anthropic", "chat"])
-def test_a_program_with_a_tool_is_stopped(loop: Loop, budget: Budget, engine: str, kind: str) -> None:
+@pytest.mark.parametrize("way", ["call", "acall"])
+def test_an_agent_with_a_tool_is_stopped(loop: Loop, budget: Budget, engine: str, kind: str, way: str) -> None:
     dug = []
 
     def dig(place: str) -> str:
@@ -85,16 +78,11 @@ def test_a_program_with_a_tool_is_stopped(loop: Loop, budget: Budget, engine: st
         dug.append(place)
         return "nothing here"
 
-    def work(question: str) -> None:
-        step = dspy.Predict(Step)
-        while True:
-            for call in step(question=question, tools=[dspy.Tool(dig)]).calls.tool_calls:
-                question += str(call.execute())
-
+    agent = dspy.ReActV2("question -> answer", tools=[dig], max_iters=500)
     lm = guard(budget, make_lm(kind, loop.url, engine))
     adapter = dspy.ChatAdapter(use_native_function_calling=True)
     with dspy.context(lm=lm, adapter=adapter), budget.run(limit_of(kind)), pytest.raises(BudgetExceeded) as refused:
-        work("where is it?")
+        agent(question="where?") if way == "call" else asyncio.run(agent.acall(question="where?"))
     assert len(dug) == len(loop.provider.requests) > 1
     assert refused.value.spent == spent(budget) == loop.billed()
 

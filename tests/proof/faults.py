@@ -5,6 +5,9 @@ account of its own. Afterwards the account must be what some legal order of the 
 the command was carried out or it was not, an end whose answer never came is asked for again, a reserve without an
 answer is called back; and it is so although what was stalled arrives late.
 
+What operators do (`OPERATIONS`) takes many steps. Whoever is told that it failed does it again; then the ledger is
+proved, and is what it was: drained once, summed, or brought back to its counters.
+
 A new command joins with one line in `KINDS`.
 """
 
@@ -12,23 +15,28 @@ from __future__ import annotations
 
 import asyncio
 import random
+import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
-from budget.commands import Command, Draw, LoadPolicy, Reconcile, Record, Refund, Renew, Reserve, Sweep
+from budget.books.books import Books as Ledgers
+from budget.books.pruning import prune
+from budget.commands import Command, Draw, LoadPolicy, Rebuild, Reconcile, Record, Refund, Renew, Reserve, Sweep
 from budget.errors import StoreUnavailable
 from budget.stores.base import Store, open_store, read_entries
 from budget.stores.memory import MemoryStore
+from budget.stores.records import Records
 from budget.window import FOREVER
 
+from .drained import all_there, said
 from .invariants import Books, must
 from .proxy import Fault, Proxies, Proxy
 
-__all__ = ["DOORS", "KINDS", "Trial", "lengths", "run", "trials"]
+__all__ = ["DOORS", "KINDS", "OPERATIONS", "SEEN", "Trial", "lengths", "run", "trials"]
 
 ID = "0" * 31 + "1"
 LEASE = 600_000_000
@@ -66,6 +74,22 @@ KINDS: dict[str, Kind] = {
 }
 
 
+def _drained(ledgers: Ledgers) -> None:
+    while ledgers.drain_step():
+        pass
+
+
+FAR = 2**52
+"""Long after all that is there."""
+OPERATIONS: dict[str, Callable[[Ledgers], object]] = {
+    "drain": _drained,
+    "prune": lambda ledgers: (_drained(ledgers), prune(ledgers, FAR, FAR, {"actor": "ops"})),
+    "rebuild": lambda ledgers: ledgers.rebuild(),
+}
+SEEN = ("cut", "again")
+"""What an operation is tried with: it takes the time of an operator, who does not wait for what never comes."""
+
+
 class Trial(NamedTuple):
     """One command over one fault."""
 
@@ -75,13 +99,15 @@ class Trial(NamedTuple):
 
 
 def trials(
-    sizes: dict[str, tuple[int, int]], acts: Iterable[str], chance: random.Random | None = None, some: int = 0
+    sizes: Mapping[str, tuple[int, int]], acts: Iterable[str], chance: random.Random | None = None, some: int = 0
 ) -> list[Trial]:
     """Every byte of every command, both ways, through both doors; with `chance`, of each the ends and `some` others."""
     found = []
     for act in acts:
         for kind, (there, back) in sizes.items():
-            for door in DOORS:
+            if kind in OPERATIONS and act not in SEEN:
+                continue
+            for door in DOORS[: 1 if kind in OPERATIONS else None]:
                 for way, size in (("there", there), ("back", 0 if act == "again" else back)):
                     points = list(range(size + 1)) if size else []
                     if chance is not None and len(points) > some + 2:
@@ -91,7 +117,7 @@ def trials(
 
 
 def lengths(socket: str) -> dict[str, tuple[int, int]]:
-    """How many bytes each command and its answer have, once the server knows the scripts."""
+    """How many bytes each command (or operation) and its answer have, once the server knows the scripts."""
     found = {}
     direct = open_store(f"unix://{socket}")
     with Proxies() as proxies:
@@ -107,8 +133,70 @@ def lengths(socket: str) -> dict[str, tuple[int, int]]:
             found[name] = (proxy.passed["there"], proxy.passed["back"])
             store.close()
             proxies.drop(proxy)
+        for name, work in OPERATIONS.items():
+            proxy = proxies.make(socket)
+            with _ledgers(direct, f"length-{time.monotonic_ns():020}", name, through(proxy)) as (ledgers, _):
+                proxies.tell(proxy.arm, None)
+                work(ledgers)
+                found[name] = (proxy.passed["there"], proxy.passed["back"])
+            proxies.drop(proxy)
     direct.close()
     return found
+
+
+@contextmanager
+def _ledgers(
+    direct: Store, account: str, name: str, store: Store
+) -> Iterator[tuple[Ledgers, Callable[[], None]]]:
+    """An account as it is before an operation, the books of it over a store, and what judges them afterwards."""
+    carry_out(direct, account, [reserve(), COST, Record(ID[::-1], "asked", (7, 0, 0, 0, 1), draws(0), 0, {}, {})])
+    before, entries = direct.snapshot(account), said(direct, account)
+    if name == "rebuild":
+        wrong = {key: bucket.at(bucket.spent + 3, 5) for key, bucket in before.buckets.items()}
+        direct.call(account, Rebuild(before.seq, wrong, before.names), LONG)
+    with tempfile.TemporaryDirectory(prefix="proof-") as folder:
+        records = Records(f"sqlite:///{folder}/records.db")
+        ledgers = Ledgers(store, account, records if name != "rebuild" else None)
+
+        def judge() -> None:
+            ledgers.store = ledgers._server = direct  # type: ignore[assignment]
+            if name == "drain":
+                all_there(ledgers, entries)
+            found = ledgers.verify()
+            must(found.ok and not found.partial, "I12", None, f"{name}: the audit says {found.faults}")
+            is_ = {key: (bucket.spent, bucket.reserved) for key, bucket in direct.snapshot(account).buckets.items()}
+            was = {key: (bucket.spent, bucket.reserved) for key, bucket in before.buckets.items()}
+            must(is_ == was, "I14", None, f"{name}: the counters are {is_}, they were {was}")
+            if name == "prune":
+                left = [entry.kind for entry in ledgers.entries()]
+                must(left == ["pruned"], "I12", None, f"what stands for all is {left}")
+
+        try:
+            store.call(account, LoadPolicy(), LONG)
+            yield ledgers, judge
+        finally:
+            store.close()
+            records.close()
+
+
+def operate(proxies: Proxies, socket: str, direct: Store, trial: Trial) -> str:
+    """Carry out a trial of what an operator does; if it fails, do it again."""
+    proxy, answer, account = proxies.make(socket), "done", f"trial-{time.monotonic_ns():020}"
+    with _ledgers(direct, account, trial.kind, through(proxy)) as (ledgers, judge):
+        proxies.tell(proxy.arm, trial.fault)
+        try:
+            OPERATIONS[trial.kind](ledgers)
+        except StoreUnavailable:
+            answer = UNANSWERED
+            OPERATIONS[trial.kind](ledgers)
+        proxies.tell(proxy.release)
+        try:
+            judge()
+        except AssertionError as error:
+            error.add_note(f"{trial} answered {answer}")
+            raise
+    proxies.drop(proxy)
+    return answer
 
 
 def through(proxy: Proxy) -> Store:
@@ -138,6 +226,8 @@ def run(socket: str, chosen: Sequence[Trial], workers: int = 32) -> Counter[str]
 
 def one(proxies: Proxies, socket: str, direct: Store, trial: Trial) -> str:
     """Carry out one trial and return what its caller was told."""
+    if trial.kind in OPERATIONS:
+        return operate(proxies, socket, direct, trial)
     kind, account = KINDS[trial.kind], f"trial-{time.monotonic_ns():020}"
     carry_out(direct, account, kind.before)
     proxy = proxies.make(socket)

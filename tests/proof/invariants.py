@@ -19,7 +19,7 @@ from budget.limits import UNITS, Limit
 from budget.money import MAX, parse_usd
 from budget.policy import read_name
 from budget.pool import SWEEP
-from budget.stores.base import Snapshot, Store
+from budget.stores.base import Snapshot, Store, read_entries
 from budget.window import bounds
 
 __all__ = ["Books", "Violation", "asked", "settle"]
@@ -79,7 +79,20 @@ class Books:
         self._identities: dict[str, tuple[object, ...]] = {}
         self._raised: dict[tuple[object, ...], int] = {}
         self._until: set[tuple[object, ...]] = set()
+        self._touched: dict[tuple[str, int], int] = {}  # the last entry that moved a bucket
         self._known: dict[str, int] = {}  # until when a store must know what was reconciled
+
+    def begin(self, store: Store, account: str = "default") -> None:
+        """Begin after the entries that one stands for, where nothing of theirs has ended since."""
+        start = store.checkpoint(account)
+        if start is not None:
+            self.seq, self.head = start.upto, start.digest
+            self.sums = {key: list(sums) for key, sums in start.sums.items()}
+            self._touched = dict.fromkeys(self.sums, start.upto)
+            later = {entry.reservation for entry in read_entries(store, account)}
+            for row in store.reservations(account):
+                if row.id not in later:
+                    self.open[row.id] = {(share.pool or "", share.start): share.amount for share in row.shares}
 
     # Entries, one by one.
 
@@ -95,6 +108,7 @@ class Books:
         _LAWS[entry.kind](self, entry)
         for pool, start, spent, reserved in entry.postings if entry.kind != "rebuilt" else ():
             sums = self.sums.setdefault((pool, start), [0, 0])
+            self._touched[pool, start] = self.seq
             sums[0] += spent
             sums[1] += reserved
             if sums[0] < 0 or sums[1] < 0:
@@ -194,6 +208,18 @@ class Books:
                 self._limits[limit.identity] = self._own[limit.identity]
             else:
                 self._limits.pop(limit.identity, None)
+
+    def _pruned(self, entry: Entry) -> None:
+        """One entry stands for all up to another: its sums are theirs, but for windows that are over."""
+        self._moved(entry)
+        upto = entry.detail["upto"]
+        said = {(pool, start): [spent, reserved] for pool, start, spent, reserved in entry.detail["sums"]}
+        for key in [key for key, seq in self._touched.items() if seq <= upto]:
+            if key in said:
+                must(said[key] == self.sums[key], "I14", entry, f"{key}: it says {said[key]}, entries {self.sums[key]}")
+            elif not self._rolling(key[0]):  # which goes by itself
+                must(not self.sums[key][1], "I7", entry, f"{key} goes, and holds {self.sums[key][1]}")
+                del self.sums[key], self._touched[key]
 
     def _posts_its_cost(self, entry: Entry) -> None:
         for posting in entry.postings:
@@ -320,6 +346,6 @@ _LAWS: dict[str, Callable[[Books, Entry], None]] = {
         ("limit_set", "limit_unset", "frozen", "unfrozen", "adjusted", "adjust_ended", "fenced", "unfenced"),
         Books._policy,
     ),
-    "pruned": Books._moved,
+    "pruned": Books._pruned,
     "erased": Books._moved,
 }

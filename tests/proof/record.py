@@ -33,6 +33,9 @@ from .simulator import simulate
 
 __all__ = ["Part", "prove"]
 
+KILLS, SERVER_KILLS = 120, 60
+"""The most of a part; in ten minutes each comes to them, and two parts kill clients."""
+
 
 @dataclass
 class Part:
@@ -110,6 +113,9 @@ def disks(part: Part, until: float, folder: Path, seed: int) -> None:
             if n < len(kept.ops) and kept.ops[n].what == wanted:
                 for forever in (False, True):
                     part.faults[kind] += crashes.fail_at(n, kind, folder, forever)
+        for kind in (*crashes.ERRORS, "killed", "power") if n < crashes.DRAINS else ():
+            if crashes.drain_at(n, kind, folder):
+                part.faults[f"drain {kind}"] += 1
         with multiprocessing.get_context("spawn").Pool(1) as alone:
             struck = alone.apply(crashes.kill_all, ([n], str(folder))) if done % 10 == 0 else 0
         part.kills += struck
@@ -128,7 +134,7 @@ def storm(part: Part, until: float, folder: Path, seed: int) -> None:
         seconds = max(1.0, until - time.monotonic())
         wanted = (int(seconds * 6) if killing else 0, int(seconds * 1.5) if killing and server else 0)
         blow = Storm(url, folder, 4 if killing else 16, seed, 0.05, server)
-        counts = blow.run(seconds * 0.7, min(wanted[0], 200), min(wanted[1], 50))
+        counts = blow.run(seconds * 0.7, min(wanted[0], KILLS), min(wanted[1], SERVER_KILLS))
     part.operations = sum(n for name, n in counts.items() if name.startswith("entries"))
     part.kills = counts["kills"] + counts["server kills"]
     part.faults += Counter({name: counts[name] for name in ("kills", "server kills", "limits changed") if counts[name]})
@@ -156,15 +162,15 @@ def store(kind: str, folder: Path) -> Iterator[tuple[str, Any]]:
 def parts() -> list[Part]:
     """What there is, with its share of the time."""
     return [
-        Part("simulated worlds, memory", "invariants after every step, liveness at the end", 0.20, worlds),
+        Part("simulated worlds, memory", "invariants after every step, liveness at the end", 0.18, worlds),
         Part("simulated worlds, SQLite's state code", "the same, several writers on one file", 0.10, worlds),
-        Part("connections to Redis", "cut, stalled, ... at every byte: as if in some legal order", 0.20, network),
-        Part("disk under SQLite", "kill, power loss, EIO, ENOSPC at the n-th write or sync", 0.20, disks),
-        Part("16 processes on SQLite", "3 windows x 4 scopes, limits change; I1 to I15 at every look", 0.06, storm),
-        Part("16 processes on Redis", "the same", 0.06, storm),
-        Part("16 processes on a 3-node cluster", "the same", 0.06, storm),
-        Part("kills on SQLite", "SIGKILL of clients: nothing acknowledged is lost", 0.06, storm),
-        Part("kills on Redis", "SIGKILL of clients and of the server (AOF always)", 0.06, storm),
+        Part("connections to Redis", "cut, stalled, ... at every byte: as if in some legal order", 0.18, network),
+        Part("disk under SQLite", "kill, power loss, EIO, ENOSPC at the n-th write or sync", 0.18, disks),
+        Part("16 processes on SQLite", "3 windows x 4 scopes, limits change; I1 to I15 at every look", 0.05, storm),
+        Part("16 processes on Redis", "the same", 0.05, storm),
+        Part("16 processes on a 3-node cluster", "the same", 0.05, storm),
+        Part("kills on SQLite", "SIGKILL of clients: nothing acknowledged is lost", 0.09, storm),
+        Part("kills on Redis", "SIGKILL of clients and of the server (AOF always)", 0.12, storm),
     ]
 
 

@@ -19,13 +19,14 @@ from budget.stores.sqlite import SqliteStore
 from budget.stores.sqlitefile import connect
 from budget.stores.sqlitewriter import Writer
 from budget.stores.tickets import Ticket
+from budget.waiting.line import Place
 
-from .invariants import ASKED, asked
+from .invariants import ASKED, asked, must
 
 if TYPE_CHECKING:
     from .simulator import World
 
-__all__ = ["AGENTS", "USERS", "Client", "Message", "Pause", "StillSqlite", "Task"]
+__all__ = ["AGENTS", "USERS", "Client", "Message", "Nap", "Pause", "StillSqlite", "Task", "asleep"]
 
 S = 1_000_000
 USERS, AGENTS = ("ann", "bob"), ("scout", "clerk")
@@ -53,12 +54,46 @@ class Pause:
 
 
 @dataclass(eq=False)
+class Nap:
+    """A call that stands in the line: it sleeps until it is nudged, or its patience is over."""
+
+    world: World
+    place: Place
+    until: float
+    woken: bool = False
+
+    def __await__(self) -> Generator[Nap, None, None]:
+        yield self
+
+    def due(self) -> bool:
+        """Whether it may look again. (A nudge lets go of the lock that a thread would sleep on.)"""
+        self.woken = self.woken or self.place._wake.acquire(blocking=False)
+        return self.woken or self.world.mono >= self.until
+
+
+async def asleep(world: World, place: Place) -> bool:
+    """What `Place.asleep` does, in the world's time; nobody may overtake those before him."""
+    while True:
+        early = world.mono < place.until
+        go, patience = place._line.look(place)
+        if go is not None:
+            for pool in place.wants if go and early else ():
+                before = [other for other in place._line._queues[pool].places if other.number < place.number]
+                must(all(other.trying for other in before), "L2", None, f"{place.number} overtakes others at {pool}")
+            return go
+        nap = Nap(world, place, world.mono + patience)
+        must(nap.until <= place.until + 0.01, "L1", None, f"it sleeps until {nap.until}, and may until {place.until}")
+        world.counts["naps"] += 1
+        await nap
+
+
+@dataclass(eq=False)
 class Task:
     """One call of a client, from its reserve to its end, and what it waits for."""
 
     client: Client
     work: Coroutine[Any, Any, None]
-    waits: Message | Pause | None = None
+    waits: Message | Pause | Nap | None = None
     unsure: int = 0  # since when it does not know whether what it sent was carried out
 
 
@@ -136,7 +171,7 @@ class Client:
     def __init__(self, world: World, number: int):
         self.world, self.number = world, number
         self.skew = 0
-        self.budget = Budget("memory://", limits=world.limits)
+        self.budget = Budget("memory://", limits=world.limits, slices="$3" if world.sliced else None)
         self._stores: list[object] = [self.budget.engine.store]
         self.start()
 
@@ -150,6 +185,12 @@ class Client:
                     setattr(part, name, self.wire)
         engine.verbs.forget_policy()
         engine.verbs.clock.__init__()  # type: ignore[misc]
+        self.line, self.slices = engine.verbs.line, engine.slices
+        self.line._end()
+        self.line.__init__(self.wire, "default", engine.verbs.clock)  # type: ignore[misc]
+        engine.leases._due.clear()
+        if self.slices is not None:
+            self.slices._begin()
         self.outage = engine.outage
         self.disk = self.outage.outbox = Disk(self.world)  # type: ignore[assignment]
         self.outage._reset()
@@ -170,22 +211,73 @@ class Client:
         finally:
             self.world.replaying = False
 
+    def see_to_it(self) -> None:
+        """What the other threads of a process do: read what was written for who waits, renew leases, end slices."""
+        self.world.active = self
+        self.read_on()
+        for id, (_, lease) in list(self.budget.engine.leases._due.items()):
+            self.wire.post("default", Renew(id, int(lease)))
+        if self.slices is not None:
+            with self.slices._lock:
+                self.slices._settle(self.world.mono)
+
+    def read_on(self) -> None:
+        """Read what was written. Then who is first in all of its lines, and fits, is told so (L2)."""
+        if self.line._watch is None:
+            return
+        self.line._round(self.line._watch, 0.0)
+        for place in self.line._places:
+            queues = [self.line._queues[pool] for pool in place.wants]
+            if place.trying or any(queue.places[0] is not place for queue in queues):
+                continue
+            counters = self.world.store.snapshot("default").buckets  # a window that ends writes nothing: a timer tells
+            fits = [
+                (bucket := counters.get((pool, queue.start))) is not None and not queue.rolling
+                and want.amount <= want.limit + bucket.carry - bucket.spent - bucket.reserved
+                for (pool, want), queue in zip(place.wants.items(), queues, strict=True)
+            ]  # fmt: skip
+            self.world.counts["waits looked at"] += 1
+            told = any(isinstance(nap, Nap) and nap.place is place and nap.due() for nap in self._waits())
+            must(told or not all(fits), "L2", None, f"there is room for {place.number}, and nobody tells it")
+
+    def _waits(self) -> list[object]:
+        return [task.waits for task in self.world.tasks if task.client is self]
+
+    def end_slices(self) -> None:
+        """Hand back what is left of its slices, and buy none any more."""
+        if self.slices is not None:
+            self.slices.close()
+            self.budget.engine.slices = self.slices = None
+            self.budget.engine.leases._due.clear()
+
+    def _from_slice(self, id: str, nanos: int) -> bool:
+        """Whether a call was decided from a slice, which may not give out more than was set aside for it."""
+        taken = None if self.slices is None else self.slices._taken.get(id)
+        if taken is not None:
+            self.world.counts["from slices"] += 1
+            most = min(draw.amount for draw in taken.slice.draws if draw.unit == 0)
+            given = self.world.given[taken.slice.id] = self.world.given.get(taken.slice.id, 0) + nanos
+            must(given <= most, "I1", None, f"slice {taken.slice.id} has {most}, and gave out {given}")
+        return taken is not None
+
     async def call(self) -> None:
         world, chance = self.world, self.world.chance
-        nanos = chance.choice((0, 1, 7, 10**8, 10**9, 25 * 10**8))
+        nanos = chance.choice((0, 1, 7, 10**8, 10**9, 25 * 10**8) if not world.sliced else (7, 10**8, 10**8, 10**9))
         scope = {"user": chance.choice(USERS), "agent": chance.choice(AGENTS), ASKED: asked(nanos)}
         lease = chance.choice((5, 60, 600))
         aio = self.budget.aio
         try:
-            held = await aio.reserve(to_decimal(nanos), lease=lease, **scope)
+            wait = chance.choice((None, None, 3.0, 8.0))
+            held = await aio.reserve(to_decimal(nanos), lease=lease, wait=wait, **scope)
         except BudgetExceeded:
             world.counts["refused"] += 1
             return
         except StoreUnavailable:
             world.counts["unavailable"] += 1
             return
-        world.told[held.id] = "reserved"
-        world.books.leases[held.id] = lease * S
+        if not self._from_slice(held.id, nanos):
+            world.told[held.id] = "reserved"
+            world.books.leases[held.id] = lease * S
         await Pause()
         if chance.random() < 0.2:
             self.wire.post("default", Renew(held.id, lease * S))
@@ -202,7 +294,8 @@ class Client:
                     await aio.refund(held)
                 else:
                     await aio.reconcile(held, usd=to_decimal(cost))
-                world.told[held.id] = f"{how} {cost}"
+                if how != "refund" or held.id in world.told:  # what a slice takes back nobody else hears of
+                    world.told[held.id] = f"{how} {cost}"
                 return
             except StoreUnavailable:
                 await Pause()

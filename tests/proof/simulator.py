@@ -19,17 +19,22 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import Any
 
 from budget import BudgetExceeded, ConfigError, Limit, StoreUnavailable
-from budget.commands import ChangePolicy, Command, Outcome
+from budget.books.books import Books as Ledgers
+from budget.books.pruning import prune
+from budget.commands import ChangePolicy, Command, Outcome, Rebuild
 from budget.money import to_decimal
 from budget.outage.outbox import Item
 from budget.stores.memory import MemoryStore
+from budget.stores.records import Records
 
+from .drained import Served, all_there, drain, said
 from .invariants import ASKED, Books, Violation, asked, must, settle
-from .simclients import AGENTS, USERS, Client, Message, Pause, StillSqlite, Task
+from .simclients import AGENTS, USERS, Client, Message, Nap, Pause, StillSqlite, Task, asleep
 
 __all__ = ["World", "simulate"]
 
@@ -46,6 +51,7 @@ LIMITS = (
     "per=user 40 requests/minute",
     "6 concurrent",
 )
+KINDS = 4  # of so many worlds, one buys slices (what takes a slot is never decided from one), one is drained
 AMOUNTS = ("$1/hour", "$4/hour", "$9/hour", "$0.000000007/hour")  # what per=user is changed to
 
 
@@ -66,12 +72,14 @@ class World:
     mono: float = 1000.0
     under_way: list[Message] = field(default_factory=list)
     told: dict[str, str] = field(default_factory=dict)
+    given: dict[str, int] = field(default_factory=dict)  # what each slice gave out, nano-dollars
     counts: Counter[str] = field(default_factory=Counter)
     faults: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
         self.chance = random.Random(self.seed)
-        self.limits = [Limit(text) for text in LIMITS]
+        self.sliced, self.drained = self.seed % KINDS == 3, self.seed % KINDS == 1
+        self.limits = [Limit(text) for text in LIMITS if not (self.sliced and "concurrent" in text)]
         self.store: Any = MemoryStore()
         if self.folder is not None:
             self.store = StillSqlite(str(self.folder / f"{self.seed}.db"), self.clients)
@@ -87,12 +95,15 @@ class World:
 
     def run(self, steps: int) -> World:
         """So many steps with faults, then everything to its end."""
-        with self.reality():
+        with self.reality(), TemporaryDirectory(dir=self.folder) as made:
+            self.records = Records(f"sqlite:///{made}/records.db")
             self.all = [Client(self, number) for number in range(self.clients)]
             for _ in range(steps):
                 self.step()
             self.come_to_an_end()
             self.fill_up()
+            self.drain_all()
+            self.records.close()
         self.store.close()
         return self
 
@@ -106,7 +117,9 @@ class World:
         behind = [client for client in self.all if client.behind] if roll < 0.05 else []
         if behind:
             self.chance.choice(behind).catch_up()
-        elif roll < 0.30 and len(self.tasks) < 12:
+        elif roll < 0.10:
+            self.chance.choice(self.all).see_to_it()
+        elif roll < 0.32 and len(self.tasks) < 12:
             self.begin(self.chance.choice(self.all))
         elif roll < 0.85:
             self.go_on()
@@ -131,7 +144,7 @@ class World:
 
     def go_on(self) -> None:
         """A message arrives, or a provider answers."""
-        ready = [task for task in self.tasks if isinstance(task.waits, Pause)]
+        ready = [t for t in self.tasks if isinstance(t.waits, Pause) or (isinstance(t.waits, Nap) and t.waits.due())]
         if ready and (not self.under_way or self.chance.random() < 0.4):
             self.resume(self.chance.choice(ready), None)
         elif self.under_way:
@@ -214,6 +227,76 @@ class World:
         self.resume(message.task, Cancelled())  # type: ignore[arg-type]
         return True
 
+    def f_give_up(self) -> bool:
+        """A task is cancelled while it waits for room: its place is another's."""
+        waiting = [task for task in self.tasks if isinstance(task.waits, Nap)]
+        if waiting:
+            self.resume(self.chance.choice(waiting), Cancelled())  # type: ignore[arg-type]
+        return bool(waiting)
+
+    def f_unwatched(self) -> bool:
+        """Who reads for those that wait lost its connection: what is taken of their pools is not known any more."""
+        lines = [client.line for client in self.all if client.line._watch is not None]
+        for line in lines[:1]:
+            line._take(None)
+        return bool(lines)
+
+    def f_prune(self) -> bool:
+        """One entry comes to stand for the old ones; whatever of it is lost on the way, sums and chain verify."""
+        if not self.drained:
+            self.prune(self.chance.choice((0, 60 * S, 3600 * S)))
+        return not self.drained
+
+    def f_drain(self) -> bool:
+        """Some of the ledger is drained, by two at once, each of whom may be cut off at any step."""
+        if self.drained and self.counts["drains"] < 8:
+            self.counts["drains"] += 1
+            drain(self.ledgers(lambda: self.cut_off(self.ledgers(self.cut_off))))
+        return self.drained
+
+    def ledgers(self, meanwhile: Callable[[], None] = lambda: None) -> Ledgers:
+        return Ledgers(Served(self.store, self.records, meanwhile), "default", self.records)
+
+    def cut_off(self, other: Ledgers | None = None) -> None:
+        luck = self.chance.random()
+        if luck < 0.1:
+            raise StoreUnavailable("the store gave no answer")
+        if luck < 0.4 and other is not None:
+            drain(other)
+
+    def drain_all(self) -> None:
+        """What was drained, and what is drained now, is the ledger: each entry once."""
+        if self.drained:
+            ledgers = self.ledgers()
+            drain(ledgers)
+            all_there(ledgers, said(self.store))
+
+    def prune(self, age: int) -> None:
+        self.operate(lambda client: prune(client.budget.engine.books, self.now - age, self.now, {"actor": "ops"}))
+
+    def f_rebuild(self) -> bool:
+        """Counters are spoiled, and set right from the ledger: they are what they were."""
+        before = self.store.snapshot("default")
+        some = self.chance.sample(sorted(before.buckets), min(3, len(before.buckets)))
+        wrong = {key: before.buckets[key].at(self.chance.randrange(10**9), self.chance.randrange(9)) for key in some}
+        self.carry_out([Rebuild(before.seq, wrong, before.names)], self.all[0])
+        self.operate(lambda client: client.budget.engine.books.rebuild())
+        for key, is_ in self.store.snapshot("default").buckets.items():
+            must(is_ == before.buckets[key], "I14", None, f"rebuilt, {key} is {is_}; it was {before.buckets[key]}")
+        return True
+
+    def operate(self, work: Callable[[Client], object]) -> None:
+        """An operator does something while answers are lost, until it is done; then the audit is clean."""
+        client = self.active = self.chance.choice(self.all)
+        self.replaying = True
+        for _ in range(50):
+            with suppress(StoreUnavailable):
+                work(client)
+                break
+        self.replaying = False
+        found = client.budget.engine.books.verify()
+        must(found.ok and not found.partial, "I12", None, f"the audit says {found.faults}")
+
     def f_kill(self) -> bool:
         """A client dies: its calls go no further, what it left to others may or may not have been sent."""
         client = self.chance.choice(self.all)
@@ -293,11 +376,33 @@ class World:
             self.all[0].budget.unfreeze(user=USERS[0])
         self.now = max(self.now, START) + 2 * 86400 * S  # the clock is right again, and past what it once was
         self._too_late()
-        bound = 50 * (len(self.tasks) + len(self.under_way) + 1)
-        for _ in range(bound):
+        self.quiet()
+        for client in self.all:
+            client.end_slices()
+        self.quiet()
+        must(not any(client.behind for client in self.all), "L1", None, "an outbox is not carried out")
+        self.now += 7 * 86400 * S
+        settle(self.store, now=self.now)
+        self.books.observe(self.store)
+        must(not self.books.open, "I8", None, f"{len(self.books.open)} reservations are open for ever")
+        self.now += 60 * 86400 * S
+        if not self.drained:
+            self.prune(86400 * S)  # windows that are over go, too
+        self.look()
+        for id, told in self.told.items():
+            must(id in self.books.ended, "I15", None, f"{id} was acknowledged, and is not in the ledger")
+            if told != "reserved":
+                how = "refunded" if told.startswith("refund") else "reconciled"
+                is_ = self.books.ended[id].replace("recorded", "reconciled")  # what a slice decided has but a record
+                must(how in is_, "I6", None, f"{id}: told {told}, is {self.books.ended[id]}")
+
+    def quiet(self) -> None:
+        """Let all that is under way come to its end, in bounded steps."""
+        for _ in range(50 * (len(self.tasks) + len(self.under_way) + 1)):
             for client in self.all:
                 if client.behind:
                     client.catch_up()
+                client.read_on()
             if not self.tasks and not self.under_way:
                 break
             self.now += 1000
@@ -305,16 +410,6 @@ class World:
             self.go_on()
             self.look()
         must(not self.tasks and not self.under_way, "L1", None, f"{len(self.tasks)} calls do not end")
-        must(not any(client.behind for client in self.all), "L1", None, "an outbox is not carried out")
-        self.now += 7 * 86400 * S
-        settle(self.store, now=self.now)
-        self.books.observe(self.store)
-        must(not self.books.open, "I8", None, f"{len(self.books.open)} reservations are open for ever")
-        for id, told in self.told.items():
-            must(id in self.books.ended, "I15", None, f"{id} was acknowledged, and is not in the ledger")
-            if told != "reserved":
-                how = "refunded" if told.startswith("refund") else "reconciled"
-                must(how in self.books.ended[id], "I6", None, f"{id}: told {told}, is {self.books.ended[id]}")
 
     def fill_up(self) -> None:
         """What is free is admitted to the last unit, and no more (L2, I3)."""
@@ -341,9 +436,13 @@ class World:
     def reality(self) -> Iterator[None]:
         """Clocks and chance come from here."""
         import budget.core
+        import budget.lease
         import budget.outage.outage
+        import budget.slices.slice
+        import budget.slices.slices
         import budget.stores.sqlitewriter
         import budget.verbs
+        import budget.waiting.line
         import budget.waiting.storetime
 
         def wall() -> int:
@@ -355,8 +454,13 @@ class World:
             (budget.verbs, "os"): SimpleNamespace(urandom=self.chance.randbytes),
             (budget.waiting.storetime, "time"): clock,
             (budget.stores.sqlitewriter, "time"): SimpleNamespace(time_ns=wall, monotonic=lambda: self.mono),
-            (budget.core, "monotonic"): lambda: self.mono,
-            (budget.outage.outage, "monotonic"): lambda: self.mono,
+            (budget.waiting.line.Place, "asleep"): lambda place: asleep(self, place),
+            (budget.waiting.line, "Thread"): _NoThread,
+            (budget.slices.slices, "Thread"): _NoThread,
+            (budget.lease.Renewer, "keep"): lambda leases, *kept: leases._due.update({kept[0]: [0.0, kept[1]]}),
+            **dict.fromkeys([(module, "monotonic") for module in (
+                budget.core, budget.outage.outage, budget.waiting.line, budget.slices.slice, budget.slices.slices,
+            )], lambda: self.mono),
             (budget.core, "_in_thread"): _at_once,
         }
         kept = {place: getattr(*place) for place in put}
@@ -371,6 +475,16 @@ class World:
 
 async def _at_once(work: Callable[[], None]) -> None:
     work()
+
+
+class _NoThread:
+    """What would be done in a thread the world does, when it is its turn."""
+
+    def __init__(self, **options: object):
+        pass
+
+    def start(self) -> None:
+        pass
 
 
 class Cancelled(BaseException):

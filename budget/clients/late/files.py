@@ -1,16 +1,20 @@
 """Batch files: what the requests of a file can cost is taken note of as it is uploaded, by the file's id.
 
 A batch of OpenAI names a file, and the file is seen once, on its way to the provider. Nothing of its text is kept, only
-the sums of `Batch`, or what is wrong with it: an upload costs nothing and is never refused.
+the sums of `Batch`, or what is wrong with it: an upload costs nothing and is never refused. An upload in parts is
+not read, because their order is said at its end: a batch of such a file, as of one that was uploaded elsewhere, is
+refused, unless money was set aside for it by hand.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Mapping
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
+from budget.clients.backstop import HOW
 from budget.clients.late.batches import Batch, batch_of, requests_of_file
 from budget.clients.protocol import Protocol
 from budget.errors import BudgetError, Unbounded
@@ -18,7 +22,7 @@ from budget.errors import BudgetError, Unbounded
 if TYPE_CHECKING:
     from budget.engine import Budget
 
-__all__ = ["read_upload", "remember", "uploaded"]
+__all__ = ["is_unseen", "read_upload", "remember", "uploaded"]
 
 _KEPT = 1024  # files that one engine remembers
 _files: WeakKeyDictionary[Budget, OrderedDict[str, Batch | BudgetError]] = WeakKeyDictionary()
@@ -46,6 +50,11 @@ def remember(budget: Budget, id: str, found: Batch | BudgetError) -> None:
             known.popitem(last=False)
 
 
+def is_unseen(budget: Budget, body: Mapping[str, Any]) -> bool:
+    """Whether a batch is of a file whose requests are not known."""
+    return "input_file_id" in body and str(body["input_file_id"]) not in _files.get(budget, {})
+
+
 def uploaded(budget: Budget, id: object) -> Batch:
     """Return what is known of a file's requests.
 
@@ -58,7 +67,7 @@ def uploaded(budget: Budget, id: object) -> Batch:
     if found is None:
         raise Unbounded([
             f"the requests of the file {str(id)[:60]!r} are not known; upload it with files.create(purpose='batch') of "
-            "this wrapped client before batches.create"
+            f"this wrapped client, not in parts (uploads), before batches.create, or {HOW}"
         ])  # fmt: skip
     if isinstance(found, BudgetError):
         raise found.with_traceback(None)

@@ -37,7 +37,7 @@ _LIMITS = ["$100/day", Limit("$50/day", per="user"), "9M tokens/day", "1000 requ
 _ENDS = ("reconciled", "refunded")
 # Where a stream is dropped, the generators of the HTTP library below it may close one another at once.
 _RACE = "aclose(): asynchronous generator is already running"
-_SOON = 20.0  # seconds that something may take that is waited for
+_SOON = 60.0  # seconds that something may take that is waited for
 
 
 class Disagreement(AssertionError):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import socket
+import threading
 from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
@@ -14,7 +16,7 @@ from budget import Budget, BudgetExceeded, Limit
 from budget.demo.provider import Provider, Reply
 from tests.clients.conftest import only_end, reserved_usd
 from tests.clients.others.conftest import spent
-from tests.clients.others.drivers import Driver, LiteLLMGemini
+from tests.clients.others.drivers import Driver
 
 
 def run(driver: Driver, client: Any, main: Callable[[], Any]) -> Any:
@@ -114,9 +116,18 @@ def test_an_error_answer_to_an_async_call_and_to_a_stream(
 
     run(adriver, client, main)
     kinds = [entry.kind for entry in budget.entries()][-4:]
-    assert kinds[:3] == ["reserved", "refunded", "reserved"]
-    # LiteLLM opens a stream of Gemini when it is first read: nobody can tell then what it has sent.
-    assert kinds[3] == ("reconciled" if isinstance(adriver, LiteLLMGemini) else "refunded")
+    assert kinds == ["reserved", "refunded", "reserved", "refunded"]
+
+
+def test_a_gateway_that_waited_too_long_is_charged(
+    driver: Driver, budget: Budget, provider: Provider, replies: list[Reply]
+) -> None:
+    client = driver.guard(budget, driver.make(provider.url, 0))
+    replies.append(Reply(status=504))
+    with pytest.raises(Exception):  # noqa: B017, PT011
+        list(driver.stream(client))
+    end = only_end(budget)
+    assert (end.kind, end.detail["estimated"]) == ("reconciled", True)
 
 
 def test_a_retry_stays_inside_one_reservation(
@@ -143,12 +154,66 @@ def test_an_attempt_without_an_answer_is_charged_whatever_came_after(
     assert Decimal(end.usd) == reserved_usd(budget)
 
 
-def test_nobody_listens(driver: Driver, budget: Budget) -> None:
-    client = driver.guard(budget, driver.make("http://127.0.0.1:9", 0))
+NOBODY = "http://127.0.0.1:9"
+
+
+@pytest.mark.parametrize("streams", [False, True], ids=["plain", "stream"])
+def test_nobody_listens(driver: Driver, budget: Budget, streams: bool) -> None:
+    client = driver.guard(budget, driver.make(NOBODY, 0))
+    with pytest.raises(Exception):  # noqa: B017, PT011
+        list(driver.stream(client)) if streams else driver.ask(client)
+    assert only_end(budget).kind == "refunded"
+
+
+def test_nobody_listens_to_an_async_call(adriver: Driver, budget: Budget) -> None:
+    client = adriver.guard(budget, adriver.make(NOBODY, 0))
+
+    async def main() -> None:
+        with pytest.raises(Exception):  # noqa: B017, PT011
+            await adriver.aask(client)
+        with pytest.raises(Exception):  # noqa: B017, PT011
+            await read(await adriver.astream(client))
+
+    run(adriver, client, main)
+    assert [entry.kind for entry in budget.entries()] == ["reserved", "refunded"] * 2
+
+
+class Leaver:
+    """A server that takes one request, and is gone without an answer: whoever tries again is refused."""
+
+    def __init__(self) -> None:
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
+        self.thread = threading.Thread(target=self._serve, daemon=True)
+        self.thread.start()
+
+    def _serve(self) -> None:
+        connection, _ = self._socket.accept()
+        connection.recv(1 << 20)
+        self._socket.close()
+        connection.close()
+
+
+def test_nobody_listens_any_more_after_an_attempt_that_was_sent(driver: Driver, budget: Budget) -> None:
+    gone = Leaver()
+    client = driver.guard(budget, driver.make(gone.url, 2 if driver.repeats_broken else 0))
     with pytest.raises(Exception):  # noqa: B017, PT011
         driver.ask(client)
-    charged = driver.package == "litellm"  # which does not say how often it tried
-    assert only_end(budget).kind == ("reconciled" if charged else "refunded")
+    gone.thread.join()
+    assert (only_end(budget).kind, only_end(budget).detail["estimated"]) == ("reconciled", True)
+
+
+def test_nor_does_an_async_call_that_was_sent_go_free(adriver: Driver, budget: Budget) -> None:
+    gone = Leaver()
+    client = adriver.guard(budget, adriver.make(gone.url, 2 if adriver.repeats_broken else 0))
+
+    async def main() -> None:
+        with pytest.raises(Exception):  # noqa: B017, PT011
+            await adriver.aask(client)
+
+    run(adriver, client, main)
+    gone.thread.join()
+    assert (only_end(budget).kind, only_end(budget).detail["estimated"]) == ("reconciled", True)
 
 
 def test_an_answer_without_a_usage_is_charged_its_reservation(

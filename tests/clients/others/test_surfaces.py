@@ -62,6 +62,8 @@ def test_google_what_is_not_metered_is_refused_unless_money_was_set_aside(budget
     with pytest.raises(Unbounded):
         client.caches.create(model="gemini-2.5-flash", config={"contents": "long"})
     with pytest.raises(Unbounded):
+        client.caches.update(name="cachedContents/a", config={"ttl": "7200s"})
+    with pytest.raises(Unbounded):
         client.batches.create(model="gemini-2.5-flash", src=[{"contents": [{"parts": [{"text": "hi"}]}]}])
     with pytest.raises(Unbounded):
         vertex.models.generate_images(**image)
@@ -89,17 +91,34 @@ def test_google_an_attempt_that_nobody_reserved_for_is_refused(budget: Budget, p
     assert provider.requests == []
 
 
-def test_google_extras_and_embeddings_and_chats(budget: Budget, provider: Provider) -> None:
+def test_google_extras_and_chats(budget: Budget, provider: Provider) -> None:
     client = made(Google, budget, provider)
     extra = {"http_options": {"extra_body": {"budget_scope": {"user": "alice"}}}}
     client.models.generate_content(model="gemini-2.5-flash", contents="hi", config=extra)
     assert only_end(budget, user="alice").kind == "reconciled"
-    client.models.embed_content(model="gemini-embedding-001", contents=["a", "b"])
-    last = list(budget.entries())[-1]
-    assert last.detail["estimated"] is True  # that answer says no usage
-    assert Decimal(last.usd) > 0
     client.chats.create(model="gemini-2.5-flash").send_message("hi")
     assert list(budget.entries())[-1].detail["usage"]["output"] == 8
+
+
+@pytest.mark.parametrize(
+    ("vertex", "model"),
+    [(False, "gemini-embedding-001"), (True, "gemini-embedding-001"), (True, "text-embedding-005")],
+)
+def test_google_embeddings_cost_what_their_answer_says(
+    budget: Budget, provider: Provider, replies: list[Reply], vertex: bool, model: str
+) -> None:
+    genai = pytest.importorskip("google.genai")
+    client = budget.wrap(genai.Client(vertexai=vertex, api_key="k", http_options={"base_url": provider.url}))
+    client.models.embed_content(model=model, contents=["a", "b c"])
+    usage = provider.requests[0].usage
+    assert usage is not None
+    end = only_end(budget)
+    assert (end.detail["usage"]["input"], end.detail.get("estimated")) == (usage["promptTokenCount"], None)
+    replies.append(Reply(usage=False))
+    client.models.embed_content(model=model, contents=["a", "b c"])
+    last = list(budget.entries())[-1]
+    assert last.detail["estimated"] is True
+    assert Decimal(last.usd) > 0
 
 
 def test_google_vertex_has_prices_of_its_own(budget: Budget, provider: Provider) -> None:
