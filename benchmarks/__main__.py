@@ -12,6 +12,7 @@ from benchmarks import (
     bench_peers,
     bench_prices,
     bench_processes,
+    bench_records,
     bench_redis,
     bench_reserve_at,
     bench_slices,
@@ -33,6 +34,7 @@ _ALL = {
     "speed": bench_speed.main,
     "estimates": bench_estimates.main,
     "reserve_at": bench_reserve_at.main,
+    "records": bench_records.main,
     "import": bench_import.main,
 }
 

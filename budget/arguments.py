@@ -6,7 +6,7 @@ becomes amounts, and the flow of a verb (`budget.verbs`) is what comes out.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from decimal import Decimal
 from typing import Any
@@ -38,6 +38,8 @@ class Arguments:
 
     settings: Settings
     verbs: Verbs
+    on_unknown_model: Callable[[str], None] | None = None
+    """Is told of each model that was refused because it has no price."""
 
     @property
     def unpriced(self) -> bool:
@@ -47,8 +49,13 @@ class Arguments:
     def estimate(self, request: Mapping[str, Any], provider: str | None, endpoint: str | None) -> Estimate:
         """Estimate a request body. See `Budget.estimate`."""
         self.settings.book.check_provider(provider)
-        endpoint = endpoint or self._endpoint_of(request, provider)
-        return estimate_body(self.settings.book, request, provider, endpoint, self.verbs.now(), self.unpriced)
+        try:
+            endpoint = endpoint or self._endpoint_of(request, provider)
+            return estimate_body(self.settings.book, request, provider, endpoint, self.verbs.now(), self.unpriced)
+        except UnknownModel as error:
+            if self.on_unknown_model is not None:
+                self.on_unknown_model(error.model)
+            raise
 
     def expect(self, estimate: Estimate) -> Estimate:
         """Put into an estimate what this process knows of such calls in the current run."""
@@ -151,7 +158,7 @@ class Arguments:
         scope = {**attributes, **{name: value for name, value in given.items() if value}}
         ask = make_ask(self.settings, Decimal(0), 0, scope)
         ask.amounts = filled(amounts, None)
-        ask.detail = detail
+        ask.detail |= detail
         return self.verbs.record(ask, self.verbs.new_id() if id is None else _check_id(id, "id"))
 
     def _actual(

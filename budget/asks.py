@@ -63,17 +63,18 @@ def make_ask(settings: Settings, what: object, tokens: object, attributes: Mappi
     scope = check_attributes(attributes)
     if run is not None:
         scope = {**run.scope, **scope}
+    around: dict[str, Any] = {} if run is None or run.parent is None else {"parent": run.parent.id}
     if not isinstance(what, Estimate):
         if "model" in scope:
             _name_model(settings, scope)
         number = None if tokens is None else count(tokens, "tokens")
-        return Ask((parse_usd(what, "amount"), number, number, number, 1), scope, run, {})
+        return Ask((parse_usd(what, "amount"), number, number, number, 1), scope, run, around)
     if tokens is not None:
         raise ConfigError("tokens: an estimate says how many")
     scope["model"] = what.model
     if what.provider:
         scope["provider"] = what.provider
-    detail: dict[str, Any] = {"model": what.model, "provider": what.provider, "estimate": what.to_dict()}
+    detail = {**around, "model": what.model, "provider": what.provider, "estimate": what.to_dict()}
     detail |= {"book": settings.book.hash} if what.priced else {"unpriced": True}
     amounts = what.amounts
     if not what.closed:

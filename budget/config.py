@@ -24,14 +24,14 @@ if TYPE_CHECKING:
     from budget.prices import PriceBook
 
 __all__ = [
-    "FILE", "Settings", "check_account", "default_records", "default_store", "duration_us", "find_file", "load",
-    "own_prices_file", "price_book", "price_layers", "read_file",
+    "FILE", "Settings", "check_account", "configured_alerts", "configured_sinks", "default_records", "default_store",
+    "duration_us", "find_file", "load", "own_prices_file", "price_book", "price_layers", "read_file", "read_limits",
 ]  # fmt: skip
 
 FILE = "budget.toml"
 _KEYS = {
     "store", "account", "above", "records", "on_store_error", "slices", "on_unpriced", "on_unbounded",
-    "count_with", "reserve_at", "store_timeout", "limits", "prices", "price_files",
+    "count_with", "reserve_at", "store_timeout", "sinks", "alerts", "alert_to", "limits", "prices", "price_files",
 }  # fmt: skip
 _LISTS = {"limits", "prices", "price_files"}
 _ACCOUNT = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
@@ -69,6 +69,9 @@ class Settings:
         on_ask: What is asked when a limit refuses and `on_short` says so, or None.
         outcome: What replaces the table of outcomes, or None.
         clock: What tells the time in place of this machine, microseconds since the epoch: a test's.
+        sinks: What is told of every call, as text or objects; see `budget.sinks`.
+        alerts: What is warned of, as text or rules; see `budget.alerts`.
+        alert_to: Where warnings are told, as text, functions or channels.
     """
 
     store: str = field(repr=False)  # it may hold a password
@@ -91,6 +94,9 @@ class Settings:
     on_ask: Callable[..., Any] | None
     outcome: Callable[..., str] | None
     clock: Callable[[], int] | None = None
+    sinks: tuple[Any, ...] = field(default=(), repr=False)  # a URL in one may hold a password
+    alerts: tuple[Any, ...] = ()
+    alert_to: tuple[Any, ...] = field(default=("log",), repr=False)
 
 
 def load(
@@ -112,6 +118,9 @@ def load(
     on_warning: Callable[..., Any] | None = None,
     on_ask: Callable[..., Any] | None = None,
     outcome: Callable[..., str] | None = None,
+    sinks: Sequence[Any] | None = None,
+    alerts: Sequence[Any] | None = None,
+    alert_to: Sequence[Any] | None = None,
 ) -> Settings:
     """Join arguments, environment and file into settings. See `Budget` for the arguments.
 
@@ -133,7 +142,7 @@ def load(
         account=name,
         above=_above(above, pick("above", None, None), account, name),
         records=_text("records", pick("records", records, None)),
-        limits=(*_own_limits(limits), *_file_limits(file)),
+        limits=(*_own_limits(limits), *read_limits(file)),
         book=price_book(prices, file),
         unpriced=unpriced == "allow",
         allowance=_allowance(pick("on_unbounded", on_unbounded, "refuse")),
@@ -148,7 +157,19 @@ def load(
         on_warning=_callback("on_warning", on_warning),
         on_ask=_callback("on_ask", on_ask),
         outcome=outcome,
+        sinks=_sinks(pick("sinks", sinks, ())),
+        alerts=_alerts(pick("alerts", alerts, ())),
+        alert_to=_alert_to(pick("alert_to", alert_to, ("log",))),
     )
+
+
+def configured_sinks() -> tuple[Any, ...]:
+    """Return the sinks that environment or file name, for who runs them in a process of its own.
+
+    Raises:
+        ConfigError, ArgumentTypeError: They cannot be read.
+    """
+    return _sinks(os.environ.get("BUDGET_SINKS") or read_file().get("sinks", ()))
 
 
 def read_file() -> dict[str, Any]:
@@ -261,12 +282,21 @@ def _own_limits(limits: Sequence[str | Limit] | None) -> list[Limit]:
     return [item if isinstance(item, Limit) else Limit(item) for item in limits]
 
 
-def _file_limits(file: Mapping[str, Any]) -> list[Limit]:
+def read_limits(file: Mapping[str, Any], name: str = FILE) -> list[Limit]:
+    """Read the `[[limits]]` of a file.
+
+    Args:
+        file: What it says.
+        name: Of the file, for errors.
+
+    Raises:
+        ConfigError, ArgumentTypeError: One cannot be read.
+    """
     found = []
     for row in _tables(file, "limits"):
         options = dict(row)
         if not isinstance(text := options.pop("limit", None), str):
-            raise ConfigError(f'{FILE}: each [[limits]] needs limit = "AMOUNT/WINDOW"')
+            raise ConfigError(f'{name}: each [[limits]] needs limit = "AMOUNT/WINDOW"')
         found.append(Limit(text, **{**options, "source": "file"}))
     return found
 
@@ -316,6 +346,50 @@ def _on_store_error(value: object) -> tuple[str, int | None]:
             raise ConfigError("on_store_error: an allowance of $0 allows nothing; write 'refuse'")
         return kind, nanos
     return _choice("on_store_error", value, ("refuse", _ALLOW)).partition(":")[0], None
+
+
+def configured_alerts() -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """Return the rules and the channels that environment or file name, for who runs them in a process of its own.
+
+    Raises:
+        ConfigError, ArgumentTypeError: They cannot be read.
+    """
+    rules, to = (os.environ.get(name) for name in ("BUDGET_ALERTS", "BUDGET_ALERT_TO"))
+    file = read_file()
+    return _alerts(rules or file.get("alerts", ())), _alert_to(to or file.get("alert_to", ("log",)))
+
+
+def _alerts(value: object) -> tuple[Any, ...]:
+    """Read rules: a list of texts, tables [[alerts]] with a `rule` each, or one text with semicolons between them."""
+    if isinstance(value, str):
+        return tuple(text.strip() for text in value.split(";") if text.strip())
+    if not isinstance(value, Sequence):
+        raise ArgumentTypeError("alerts: a list is needed, such as ['default', 'session > $5 in 10m']")
+    return tuple(_rule(item) if isinstance(item, Mapping) else item for item in value)
+
+
+def _rule(table: Mapping[str, Any]) -> Any:
+    if table.keys() != {"rule"}:
+        raise ConfigError(f'{FILE}: each [[alerts]] needs rule = "..." and nothing else')
+    return table["rule"]
+
+
+def _alert_to(value: object) -> tuple[Any, ...]:
+    """Read channels: a list, or one text with blanks between them."""
+    if isinstance(value, str):
+        return tuple(value.split())
+    if not isinstance(value, Sequence):
+        raise ArgumentTypeError("alert_to: a list is needed, such as ['log', 'slack:SLACK_WEBHOOK_URL']")
+    return tuple(value)
+
+
+def _sinks(value: object) -> tuple[Any, ...]:
+    """Read sinks: a list, or one text with blanks between them, as in an environment variable."""
+    if isinstance(value, str):
+        return tuple(value.split())
+    if not isinstance(value, Sequence):
+        raise ArgumentTypeError("sinks: a list is needed, such as ['jsonl:/var/log/calls.jsonl']")
+    return tuple(value)
 
 
 def _callback(name: str, value: object) -> Callable[..., Any] | None:

@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import replace
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from budget.above import Also
 from budget.arguments import Arguments
@@ -27,6 +27,9 @@ from budget.slices.slices import AHEAD, Slices
 from budget.stores.base import Store, open_store
 from budget.verbs import Flow, Verbs
 from budget.waiting.line import Place
+
+if TYPE_CHECKING:
+    from budget.guard import Watcher
 
 __all__ = ["Engine"]
 
@@ -52,6 +55,7 @@ class Engine(Arguments):
         if settings.above is not None and not settings.disabled:
             self.above = Engine(replace(settings, account=settings.above, above=None, limits=(), records=None))
             self.verbs.above = self.above.verbs
+        self.watcher: Watcher | None = None
         self._opened = False
         if settings.disabled:
             _log.warning("BUDGET_DISABLED is set: every call is admitted, and nothing is recorded")

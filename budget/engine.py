@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import datetime
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from budget.admin import Limits, actor, adjust
@@ -28,10 +29,13 @@ from budget.window import instant
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from budget.alerts.alerts import Alerts
     from budget.guard import Guard
     from budget.ledger import Entry
     from budget.loops import Loop
     from budget.prices.rates import Cost
+    from budget.report import Questions, Row, Rows
+    from budget.sinks.runner import Runner
     from budget.thresholds import Warned
 
 __all__ = ["AsyncBudget", "Budget", "default_engine"]
@@ -85,6 +89,12 @@ class Budget:
             coroutine function. True: the call is tried once more; "+$2": the pools of money that refused are raised by
             that, as by `adjust`, and it is tried once more; False: it is refused.
         outcome: Replaces the table that says how a call without usage ends; see `budget.outcome.outcome`.
+        sinks: What is told of every call, in the background: texts such as "jsonl:/var/log/calls.jsonl", or objects;
+            see `budget.sinks`. With a server, `records` is needed besides.
+        alerts: What to warn of, in the background, once over all processes of the host: ["default", "session > $5 in
+            10m"]; see `budget.alerts`. With a server, `records` is needed besides.
+        alert_to: Where warnings are told: "log" (the logger `budget.alerts`, the default), "slack:VARIABLE",
+            "webhook+https://...", "email:...", functions that are called with an `Alert`.
 
     Raises:
         ConfigError, ArgumentTypeError: A value here, in `BUDGET_*` or in `budget.toml` cannot be used.
@@ -110,22 +120,48 @@ class Budget:
         on_warning: Callable[[Warned], Any] | None = None,
         on_ask: Callable[[BudgetExceeded], Any] | None = None,
         outcome: Any = None,
+        sinks: Sequence[Any] | None = None,
+        alerts: Sequence[Any] | None = None,
+        alert_to: Sequence[Any] | None = None,
     ):
         settings = load(
             store=store, limits=limits, prices=prices, account=account, above=above, records=records,
             on_store_error=on_store_error, slices=slices,
             on_unpriced=on_unpriced, on_unbounded=on_unbounded, count_with=count_with, reserve_at=reserve_at,
             store_timeout=store_timeout, mode=mode, on_warning=on_warning, on_ask=on_ask, outcome=outcome,
+            sinks=sinks, alerts=alerts, alert_to=alert_to,
         )  # fmt: skip
         self._begin(settings)
 
     def _begin(self, settings: Settings) -> None:
         global _default
         self._engine = Engine(settings)
+        self._sinks = self._start_sinks(settings)
+        self._questions: Questions | None = None
         self.aio = AsyncBudget(self)
         self.limits = Limits(self)
         if _default is None:
             _default = self
+
+    def _start_sinks(self, settings: Settings) -> Runner | None:
+        if settings.disabled or not (settings.sinks or settings.alerts):
+            return None
+        from budget.sinks.runner import Runner
+
+        try:
+            made = Runner(self._engine, (*settings.sinks, *self._make_alerts(settings)))
+        except BaseException:
+            self._engine.close()
+            raise
+        made.start()
+        return made
+
+    def _make_alerts(self, settings: Settings) -> tuple[Alerts, ...]:
+        if not settings.alerts:
+            return ()
+        from budget.alerts.alerts import Alerts
+
+        return (Alerts(self._engine, settings.alerts, settings.alert_to),)
 
     @property
     def settings(self) -> Settings:
@@ -437,9 +473,57 @@ class Budget:
         entries = self._engine.books.entries(since_us)
         return (entry for entry in entries if wanted <= entry.scope.items())
 
+    def report(
+        self, by: object = "user", *, since: datetime | str | None = None, until: datetime | str | None = None,
+        where: Mapping[str, str | None] | None = None, quick: bool = False, top: int | None = None,
+        above: str | Decimal | None = None, quota: str | None = None, times_mean: int | str | Decimal | None = None,
+    ) -> Rows[Row]:  # fmt: skip
+        """Return what calls cost in groups, the dearest first, as a list with `to_dicts()` and `to_pandas()`.
+
+        Args:
+            by: What calls are grouped by: user, session, agent, project, model (as answered), provider, run, day, hour
+                (UTC), or any other attribute; several ("user,model", or a list), or none (`[]`: all together).
+            since: An aware datetime, or how long ago: "7d", "12h". A call counts by when it ended.
+            until: The same; what ended then or later does not count.
+            where: What the calls have, {"agent": "support"}; None as a value: that they have none.
+            quick: Sums alone, from the daily sums where these can tell: no quantiles, no first and last call.
+            top: How many rows at most.
+            above: Only groups that cost more than this: "$1".
+            quota: Only days (or hours) of a group that cost more than this: "$10/day".
+            times_mean: Only groups that cost at least so many times the mean of all groups: 10.
+
+        Raises:
+            ConfigError, ArgumentTypeError: An argument cannot be used.
+            StoreUnavailable: The ledger, or the file of records that is made of it, cannot be read.
+        """
+        return self.questions.report(
+            by, since=since, until=until, where=where, quick=quick, top=top, above=above, quota=quota,
+            times_mean=times_mean,
+        )  # fmt: skip
+
+    def top(self, by: object = "user", count: int = 10, *, since: datetime | str | None = "7d") -> Rows[Row]:
+        """Return the groups that cost most, from the daily sums; see `report`."""
+        return self.questions.report(by, since=since, quick=True, top=count)
+
+    @property
+    def questions(self) -> Questions:
+        """All that can be asked of the account's records: costs, prompt caches, refusals, where limits are going."""
+        if self._questions is None:
+            from budget.report import Questions
+
+            self._questions = Questions(self._engine)
+        return self._questions
+
     def close(self) -> None:
-        """Finish what was handed over and let go of files and threads; ends `aio` too."""
+        """Finish what was handed over and let go of files and threads; ends `aio` too.
+
+        Sinks get two seconds for what they were not told of yet; what is left then is told at the next start.
+        """
         global _default
+        if self._sinks is not None:
+            self._sinks.close()
+        if self._questions is not None:
+            self._questions.close()
         self._engine.close()
         if _default is self:
             _default = None

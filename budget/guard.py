@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import logging
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from budget.asks import Ask
 from budget.commands import Amounts, Reconcile, Refund, Reservation
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from budget.engine import Budget
     from budget.verbs import Flow
 
-__all__ = ["Guard", "set_aside"]
+__all__ = ["Guard", "Watched", "Watcher", "set_aside"]
 
 _log = logging.getLogger("budget")
 _AS_RESERVED: Amounts = (None, None, None, None, None)
@@ -41,6 +41,23 @@ def set_aside(engine: Engine) -> bool:
     """Whether this runs in a block of `budget.reservation(...)` that is open."""
     guards = [reference() for reference in _BLOCKS.get()]
     return any(guard is not None and guard.belongs(engine) and not guard.ended for guard in guards)
+
+
+class Watched(Protocol):
+    """What somebody who watches has of one call."""
+
+    def ended(self, amounts: Amounts | None, detail: Mapping[str, Any], refund: bool) -> None:
+        """Be told how it ended; a second end says nothing new."""
+
+
+class Watcher(Protocol):
+    """Somebody who watches calls where they are made: `Engine.watcher`. It must be quick."""
+
+    def began(self, ask: Ask, stored: Reservation) -> Watched | None:
+        """Be told that money was set aside."""
+
+    def refused(self, ask: Ask, error: BaseException) -> None:
+        """Be told that a reserve raised."""
 
 
 class Guard:
@@ -63,6 +80,7 @@ class Guard:
         self.stored: Reservation | None = None
         self._ids: list[str] = []  # of its reservations, for its finalizer
         self._extensions: Extensions | None = None
+        self._watched: Watched | None = None
 
     @property
     def id(self) -> str:
@@ -97,9 +115,10 @@ class Guard:
             id = self._announce()
             try:
                 self.stored = self._engine.drive(self._reserve(id), call_back=True)
-            except Exception:
-                self._engine.leases.drop(id)
+            except Exception as error:
+                self._not_begun(id, error)
                 raise
+            self._watch()
         return self
 
     async def abegin(self) -> Guard:
@@ -108,9 +127,10 @@ class Guard:
             id = self._announce()
             try:
                 self.stored = await self._engine.adrive(self._reserve(id), call_back=True)
-            except Exception:
-                self._engine.leases.drop(id)
+            except Exception as error:
+                self._not_begun(id, error)
                 raise
+            self._watch()
         return self
 
     def _announce(self) -> str:
@@ -122,6 +142,19 @@ class Guard:
         weakref.finalize(self, _dropped, self._engine, self._ids)
         self._engine.leases.keep(id, self._lease_us)
         return id
+
+    def _not_begun(self, id: str, error: Exception) -> None:
+        self._engine.leases.drop(id)
+        if (watcher := self._engine.watcher) is not None:
+            _safely(watcher.refused, self._ask, error)
+
+    def _watch(self) -> None:
+        if (watcher := self._engine.watcher) is not None:
+            self._watched = _safely(watcher.began, self._ask, self._known)
+
+    def _tell(self, amounts: Amounts | None, detail: Mapping[str, Any], refund: bool) -> None:
+        if self._watched is not None:
+            _safely(self._watched.ended, amounts, detail, refund)
 
     def _reserve(self, id: str) -> Flow:
         place = self._engine.place(self._wait, self._ask)
@@ -178,9 +211,10 @@ class Guard:
         if self._engine.settings.disabled:
             return
         flow = self._engine.reconcile(self._known, usage, usd, tokens, None)
-        self._engine.drive(flow)
+        done = self._engine.drive(flow)
         self.claim()
         self._give_back()
+        self._tell(done.charged, {}, False)
 
     def refund(self) -> None:
         """Make the whole reservation available again: nothing was billed."""
@@ -189,6 +223,7 @@ class Guard:
         self._engine.drive(self._engine.verbs.refund(self._known, {}))
         self.claim()
         self._give_back()
+        self._tell(None, {}, True)
 
     def end(self, amounts: Amounts, detail: Mapping[str, Any], refund: bool = False) -> bool:
         """End it and wait for the store; a failure is logged, not raised: the call has happened.
@@ -205,6 +240,7 @@ class Guard:
             self._hand_over(amounts, detail, refund)  # it may have been interrupted before; twice is once
             raise
         self._give_back()
+        self._tell(amounts, detail, refund)
         return True
 
     async def aend(self, amounts: Amounts, detail: Mapping[str, Any], refund: bool = False) -> bool:
@@ -219,6 +255,7 @@ class Guard:
             self._hand_over(amounts, detail, refund)
             raise
         self._give_back()
+        self._tell(amounts, detail, refund)
         return True
 
     def post(self, amounts: Amounts, detail: Mapping[str, Any], refund: bool = False) -> bool:
@@ -234,6 +271,7 @@ class Guard:
         self._engine.post(end)
         self._engine.verbs.presume(known, amounts, refund)
         self._give_back()
+        self._tell(amounts, detail, refund)
 
     def _end_flow(self, amounts: Amounts, detail: Mapping[str, Any], refund: bool) -> Flow:
         verbs = self._engine.verbs
@@ -301,6 +339,15 @@ class Guard:
 
     def __repr__(self) -> str:
         return f"Guard({self.stored.id if self.stored else 'not entered'})"
+
+
+def _safely(told: Callable[..., Any], *what: Any) -> Any:
+    """Tell somebody who watches. What that raises is logged: a call does not end by it."""
+    try:
+        return told(*what)
+    except Exception:
+        _log.exception("what watches calls has failed")
+        return None
 
 
 def _dropped(engine: Engine, ids: list[str]) -> None:

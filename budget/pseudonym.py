@@ -25,6 +25,7 @@ __all__ = ["Swap", "pseudonym"]
 
 _PER, _VALUE = 4, 5  # where a pool's name has them
 _SKETCHED = {"model": 1, "agent": 2}  # the part of a sketch's name
+_KEYS = {"parent": "run"}  # of an entry's detail, with values of an attribute of another name
 
 
 def pseudonym(key: bytes, attribute: str, value: str) -> str:
@@ -78,7 +79,7 @@ class Swap:
 
     def text(self, text: str, key: str = "") -> str:
         """Return a text: the attribute's value, a limit that names it, a reason with the word in it."""
-        if key == self.attribute and text == self.value:
+        if text == self.value and self.attribute in (key, _KEYS.get(key)):
             return self.instead
         if text in self.pools:
             return self.pools[text][0]

@@ -117,7 +117,8 @@ def run(name: str, environment: Environment) -> Outcome:
 def _test(python: Path, environment: Environment) -> Outcome:
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
-        options = ["-q", f"--junitxml={report}", *([] if environment.strict else ["-W", "default"])]
+        options = ["-q", f"--junitxml={report}", "-o", "junit_family=xunit1"]  # the family that has properties of tests
+        options += [] if environment.strict else ["-W", "default"]
         done = _call([python, "-m", "pytest", *options, *(f"tests/{each}" for each in environment.tests)])
         if not report.exists():
             print(done.stdout[-4000:])

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from budget.config import load
 from budget.engine import Budget
-from budget.errors import ConfigError
+from budget.errors import BudgetExceeded, ConfigError
 from budget.ledger import GENESIS, Entry, make_entry
+from budget.limits import Limit
 from budget.money import NANOS
-from budget.report import Row, report, report_estimates
+from budget.records import CallFile
+from budget.report import Row, Rows, report_estimates
+from budget.report.asking import Question
+from budget.report.costs import report as answer
+from budget.usage import Usage
 
 DAY = 86_400_000_000
 
@@ -25,6 +35,34 @@ def entry(
 ) -> Entry:  # fmt: skip
     scope: Mapping[str, str] = {} if user is None else {"user": user}
     return make_entry(GENESIS, 1, at, kind, id, (nanos, sum(tokens), *tokens, 1), scope, detail, ())
+
+
+class Shelf:
+    """The books of an account whose ledger is a list."""
+
+    account, records, drains, path = "default", None, False, None
+
+    def __init__(self, entries: Iterable[Entry]):
+        self._entries = [replace(entry, seq=number) for number, entry in enumerate(entries, 1)]
+        self.store = self
+
+    def last(self, account: str) -> int:
+        return len(self._entries)
+
+    def entries(self, account: str, after: int = 0) -> list[Entry]:
+        return self._entries[after : after + 7]
+
+
+def report(entries: Iterable[Entry], by: str = "user") -> Rows[Row]:
+    with closing(CallFile(Shelf(entries))) as file:  # type: ignore[arg-type]
+        db = file.open()
+        question = Question.read(by, None, None, None, 0)
+        rows = answer(db, file.account, question)
+        quick = answer(db, file.account, question, quick=True)
+        assert [(row.by, row.calls, row.usd, row.refused) for row in quick] == [
+            (row.by, row.calls, row.usd, row.refused) for row in rows
+        ]
+    return rows
 
 
 def only(entries: Sequence[Entry], by: str = "user") -> Row:
@@ -110,6 +148,7 @@ def test_money_is_written_as_plain_decimals() -> None:
     assert only([entry("refused")]).to_dict()["mean_usd"] is None
 
 
+@settings(max_examples=40)
 @given(st.lists(st.integers(0, 10**12), min_size=1, max_size=250))
 def test_quantiles_are_nearest_rank(costs: list[int]) -> None:
     row = only([entry("recorded", str(i), cost) for i, cost in enumerate(costs)])
@@ -121,6 +160,7 @@ def test_quantiles_are_nearest_rank(costs: list[int]) -> None:
         assert sum(cost < nanos for cost in costs) * 100 < percent * len(costs)
 
 
+@settings(max_examples=40)
 @given(
     st.lists(st.tuples(st.sampled_from(["reconciled", "recorded", "expired", "refunded"]), st.integers(0, 10**15),
                        st.sampled_from(["a", "b", None])), max_size=40)
@@ -187,8 +227,6 @@ def test_estimates_by_model_the_dearest_first() -> None:
 
 
 def test_estimates_of_an_engine(store_url: str) -> None:
-    from budget.usage import Usage
-
     with Budget(store_url, prices={"m": {"input": "1", "output": "10"}}) as budget:
         guess = budget.estimate_counts("m", input_tokens=1000, output_tokens=100)
         budget.reconcile(budget.reserve(guess), Usage(input=1000, output=50))
@@ -196,3 +234,159 @@ def test_estimates_of_an_engine(store_url: str) -> None:
         [row] = report_estimates(budget.entries())
     assert (row.calls, row.usd, row.usd_reserved) == (2, Decimal("0.0045"), Decimal("0.004"))
     assert (row.overruns, row.overrun_share) == (1, Decimal("0.5000"))
+
+
+# What limits did, and where they are going.
+
+
+class Clock:
+    """A clock that a test moves."""
+
+    def __init__(self, at: str = "2026-03-10T12:00:00+00:00"):
+        self.start = datetime.fromisoformat(at)
+        self.now_us = int(self.start.timestamp()) * 10**6
+
+    def __call__(self) -> int:
+        return self.now_us
+
+    def ahead(self, **by: float) -> None:
+        self.now_us += int(timedelta(**by) / timedelta(microseconds=1))
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def timed(clock: Clock, *limits: str | Limit) -> Budget:
+    made = replace(load(store="memory://", limits=limits), clock=clock)
+    budget = Budget.__new__(Budget)
+    budget._begin(made)
+    return budget
+
+
+def spend(budget: Budget, usd: str, **attributes: str) -> None:
+    budget.reconcile(budget.reserve(usd, **attributes), usd=usd)
+
+
+def test_what_limits_refused_nearly_refused_and_would_have_refused(clock: Clock) -> None:
+    with timed(clock, "per=user $10/day", Limit("$3/day", user="bob", mode="shadow"), "$0.95/request") as budget:
+        for _ in range(10):
+            spend(budget, "$0.90", user="alice")  # 9.00 of 10 in the end: not more than nine tenths
+        spend(budget, "$0.50", user="alice")
+        for usd in ("$0.94", "$0.94"):
+            with pytest.raises(BudgetExceeded):
+                budget.reserve(usd, user="alice")
+        with pytest.raises(BudgetExceeded):
+            budget.reserve("$0.96", user="carol")
+        for _ in range(4):
+            spend(budget, "$0.90", user="bob")
+        rows = budget.questions.refusals()
+        assert [(row.limit, row.refused, row.would_refuse, row.near, row.users) for row in rows] == [
+            ("per=user $10/day", 2, 0, 1, 1), ("$0.95/request", 1, 0, 0, 1), ("user=bob $3/day", 0, 1, 1, 1),
+        ]  # fmt: skip
+        assert rows[0].first == rows[0].last == clock.start
+        assert [row.limit for row in budget.questions.refusals(where={"user": "carol"})] == ["$0.95/request"]
+        clock.ahead(hours=1)
+        assert budget.questions.refusals(since="30m") == []
+        budget.freeze(user="carol")
+        with pytest.raises(BudgetExceeded):
+            budget.reserve("$0.01", user="carol")
+        assert [(row.limit, row.refused) for row in budget.questions.refusals(since="30m")] == [("(frozen)", 1)]
+        assert budget.report("user", where={"user": "alice"})[0].refused == 2
+
+
+def test_a_rolling_limit_is_near_only_while_what_was_spent_counts(clock: Clock) -> None:
+    with timed(clock, "$1/1h rolling") as budget:
+        for usd in ("$0.60", "$0.35"):
+            spend(budget, usd)
+        clock.ahead(hours=2)
+        spend(budget, "$0.60")
+        assert [(row.limit, row.near) for row in budget.questions.refusals()] == [("$1/1h rolling", 1)]
+
+
+def test_where_limits_are_going(clock: Clock) -> None:
+    with timed(clock, "per=user $24/day", "per=user 100 requests/day", "agent=x $9/lifetime") as budget:
+        clock.ahead(hours=-3)
+        spend(budget, "$1", user="alice", agent="x")
+        spend(budget, "$1", user="bob")
+        clock.ahead(hours=3)
+        spend(budget, "$3", user="alice")
+        found = {(row.limit, row.subject): row for row in budget.questions.outlook()}
+        alice = found["per=user $24/day", "user=alice"]
+        # in the last four hours 4 of 24 dollars, twelve hours to go
+        assert (alice.spent, alice.per_hour, alice.projected) == (Decimal(4), Decimal(1), Decimal(16))
+        assert alice.runs_out is None
+        assert alice.resets_at == datetime(2026, 3, 11, tzinfo=UTC)
+        assert found["per=user $24/day", "user=bob"].per_hour == Decimal("0.25")
+        requests = found["per=user 100 requests/day", "user=alice"]
+        assert (requests.spent, requests.projected) == (2, 2 + 2 * 12 // 4)
+        life = found["agent=x $9/lifetime", "agent=x"]
+        assert (life.projected, life.resets_at) == (None, None)
+        assert life.runs_out == clock.start + timedelta(hours=8 * 4)  # a dollar in four hours
+        budget.reserve("$18", user="alice")
+        soonest = budget.questions.outlook()[0]
+        assert (soonest.subject, soonest.runs_out) == ("user=alice", clock.start + timedelta(hours=2))
+        assert (soonest.reserved, soonest.projected) == (18, 4 + 18 + 12)
+        assert {row.subject for row in budget.questions.outlook(user="bob")} == {"user=bob"}
+        clock.ahead(hours=5)
+        assert budget.questions.outlook(user="bob")[0].per_hour == 0
+
+
+def test_a_rolling_limit_settles_at_its_rate(clock: Clock) -> None:
+    with timed(clock, "$5/6h rolling") as budget:
+        spend(budget, "$1")
+        [row] = budget.questions.outlook()
+        assert (row.per_hour, row.projected, row.runs_out) == (1, 6, clock.start + timedelta(hours=4))
+        clock.ahead(hours=2)
+        [row] = budget.questions.outlook()
+        assert (row.per_hour, row.projected, row.runs_out, row.spent) == (0, 0, None, 1)
+
+
+def test_a_report_is_of_the_calls_as_they_are_when_it_is_asked(store_url: str, tmp_path: Any) -> None:
+    records = f"sqlite:///{tmp_path / 'records.db'}" if store_url.startswith("redis") else None
+    with Budget(store_url, records=records, limits=["$1/request"]) as budget:
+        assert budget.report() == []
+        budget.record(usd="0.5", user="alice", team="red")
+        assert [(row.by, row.usd) for row in budget.report()] == [("alice", Decimal("0.5"))]
+        budget.record(usd="0.25", user="bob")
+        with pytest.raises(BudgetExceeded):
+            budget.reserve("$2", user="bob")
+        assert [(row.by, row.refused) for row in budget.top()] == [("alice", 0), ("bob", 1)]
+        assert [row.by for row in budget.report(["user", "team"])] == [("alice", "red"), ("bob", None)]
+        assert [row.usd for row in budget.report("user", where={"team": "red"})] == [Decimal("0.5")]
+        assert budget.report([]).to_dicts()[0]["usd"] == "0.75"
+        assert [row.limit for row in budget.questions.refusals()] == ["$1/request"]
+
+
+def test_estimates_of_an_engine_as_another_computes_them() -> None:
+    duckdb = pytest.importorskip("duckdb")
+    chance = random.Random(7)
+    told = []
+    with Budget("memory://", prices={name: {"input": "1", "output": "10"} for name in ("m", "n")}) as budget:
+        for _ in range(150):
+            given, most, used = chance.randint(1, 900), chance.randint(2, 400), chance.randint(1, 450)
+            guess = budget.estimate_counts(chance.choice(["m", "n"]), input_tokens=given, output_tokens=most)
+            done = budget.reconcile(budget.reserve(guess), Usage(input=given, output=used))
+            assert done.charged is not None
+            told.append((guess.model, done.charged[0], int(guess.usd * NANOS), int(guess.usd_max * NANOS)))
+        rows = {row.by: row for row in budget.questions.estimates("model")}
+    db = duckdb.connect(config={"threads": 1})
+    for name in ("m", "n"):
+        mine = [row[1:] for row in told if row[0] == name]
+        sql = """select count(*), sum(c), sum(e), sum(r), sum(e - c) / sum(c),
+            quantile_disc(floor(abs(e - c) * 10000 / c), 0.95) / 10000, sum(r) / sum(c), count(*) filter (where c > r)
+            from (select unnest(?)::bigint as c, unnest(?)::bigint as e, unnest(?)::bigint as r)"""
+        columns = [list(column) for column in zip(*mine, strict=True)]
+        calls, usd, expected, reserved, bias, error, over, overruns = db.execute(sql, columns).fetchone()
+        row = rows[name]
+        assert (row.calls, row.usd * NANOS, row.usd_expected * NANOS, row.usd_reserved * NANOS, row.overruns) == (
+            calls, usd, expected, reserved, overruns,
+        )  # fmt: skip
+        assert row.bias is not None
+        assert row.p95_error is not None
+        assert row.over_reservation is not None
+        assert [float(row.bias), float(row.p95_error), float(row.over_reservation)] == pytest.approx(
+            [bias, error, over], abs=1e-4
+        )
+        assert overruns > 3

@@ -11,7 +11,7 @@ start quickly. What a command returns is its exit code; errors become one line o
 
 `budget run` answers what its command did, 128 + n where that ended by signal n.
 
-With `--json`, stdout is one JSON document, also when there is an error.
+With `--json`, stdout is one JSON document, also when there is an error; of `budget watch` it is one per line.
 """
 
 from __future__ import annotations
@@ -42,20 +42,26 @@ _COMMANDS = {
     "freeze": ("policy", "Refuse every call of a subject from now on."),
     "unfreeze": ("policy", "End a freeze."),
     "report": ("records", "Report what calls cost, by user, model, day ..."),
+    "top": ("records", "Show who costs most."),
+    "watch": ("watch", "Watch calls and refusals as they happen, and what is left."),
+    "suggest": ("records", "Suggest limits from what was observed."),
+    "records": ("recordfile", "Export the records of calls."),
     "reservations": ("reservations", "See who holds what, give it back, or charge what is due."),
     "ledger": ("ledger", "Read the ledger, prove it, put the counters right."),
+    "audit": ("audit", "Set the providers' bills against the ledger."),
     "drain": ("ledger", "Read a server's ledger into the records store."),
+    "sinks": ("sinks", "Tell files, databases and webhooks of every call."),
+    "alerts": ("alerts", "Warn of limits that run out, and of who is out of line."),
     "backup": ("operate", "Copy the store's file while others write to it."),
     "move": ("operate", "Move the account to another store."),
     "erase": ("operate", "Put a pseudonym in the place of a subject."),
     "run": ("run", "Run a command whose calls are one run, with a limit."),
+    "import": ("importing", "Import calls that others have recorded."),
     "replay": ("replay", "Replay a trace: what would these limits refuse?"),
     "prices": ("prices", "See, check and set what models cost."),
     "doctor": ("doctor", "Check the store, the prices and the installed SDKs."),
     "demo": ("demo", "Watch agents try to overrun their limits."),
 }
-_LATER = {"budget top", "budget watch"}
-"""What the contract names and this version does not have."""
 
 
 class _Main(Commands):
@@ -86,8 +92,6 @@ class _Main(Commands):
 
 def _failed(error: Exception, as_json: bool) -> int:
     """Say what went wrong and return the exit code."""
-    if (late := _missing(error)) in _LATER:
-        error = ConfigError(f"{late}: not available in this version")
     message = error.format_message() if isinstance(error, click.ClickException) else str(error) or "interrupted"
     if as_json:
         name = "UsageError" if isinstance(error, click.UsageError) else type(error).__name__
@@ -95,13 +99,6 @@ def _failed(error: Exception, as_json: bool) -> int:
     help = f" Try: {error.ctx.command_path} --help" if isinstance(error, click.UsageError) and error.ctx else ""
     note(f"budget: {message}{help}")
     return _code(error)
-
-
-def _missing(error: Exception) -> str:
-    """Return what does not exist, such as "budget set --until", if that is what the error is about."""
-    if not isinstance(error, click.UsageError) or error.ctx is None:
-        return ""
-    return f"{error.ctx.command_path} {getattr(error, 'option_name', getattr(error, 'command_name', ''))}"
 
 
 def _code(error: Exception) -> int:

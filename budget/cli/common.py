@@ -16,7 +16,7 @@ from budget.errors import ConfigError
 if TYPE_CHECKING:
     from budget.engine import Budget
 
-__all__ = ["Commands", "Common", "Words", "attributes_of", "common", "read_words"]
+__all__ = ["Commands", "Common", "Words", "assigned", "attributes_of", "common", "read_words"]
 
 _VALUED = ("--store", "--account")
 _FLAGS = ("--json",)
@@ -32,10 +32,10 @@ class Common:
     json: bool
 
     def open(self) -> Budget:
-        """Make the engine they name, with the configuration for the rest. Use it in a `with`."""
+        """Make the engine they name, with the configuration for the rest, but no sinks at work. Use it in a `with`."""
         from budget.engine import Budget
 
-        budget = Budget(self.store, account=self.account)
+        budget = Budget(self.store, account=self.account, sinks=(), alerts=())
         if budget.engine.books.drains:
             _find_records(budget)
         return budget
@@ -121,16 +121,6 @@ class Commands(click.Group):
             ctx.exit(2)
         return super().parse_args(ctx, [*rest[:1], *moved, *rest[1:]])
 
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the command; one that does not exist is named in the error."""
-        try:
-            return super().resolve_command(ctx, args)
-        except click.UsageError as error:
-            error.command_name = args[0]  # type: ignore[attr-defined]  # click has it from 8.4 on
-            raise
-
 
 @dataclass(frozen=True, slots=True)
 class Words:
@@ -175,6 +165,22 @@ def read_words(words: Sequence[str]) -> Words:
     if taken := sorted(found.keys() & _TAKEN):
         raise ConfigError(f"attribute: {taken[0]!r} has another meaning here; use another name")
     return Words(found, per, tuple(rules))
+
+
+def assigned(texts: Sequence[str], option: str) -> dict[str, str]:
+    """Read options such as `FIELD=VALUE`.
+
+    Raises:
+        ConfigError: One is not that, or a name is given twice.
+    """
+    pairs: dict[str, str] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not value or name in pairs:
+            wrong = "is given twice" if name in pairs else "is not FIELD=VALUE"
+            raise ConfigError(f"{option}: {text[:80]!r} {wrong}")
+        pairs[name] = value
+    return pairs
 
 
 def attributes_of(words: Sequence[str]) -> dict[str, str]:

@@ -15,7 +15,7 @@ from typing import IO, TYPE_CHECKING, Any
 import click
 
 from budget.cli.common import Commands, Common, attributes_of, common
-from budget.cli.output import Column, amount, note, print_json, say, scope_text, table
+from budget.cli.output import Column, amount, csv_cell, note, print_json, say, scope_text, table
 from budget.errors import ConfigError
 from budget.ledger import Entry
 
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from budget.books.books import Books
     from budget.engine import Budget
 
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet would run a cell that begins so
 _COLUMNS = ("seq", "at", "kind", "reservation", "usd", "tokens", "input_tokens", "output_tokens", "requests", "model")
 
 
@@ -118,17 +117,8 @@ def _write_csv(stream: IO[str], entries: Iterable[Entry]) -> int:
     for count, entry in enumerate(entries, 1):  # noqa: B007
         row = {**entry.to_dict(), "model": entry.model}
         texts = [json.dumps(row["scope"], ensure_ascii=True), json.dumps(row["detail"], ensure_ascii=True)]
-        writer.writerow([_cell(row[name]) for name in _COLUMNS] + [*map(_cell, texts), row["digest"]])
+        writer.writerow([csv_cell(row[name]) for name in _COLUMNS] + [*map(csv_cell, texts), row["digest"]])
     return count
-
-
-def _cell(value: Any) -> Any:
-    """Escape a text that a spreadsheet would take for a formula."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) and not _number(value) else value
-
-
-def _number(text: str) -> bool:
-    return text.removeprefix("-").replace(".", "", 1).isdigit()
 
 
 @ledger.command("verify")
@@ -202,12 +192,17 @@ def prune(common: Common, before: str, reason: str | None) -> int:
     """
     from budget.admin import actor
     from budget.books.pruning import prune as prune_books
+    from budget.sinks.places import Places, beside
 
     with opened(common) as (_, books):
         now = time.time_ns() // 1000
         done = prune_books(books, _before(before, now), now, actor(reason))
+        places = Places(beside(books, "-sinks")).known(books.account)
     if not done.audit.ok:
         return _show_audit(common, done.audit)
+    for name, place in places.items():
+        if place.seq < done.upto:
+            note(f"sink {name} had been told up to entry {place.seq} alone; what was pruned after it, it misses")
     if common.json:
         print_json({"entries": done.entries, "windows": done.windows, "upto": done.upto})
     else:

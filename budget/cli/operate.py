@@ -48,6 +48,7 @@ def move(common: Common, to: str, reason: str | None) -> None:
     from budget.books.books import Books
     from budget.books.moving import move as move_account
     from budget.config import default_records
+    from budget.records.moving import move_imported
     from budget.stores.base import open_store
     from budget.stores.records import Records
 
@@ -57,6 +58,7 @@ def move(common: Common, to: str, reason: str | None) -> None:
         target = Books(store, source.account, Records(configured))
         try:
             done = move_account(source, target, actor(reason))
+            move_imported(source, target)
         finally:
             store.close()
             if target.records is not None:
@@ -82,13 +84,15 @@ def erase(common: Common, word: str, reason: str | None) -> None:
       budget erase user=alice --reason 'request of 3 March'
     """
     from budget.admin import actor
-    from budget.books.erasing import erase as erase_value
+    from budget.alerts.erasing import forget
     from budget.cli.common import attributes_of
+    from budget.records.erasing import erase as erase_value
 
     wanted = attributes_of((word,))
     [(attribute, value)] = wanted.items()
     with opened(common) as (_, books):
         done = erase_value(books, attribute, value, actor(reason))
+        forget(books, attribute, value)
     if not done.clean:
         note(
             "a reader keeps the file's log: it still has the value until that reader has gone and something is written"

@@ -20,14 +20,15 @@ import click
 from budget.money import NANOS, show_usd
 
 __all__ = [
-    "Cell", "Column", "amount", "is_terminal", "note", "pairs", "print_json", "safe", "say", "scope_text", "some",
-    "table", "when",
+    "Cell", "Column", "amount", "csv_cell", "is_terminal", "note", "pairs", "print_json", "safe", "say", "scope_text",
+    "some", "table", "when",
 ]  # fmt: skip
 
 Cell = str | tuple[str, str]
 """A text, or a text and a style of rich; what a style says must stand in the text too."""
 _GAP = 2
 _SHORT = 10
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet would run a cell that begins so
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +85,15 @@ def scope_text(scope: Any) -> str:
 def some(names: Sequence[str], most: int = 10) -> str:
     """Write names, the first ones and how many more there are."""
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def csv_cell(value: Any) -> Any:
+    """Escape a text that a spreadsheet would take for a formula."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) and not _number(value) else value
+
+
+def _number(text: str) -> bool:
+    return text.removeprefix("-").replace(".", "", 1).isdigit()
 
 
 def is_terminal() -> bool:

@@ -1,79 +1,153 @@
-"""report: what calls cost."""
+"""report, top, suggest: what was spent, on what, and what would have held it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from decimal import Decimal
-from typing import TYPE_CHECKING
+from typing import Any
 
 import click
 
-from budget.cli.common import Common, common
-from budget.cli.output import Column, amount, note, print_json, table
+from budget.cli.answers import Answer, answers
+from budget.cli.charts import print_csv, write_plot
+from budget.cli.common import Common, attributes_of, common
+from budget.cli.output import note, print_json
+from budget.errors import ConfigError
 
-if TYPE_CHECKING:
-    from budget.report import EstimateRow
+__all__ = ["report_costs", "suggest", "top"]
 
-__all__ = ["report_costs"]
+_BY = "user, session, agent, project, run, model, provider, day or hour (UTC), any attribute, or several: user,model."
+_KINDS = {
+    "cache": "What prompt caches saved and could save, and why calls missed; by model if not said otherwise.",
+    "estimates": "How good the estimates were: error, over-reservation, overruns.",
+    "limits": "Where limits are going: how fast, what at the end of the window, when nothing is left.",
+    "rate": "What each of the last hours cost (24 if not said otherwise), idle ones too.",
+    "refusals": "What limits refused, nearly refused (less than a tenth left), or would have in shadow mode.",
+}
+_TAKEN = {
+    "costs": {"by", "since", "until", "where", "top", "above", "quota", "times_mean", "quick"},
+    "cache": {"by", "since", "until", "where", "top"},
+    "estimates": {"by", "since"},
+    "limits": {"where"},
+    "rate": {"since", "until", "where"},
+    "refusals": {"since", "until", "where"},
+    "requests_above": {"since", "until", "where", "top", "requests_above"},
+}
+"""Which options each kind of answer takes."""
+_words = click.argument("words", nargs=-1, metavar="[attr=value ...]")
+_since = click.option("--since", metavar="7d", help="How far back: 7d, 12h, 30m. Default: everything.")
+_until = click.option("--until", metavar="1d", help="Up to when, as long ago. Default: now.")
+_csv = click.option("--csv", "as_csv", is_flag=True, help="Print CSV in which no cell is a formula.")
+_plot = click.option("--plot", metavar="FILE.svg", help="Draw it into a file besides, which must not exist.")
+
+
+def _kinds(function: Any) -> Any:
+    for kind, text in reversed(_KINDS.items()):
+        function = click.option(f"--{kind}", is_flag=True, help=text)(function)
+    return function
 
 
 @click.command("report")
-@click.option("--by", default="user", show_default=True, metavar="WHAT",
-              help="user, session, agent, run, model, provider, day (UTC), or any attribute.")  # fmt: skip
-@click.option("--since", metavar="7d", help="How far back: 7d, 12h, 30m. Default: everything.")
-@click.option("--estimates", is_flag=True, help="How good the estimates were: error, over-reservation, overruns.")
+@_words
+@click.option("--by", metavar="WHAT", help=f"{_BY}  [default: user]")
+@_since
+@_until
+@click.option("--top", type=click.IntRange(1), metavar="N", help="How many rows at most.")
+@click.option("--above", metavar="AMOUNT", help="Only rows that cost more, such as '$1'.")
+@click.option("--quota", metavar="AMOUNT/day", help="Only days (or hours) of a row that cost more, such as '$10/day'.")
+@click.option("--times-mean", metavar="N", help="Only rows at N times the mean of all rows, or more.")
+@click.option("--requests-above", metavar="N", help="Single calls that cost more than N times the mean of all.")
+@click.option("--quick", is_flag=True, help="Sums alone, at once also of millions of calls: no quantiles.")
+@_kinds
+@_csv
+@_plot
 @common
-def report_costs(common: Common, by: str, since: str | None, estimates: bool) -> None:
+def report_costs(common: Common, words: tuple[str, ...], as_csv: bool, plot: str | None, **given: Any) -> None:
     """Report what calls cost, the dearest first, with quantiles over the cost of each call.
 
     \b
     Example:
       budget report --by model --since 7d
-      budget report --by day --json
-      budget report --by model --estimates
+      budget report --by session --above '$1' --since 24h
+      budget report --by user --quota '$10/day'
+      budget report agent=support --by day --csv
+      budget report --cache --by agent
     """
-    from budget.report import report, report_estimates
+    kinds = [name for name in _KINDS if given.pop(name)]
+    kinds += ["requests_above"] if given["requests_above"] is not None else []
+    if len(kinds) > 1:
+        raise ConfigError(f"report: {_option(kinds[0])} and {_option(kinds[1])} are two reports")
+    kind = kinds[0] if kinds else "costs"
+    asked = {name: value for name, value in given.items() if value not in (None, False)}
+    asked |= {"where": attributes_of(words)} if words else {}
+    wrong = next((name for name in asked if name not in _TAKEN[kind]), None)
+    if wrong is not None:
+        what = "attributes" if wrong == "where" else _option(wrong)
+        raise ConfigError(f"report: {_option(kind)} does not take {what}")
+    _answer(common, answers(kind), asked, as_csv, plot)
 
+
+@click.command("top")
+@_words
+@click.option("--by", default="user", show_default=True, metavar="WHAT", help=_BY)
+@click.option("-n", "top", type=click.IntRange(1), default=10, show_default=True, help="How many rows.")
+@click.option("--since", metavar="7d", default="7d", show_default=True, help="How far back: 7d, 12h, 30m.")
+@_csv
+@_plot
+@common
+def top(
+    common: Common, words: tuple[str, ...], by: str, top: int, since: str, as_csv: bool, plot: str | None
+) -> None:  # fmt: skip
+    """Show who costs most, with their share and the last days.
+
+    \b
+    Example:
+      budget top
+      budget top --by agent -n 5 --since 30d
+    """
+    asked = {"by": by, "top": top, "since": since, "where": attributes_of(words), "quick": True}
+    _answer(common, answers("top"), asked, as_csv, plot)
+
+
+@click.command("suggest")
+@_words
+@_since
+@_until
+@click.option("--at", type=click.Choice(["p95", "p99", "max"]), default="p99", show_default=True,
+              help="Which of the limits are printed as commands.")  # fmt: skip
+@_csv
+@common
+def suggest(
+    common: Common, words: tuple[str, ...], since: str | None, until: str | None, at: str, as_csv: bool
+) -> None:  # fmt: skip
+    """Suggest limits from what was observed, with what each would have refused of the same calls.
+
+    \b
+    Example:
+      budget suggest --since 30d
+      budget suggest agent=support --at p95
+    """
+    asked = {"since": since, "until": until, "where": attributes_of(words)}
+    _answer(common, answers("suggest", at), asked, as_csv, None)
+
+
+def _answer(common: Common, answer: Answer, asked: dict[str, Any], as_csv: bool, plot: str | None) -> None:
+    """Ask, and print the answer in one of its forms."""
+    if common.json and as_csv:
+        raise ConfigError("--json and --csv: choose one")
+    if plot is not None and answer.plot is None:
+        raise ConfigError("--plot: there is nothing to draw of this report")
     with common.open() as budget:
-        if estimates:
-            _show_estimates(common, by, report_estimates(budget.entries(since=since), by))
-            return
-        rows = report(budget.entries(since=since), by)
+        rows = answer.ask(budget, **asked)
+        if plot is not None and answer.plot is not None:
+            write_plot(plot, answer.plot(rows, asked))
+        if not common.json and not as_csv:
+            answer.show(budget, rows, asked)
     if common.json:
-        print_json([row.to_dict() for row in rows])
-        return
-    columns = [
-        Column(by, shrink=True), Column("calls", True), Column("cost", True), Column("mean", True, drop=3),
-        Column("p50", True, drop=4), Column("p95", True, drop=2), Column("p99", True, drop=5),
-        Column("input", True, drop=6), Column("output", True, drop=7), Column("cache read", True, drop=8),
-        Column("cache write", True, drop=9), Column("refused", True, drop=1),
-    ]  # fmt: skip
-    names = [name for name in rows[0].__slots__ if name != "by"] if rows else []
-    table(columns, [["(none)" if r.by is None else r.by, *(amount(getattr(r, n)) for n in names)] for r in rows])
-    if not rows:
-        note("there are no calls in the ledger")
+        print_json(rows.to_dicts())
+    elif as_csv:
+        print_csv(rows)
+    if not rows and not common.json:
+        note(answer.nothing)
 
 
-def _show_estimates(common: Common, by: str, rows: Sequence[EstimateRow]) -> None:
-    if common.json:
-        print_json([row.to_dict() for row in rows])
-        return
-    columns = [
-        Column(by, shrink=True), Column("calls", True), Column("cost", True), Column("expected", True, drop=1),
-        Column("reserved", True, drop=2), Column("bias", True), Column("p50 error", True, drop=4),
-        Column("p95 error", True, drop=3), Column("reserved/cost", True), Column("overruns", True),
-        Column("share", True, drop=5),
-    ]  # fmt: skip
-    cells = [(
-        "(none)" if r.by is None else r.by, amount(r.calls), amount(r.usd), amount(r.usd_expected),
-        amount(r.usd_reserved), _percent(r.bias), _percent(r.p50_error), _percent(r.p95_error),
-        "-" if r.over_reservation is None else f"{r.over_reservation:.2f}", amount(r.overruns),
-        _percent(r.overrun_share),
-    ) for r in rows]  # fmt: skip
-    table(columns, cells)
-    if not rows:
-        note("there are no calls in the ledger that have an estimate with a bound, and a usage")
-
-
-def _percent(ratio: Decimal | None) -> str:
-    return "-" if ratio is None else f"{100 * ratio:.2f} %"
+def _option(name: str) -> str:
+    return "a report of costs" if name == "costs" else f"--{name.replace('_', '-')}"

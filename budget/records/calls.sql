@@ -5,7 +5,11 @@
 create table accounts (
     id integer primary key,
     name text not null unique,
-    seq integer not null default 0                      -- of the last entry of the ledger that was read
+    seq integer not null default 0,                     -- of the last entry of the ledger that was read,
+    digest blob not null default x'',                   -- and its digest: with another one it is another ledger
+    since integer not null default 0,                   -- the ledger's last entry when it was begun to be read
+    pruned integer not null default 0,                  -- up to where the ledger's entries are not kept any more
+    texts integer not null default 0                    -- how often texts were changed or all was made anew
 ) strict;
 
 create table names (                                    -- what the numbers in the columns of `calls` stand for
@@ -36,10 +40,13 @@ create table calls (
 
 create unique index calls_id on calls (account, id);
 create index calls_at on calls (account, at, usd);
+create index calls_user on calls (account, user, at);
+create index calls_session on calls (account, session, at);
 
 create table turned (                                   -- refusals, and what limits in shadow mode would have refused
     account integer not null,
     seq integer not null,
+    part integer not null,                              -- 0: the first limit of a refusal; others from 1
     at integer not null,
     shadow integer not null,
     "limit" text not null,

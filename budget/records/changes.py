@@ -3,7 +3,7 @@
 A call is one reservation id with an end that was charged. A correction after its lease ended belongs to the same call:
 its amounts are added to those of the expiry, and its usage, the whole truth about a call, takes the place of what was
 known. A late refund takes the call away again. The end of a link, which only closes what a batch has left open, is no
-call.
+call, and the end that a recovery repeats, because a server had lost it, is the one that was read before.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def _change_of(entry: Entry) -> Change | None:
         return Shadowed(*_about(entry, named)) if named else None
     if kind == "refused":
         return Refused(*_about(entry, detail.get("refused", ())))
-    if id is None or "link" in detail:
+    if id is None or "link" in detail or "recovered" in detail:
         return None
     if kind == "refunded":
         return Withdrawn(id) if detail.get("late") else None

@@ -18,11 +18,12 @@ CHARGED = ("reconciled", "expired", "recorded")
 """The kinds of entries that end a call and charge it."""
 COLUMNS = ("user", "session", "agent", "project", "model", "provider", "run")
 """The attributes that have a column of their own in a `CallFile`; others are tags."""
+_MAPPINGS = ("scope", "usage", "rates")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # "frozen" would take four times as long to make, once per call
 class Record:
-    """What one call was. Money is int nano-dollars.
+    """What one call was. Money is int nano-dollars. Nobody changes it.
 
     Attributes:
         id: Of the reservation (32 hex digits): where a receiver cannot tell what it has had, this is how.
@@ -118,7 +119,7 @@ class Record:
             elif name == "at_us":
                 found["at"] = self.at.isoformat()
             else:
-                found[name] = dict(value) if isinstance(value, Mapping) else value
+                found[name] = dict(value) if name in _MAPPINGS and value is not None else value
         return found
 
 

@@ -3,32 +3,23 @@
 A first pass reads only the times. If they do not go back, the second pass streams, and a file of any length needs no
 memory; else the calls are read whole and sorted, calls of one instant staying in the order of the file.
 
-Times are exact: nanoseconds, an int where that is exact, else a Fraction (both compare exactly), because the order of
-what ends and what begins decides what is refused, and traces carry more digits than a microsecond clock.
+Times are exact (`budget.importing.exact`), because the order of what ends and what begins decides what is refused.
 """
 
 from __future__ import annotations
 
 import csv
-import gzip
-import re
-import zlib
 from collections.abc import Callable, Iterator, Mapping
-from datetime import UTC, datetime
-from fractions import Fraction
-from functools import lru_cache
-from io import BufferedReader, TextIOWrapper
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import cast
 
 from budget.errors import BudgetError, ConfigError
+from budget.importing.exact import LATEST, SECOND, UNITS, Exact, count, number, read_time
+from budget.importing.files import columns_of, listed, rows_of
 from budget.limits import check_attributes
-from budget.window import instant
+from budget.replay.calls import Call
 
-__all__ = ["FIELDS", "PRESETS", "Call", "Exact", "Trace", "read_time"]
-
-Exact = int | Fraction
-"""Nanoseconds since the epoch, or between two instants."""
+__all__ = ["FIELDS", "PRESETS", "Trace"]
 
 _ATTRIBUTES = ("user", "session", "agent", "model")
 FIELDS = (
@@ -54,35 +45,6 @@ PRESETS: dict[str, dict[str, str]] = {
 """Column names by field, of public traces."""
 
 _CACHED = 65536
-_SECOND = 10**9
-_UNITS = {"_ms": 10**6, "_us": 10**3, "_ns": 1}
-_LATEST = 7_258_118_400 * _SECOND  # the year 2200: every window that begins before it ends before `window.FOREVER`
-_UNIX = 10**9 * _SECOND  # as a number of seconds it is the year 2001; as an offset it would be 31 years
-_NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d{1,2})?", re.ASCII)
-_PLAIN = re.compile(r"(\d{1,18})(?:\.(\d{1,9}))?", re.ASCII)
-_COUNT = re.compile(r"(\d{1,15})(?:\.0*)?", re.ASCII)
-_FRACTION = re.compile(r"(?:(?<=:\d\d:\d\d)|(?<=[T ]\d{6}))[.,](\d{1,40})", re.ASCII)
-
-
-class Call(NamedTuple):
-    """One recorded call. It sorts by time, then by its place in the file.
-
-    Attributes:
-        at: When it began, exact nanoseconds since the epoch.
-        line: The line of the file that it ends on.
-        end: When it ended, or None if the trace does not know.
-        who: user, session, agent, model; "" where there is none.
-        input: Input tokens that were neither read from nor written to a cache.
-    """
-
-    at: Exact
-    line: int
-    end: Exact | None
-    who: tuple[str, str, str, str]
-    input: int
-    cache_read: int
-    cache_write: int
-    output: int
 
 
 class Trace:
@@ -119,22 +81,22 @@ class Trace:
         self._start, self._on_malformed = start, on_malformed
         self._fill = {_field(name, "--set"): value.strip() for name, value in (fill or {}).items()}
         self._known: dict[tuple[str, ...], tuple[str, str, str, str]] = {}
-        header = next((row for _, row in self._read()), None)
+        header = next((row for _, row in rows_of(self.path)), None)
         if header is None or isinstance(header, csv.Error):
             raise BudgetError(f"{self.path}: {header or 'the file is empty'}; the first line must name the columns")
         header = [name.strip() for name in header]
-        names = _columns(header, preset, columns or {})
+        names = columns_of(header, FIELDS, PRESETS, preset, columns or {})
         missing = [name for name in _REQUIRED if name not in names and not self._fill.get(name)]
         if missing:
             raise ConfigError(
                 f"trace: no column gives {', '.join(missing)}; name it with --column {missing[0]}=NAME, or give one "
-                f"value for all with --set {missing[0]}=VALUE. The columns are {_listed(header)}"
+                f"value for all with --set {missing[0]}=VALUE. The columns are {listed(header)}"
             )
         self._width = len(header)
         # A field without a column reads the empty cell that is put behind every row.
         places = [header.index(names[name]) if name in names else self._width for name in FIELDS]
         self._cells = [(place, self._fill.get(name, "")) for name, place in zip(FIELDS, places, strict=True)]
-        self._units = [_UNITS.get(names.get(name, "")[-3:], _SECOND) for name in ("time", "duration")]
+        self._units = [UNITS.get(names.get(name, "")[-3:], SECOND) for name in ("time", "duration")]
 
     def calls(self) -> Iterator[Call]:
         """Iterate the calls by time, then file order.
@@ -182,21 +144,21 @@ class Trace:
             row[place].strip() or default for place, default in self._cells
         ]
         at = self._time(time)
-        lasted = _number(duration, self._units[1]) if duration else 0
-        if lasted is None or not 0 <= lasted < _LATEST - at:
+        lasted = number(duration, self._units[1]) if duration else 0
+        if lasted is None or not 0 <= lasted < LATEST - at:
             raise ValueError("duration: is not a number from 0 that ends before the year 2200")
         end = at + lasted if duration else None
         who = self._known.get((user, session, agent, model)) or self._check((user, session, agent, model))
-        all_input, cached = _count(given, "input_tokens"), _count(read or "0", "cache_read_tokens")
-        stored = _count(written or "0", "cache_write_tokens")
+        all_input, cached = count(given, "input_tokens"), count(read or "0", "cache_read_tokens")
+        stored = count(written or "0", "cache_write_tokens")
         fresh = all_input - cached - stored
         if fresh < 0:
             raise ValueError(f"input_tokens: {all_input} is below its cached tokens ({cached} read, {stored} written)")
-        return Call(at, line, end, who, fresh, cached, stored, _count(output, "output_tokens"))
+        return Call(at, line, end, who, fresh, cached, stored, count(output, "output_tokens"))
 
     def _time(self, text: str) -> Exact:
         at = read_time(text, self._start, self._units[0])
-        if not 0 <= at < _LATEST:
+        if not 0 <= at < LATEST:
             raise ValueError("time: is not between the years 1970 and 2200")
         return at
 
@@ -210,112 +172,12 @@ class Trace:
         return who
 
     def _body(self) -> Iterator[tuple[int, list[str] | csv.Error]]:
-        rows = self._read()
+        rows = rows_of(self.path)
         next(rows, None)
         return rows
-
-    def _read(self) -> Iterator[tuple[int, list[str] | csv.Error]]:
-        """Iterate the rows that are not blank, with the number of their last line; an error for what is no CSV."""
-        line = 0
-        try:
-            with self.path.open("rb") as raw:
-                packed = raw.peek(2)[:2] == b"\x1f\x8b"
-                plain = cast(BufferedReader, gzip.GzipFile(fileobj=raw)) if packed else raw
-                # A byte that is not UTF-8 spoils its own row, if it stands in a column that is read, and no other.
-                with TextIOWrapper(plain, encoding="utf-8-sig", errors="surrogateescape", newline="") as text:
-                    reader = csv.reader(text, strict=True)
-                    while True:
-                        row: list[str] | csv.Error | None
-                        try:
-                            row = next(reader, None)
-                        except csv.Error as error:
-                            row = error
-                        line = reader.line_num
-                        if row is None:
-                            return
-                        if row:
-                            yield line, row
-        except (OSError, EOFError, zlib.error) as error:
-            raise BudgetError(f"{self.path}, after line {line}: {error}") from error
-
-
-def read_time(text: str, start: Exact = 0, unit: int = _SECOND) -> Exact:
-    """Read an instant, exactly, as nanoseconds since the epoch.
-
-    Args:
-        text: ISO 8601 with any number of decimals, UTC where it names no zone; or a number, relative to `start`.
-        start: Where relative times begin.
-        unit: Nanoseconds in one of a relative time.
-
-    Raises:
-        ValueError: It is neither, or a number that looks like Unix time where `start` is not the epoch.
-    """
-    offset = _number(text, unit)
-    if offset is not None:
-        if start and offset >= _UNIX:
-            raise ValueError("time: looks like Unix time; read it as such with --start 1970-01-01")
-        return start + offset
-    fraction = _FRACTION.search(text)
-    if fraction is None:
-        return _whole(text)
-    return _whole(text[: fraction.start()] + text[fraction.end() :]) + (_number(f"0.{fraction[1]}", _SECOND) or 0)
-
-
-@lru_cache(maxsize=64)
-def _whole(text: str) -> int:
-    """Read an instant without a fraction of a second; the rows of one second are neighbours."""
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise ValueError("time: is neither like 2026-01-31T12:00:00Z nor a number") from None
-    return instant(moment if moment.tzinfo else moment.replace(tzinfo=UTC)) * 1000
-
-
-def _number(text: str, unit: int) -> Exact | None:
-    """Read a number of units as nanoseconds, exactly; None if it is not a number."""
-    plain = _PLAIN.fullmatch(text)
-    if plain is not None:
-        whole, decimals = plain.groups("")
-        parts: int = 10 ** len(decimals)
-        value, rest = divmod(int(whole + decimals) * unit, parts)
-        if not rest:
-            return value
-    elif not _NUMBER.fullmatch(text):
-        return None
-    exact = Fraction(text) * unit
-    return exact.numerator if exact.denominator == 1 else exact
-
-
-def _count(text: str, name: str) -> int:
-    match = _COUNT.fullmatch(text)
-    if match is None:
-        raise ValueError(f"{name}: is not a whole number from 0 to 10^15")
-    return int(match[1])
 
 
 def _field(name: str, option: str) -> str:
     if name not in FIELDS:
         raise ConfigError(f"{option}: {name[:40]!r} is none of {', '.join(FIELDS)}")
     return name
-
-
-def _listed(header: list[str]) -> str:
-    # As literals, because a name from a file may hold what a terminal would obey.
-    return ", ".join(map(repr, header))[:400]
-
-
-def _columns(header: list[str], preset: str | None, columns: Mapping[str, str]) -> dict[str, str]:
-    """Return the column of each field that has one."""
-    if preset is None:
-        fits = (name for name, wanted in PRESETS.items() if set(wanted.values()) <= set(header))
-        preset = next(fits, None)
-    elif preset not in PRESETS:
-        raise ConfigError(f"--preset: {preset[:40]!r} is none of {', '.join(PRESETS)}")
-    names = {name: name for name in FIELDS if name in header}
-    names |= PRESETS[preset] if preset else {}
-    names |= {_field(name, "--column"): column for name, column in columns.items()}
-    wrong = [column for column in names.values() if header.count(column) != 1]
-    if wrong:
-        how = "stands twice in" if wrong[0] in header else "is not in"
-        raise ConfigError(f"trace: {wrong[0]!r} {how} the header: {_listed(header)}")
-    return names

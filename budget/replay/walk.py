@@ -1,12 +1,13 @@
-"""The walk: a trace's calls, played against limits in a scratch account whose time it gives.
+"""The walk: calls of the past, played against limits in scratch accounts whose time it gives.
 
 Each call reserves what it cost (or that, scaled) when it began, and is reconciled when it ended, or at once if the
 trace does not know. Whatever ends at an instant ends before what begins then. A store's clock counts microseconds and
 never goes back; the walk goes by exact times and hands over their whole microseconds, and as the bounds of windows are
 whole microseconds too, every call lands in the window of its exact time.
 
-The account is new, so the version of its policy is 0 and the limits given are the only ones; it is removed at the end,
-however that comes. Nothing else of the store is read or written.
+An account is new, so the version of its policy is 0 and the limits given are the only ones; it is removed at the end,
+however that comes. Nothing else of the store is read or written. Several policies have an account each, and get the
+calls one after the other, so that a trace is read once and never held.
 """
 
 from __future__ import annotations
@@ -14,108 +15,49 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
 from heapq import heappop, heappush
 from typing import Any, NamedTuple
 
 from budget.commands import Amounts, Command, Reconcile, Reserve
-from budget.errors import BudgetError, ConfigError, UnknownModel
+from budget.errors import BudgetError
+from budget.importing.exact import Exact
 from budget.limits import Limit
-from budget.money import format_usd
 from budget.policy import Match, Policy
-from budget.prices import Model, PriceBook
-from budget.replay.trace import Call, Exact, Trace
+from budget.prices import PriceBook
+from budget.replay.calls import Call, Past
+from budget.replay.pricing import Known, Pricing
+from budget.replay.result import Comparison, LimitResult, Replay, results
 from budget.stores.base import Store
-from budget.usage import Usage
 
-__all__ = ["SAMPLE", "LimitResult", "Replay", "replay"]
+__all__ = ["SAMPLE", "compare", "replay"]
 
 SAMPLE = 5000
 """Calls whose commands the store alone carries out again, to tell how much of the time was its own."""
 _TIMEOUT = 60.0  # seconds: nothing waits for the answer but the replay, and after a missing one it could not go on
 _MARGIN = 3600 * 10**6  # microseconds of lease beyond a call's end: nothing expires here
-_CACHED = 4096
+_CACHED = 16384
 _STEP = 256  # calls between two reports of progress
-
-
-@dataclass(slots=True)
-class LimitResult:
-    """What one limit did. `text` is as it was given.
-
-    Attributes:
-        refused: Calls it refused, alone or with others.
-        max_spent: The largest `spent` of its pools, nano-dollars; None for other units. Where nothing is shared (a
-            cap, a run limit on a call without a session) each admitted call is a pool of its own.
-    """
-
-    text: str
-    limit: Limit
-    refused: int = 0
-    max_spent: int | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON types; money is a decimal string."""
-        spent = None if self.max_spent is None else format_usd(self.max_spent)
-        return {"limit": self.text, "refused": self.refused, "max_spent_usd": spent}
-
-
-@dataclass(slots=True)
-class Replay:
-    """What a replay found. Money in nano-dollars.
-
-    Attributes:
-        calls: Calls replayed: `admitted` and `refused`.
-        spent: What the admitted calls cost.
-        refused_cost: What the refused calls would have cost.
-        limits: One per given limit, in the order given.
-        skipped: Malformed rows.
-        rate: Calls per second, reading included; None for an empty trace.
-        store_rate: The same of the store alone, on up to `SAMPLE` calls.
-    """
-
-    limits: list[LimitResult]
-    calls: int = 0
-    admitted: int = 0
-    refused: int = 0
-    spent: int = 0
-    refused_cost: int = 0
-    skipped: int = 0
-    rate: float | None = None
-    store_rate: float | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON types; money is a decimal string."""
-        return {
-            "calls": self.calls,
-            "admitted": self.admitted,
-            "refused": self.refused,
-            "skipped": self.skipped,
-            "spent_usd": format_usd(self.spent),
-            "refused_usd": format_usd(self.refused_cost),
-            "limits": [limit.to_dict() for limit in self.limits],
-            "calls_per_second": None if self.rate is None else round(self.rate),
-            "store_calls_per_second": None if self.store_rate is None else round(self.store_rate),
-        }
 
 
 def replay(
     store: Store,
-    trace: Trace,
-    limits: Sequence[str],
+    past: Past,
+    limits: Sequence[str | Limit],
     book: PriceBook,
     *,
     reserve: Fraction = Fraction(1),
     priced_at: int | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> Replay:
-    """Play a trace against limits.
+    """Play calls against limits.
 
     Args:
         store: Where the scratch account is made.
-        trace: The calls.
-        limits: The limits, as text; no others apply.
+        past: The calls.
+        limits: The limits; no others apply.
         book: The prices.
         reserve: What a call reserves is this times what it cost and the tokens it used, rounded up.
         priced_at: Price every call as of this instant, microseconds since the epoch; None: as of when it began.
@@ -126,29 +68,64 @@ def replay(
         BudgetError: The trace cannot be read, or a model has no price; names the line.
         StoreUnavailable: The store cannot answer.
     """
-    found = Replay(_results(limits))
-    with _scratch(store) as account:
-        walk = _Walk(store, account, found, book, reserve, priced_at)
-        began = time.perf_counter()
-        for call in trace.calls():
-            walk.advance(call.at)
-            walk.begin(call)
-            if on_progress is not None and found.calls % _STEP == 0:
-                on_progress(found.calls)
-        walk.advance(None)
-        if found.calls:
-            found.rate = found.calls / (time.perf_counter() - began)
-    found.skipped = trace.skipped
-    if found.calls:
-        found.store_rate = min(found.calls, SAMPLE) / _store_alone(store, walk.sample)
+    pricing = Pricing(book, at=priced_at)
+    return compare(store, past, {"": limits}, pricing, reserve=reserve, on_progress=on_progress).policies[""]
+
+
+def compare(
+    store: Store,
+    past: Past,
+    policies: Mapping[str, Sequence[str | Limit]],
+    pricing: Pricing,
+    *,
+    before: Pricing | None = None,
+    reserve: Fraction = Fraction(1),
+    on_progress: Callable[[int], None] | None = None,
+) -> Comparison:
+    """Play calls against several policies, each by itself.
+
+    Args:
+        policies: The limits of each, by its name.
+        pricing: What calls cost.
+        before: What they cost as they were, if `pricing` is something else.
+        store, past, reserve, on_progress: As of `replay`.
+
+    Raises:
+        ConfigError, BudgetError, StoreUnavailable: As `replay`.
+    """
+    found = Comparison({name: Replay(results(limits)) for name, limits in policies.items()})
+    total, cost_before, count, now, began = 0, 0, 0, 0, time.perf_counter()
+    with ExitStack() as accounts:
+        walks = [
+            _Walk(store, accounts.enter_context(_scratch(store)), played, reserve) for played in found.policies.values()
+        ]
+        for call in past.calls():
+            now, known = int(call.at // 1000), pricing.known(call)
+            amounts = pricing.amounts(call, known, now)
+            for walk in walks:
+                walk.advance(call.at)
+                walk.begin(call, known, amounts, now)
+            total, count = total + (amounts[0] or 0), count + 1
+            found.curve.add(now, total)
+            if before is not None:
+                cost_before += before.amounts(call, before.known(call), now)[0] or 0
+            if on_progress is not None and count % _STEP == 0:
+                on_progress(count)
+        for walk in walks:
+            walk.advance(None)
+    rate = count / (time.perf_counter() - began) if count else None
+    alone = min(count, SAMPLE) / _store_alone(store, walks[0].sample) if count else None
+    for played in found.policies.values():
+        played.rate, played.store_rate, played.skipped = rate, alone, past.skipped
+        played.before = None if before is None else cost_before
+        if count:
+            played.curve.add(now, played.spent)
     return found
 
 
 class _Who(NamedTuple):
     """What is the same for all calls of one user, session, agent and model."""
 
-    model: Model
-    scope: Mapping[str, str]
     matches: Sequence[Match]
     results: Sequence[LimitResult]  # of each match
     pooled: Sequence[LimitResult]  # of each match that has a pool
@@ -156,21 +133,21 @@ class _Who(NamedTuple):
 
 @dataclass(slots=True)
 class _Walk:
-    """A replay under way. `ends` is a heap of (exact time, number of the call, microseconds, amounts, results)."""
+    """A replay under way. `ends` is a heap of (exact time, number of the call, amounts, results)."""
 
     store: Store
     account: str
     found: Replay
-    book: PriceBook
     reserve: Fraction
-    priced_at: int | None
     sample: list[tuple[Command, int]] = field(default_factory=list)
     ends: list[tuple[Exact, int, Amounts, Sequence[LimitResult]]] = field(default_factory=list)
     policy: Policy = field(init=False)
-    _known: dict[tuple[str, str, str, str], _Who] = field(default_factory=dict)
+    _ratio: tuple[int, int] = field(init=False)
+    _known: dict[tuple[str, ...], _Who] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.policy = Policy(0, (), [result.limit for result in self.found.limits])
+        self._ratio = self.reserve.as_integer_ratio()
 
     def advance(self, to: Exact | None) -> None:
         """End the calls that end by an instant, it included; all of them for None."""
@@ -178,17 +155,16 @@ class _Walk:
             at, number, amounts, pooled = heappop(self.ends)
             self._end(int(at // 1000), number, amounts, pooled)
 
-    def begin(self, call: Call) -> None:
+    def begin(self, call: Call, known: Known, amounts: Amounts, now: int) -> None:
         """Reserve for a call, and end it at once if nobody knows when it did."""
         found = self.found
         found.calls += 1
-        who = self._known.get(call.who) or self._meet(call)
-        now = int(call.at // 1000)
-        amounts = self._amounts(call, who.model, now)
+        who = self._known.get(call.who) or self._meet(call, known)
         reserved = self._scaled(amounts)
         until = now if call.end is None else int(call.end // 1000)
         draws = self.policy.draws(who.matches, reserved, now)
-        command = Reserve(f"{found.calls:032x}", "", reserved, draws, 0, until - now + _MARGIN, who.scope, {})
+        # Without its attributes, which decide nothing any more: nobody will read this ledger.
+        command = Reserve(f"{found.calls:032x}", "", reserved, draws, 0, until - now + _MARGIN, {}, {})
         outcome = self._ask(command, now)
         cost = amounts[0] or 0
         if outcome.status == "refused":
@@ -201,6 +177,7 @@ class _Walk:
             raise BudgetError(f"line {call.line}: the store answered {outcome.status!r} to the reserve of a replay")
         found.admitted += 1
         found.spent += cost
+        found.curve.add(now, found.spent)
         for match, result in zip(who.matches, who.results, strict=True):
             if match.pool is None and result.max_spent is not None:
                 result.max_spent = max(result.max_spent, cost)
@@ -222,47 +199,22 @@ class _Walk:
             self.sample.append((command, now))
         return self.store.call(self.account, command, _TIMEOUT, now)
 
-    def _meet(self, call: Call) -> _Who:
-        user, session, agent, name = call.who
-        try:
-            model = self.book.find(name)
-        except UnknownModel as error:
-            raise BudgetError(f"line {call.line}: {error}") from error
-        given = {"user": user, "session": session, "run": session, "agent": agent, "model": model.id}
-        scope = {name: value for name, value in {**given, "provider": model.provider}.items() if value}
-        matches = self.policy.matches(scope, (), ())
+    def _meet(self, call: Call, known: Known) -> _Who:
+        matches = self.policy.matches(known.scope, (), ())
         by_limit = {result.limit.identity: result for result in self.found.limits}
         results = [by_limit[match.limit.identity] for match in matches]
         pooled = [result for match, result in zip(matches, results, strict=True) if match.pool is not None]
         if len(self._known) >= _CACHED:
             self._known.clear()
-        who = self._known[call.who] = _Who(model, scope, matches, results, pooled)
+        who = self._known[call.who] = _Who(matches, results, pooled)
         return who
 
-    def _amounts(self, call: Call, model: Model, now: int) -> Amounts:
-        # A trace does not say for how long a write was cached; five minutes is what a request gets that does not ask.
-        written = {"5m": call.cache_write} if call.cache_write else {}
-        usage = Usage(input=call.input, cache_read=call.cache_read, cache_write=written, output=call.output)
-        rates = model.rates(now if self.priced_at is None else self.priced_at)
-        return rates.cost(usage).nanos, usage.tokens, usage.input_tokens, usage.output, 1
-
     def _scaled(self, amounts: Amounts) -> Amounts:
-        times, over = self.reserve.as_integer_ratio()
+        times, over = self._ratio
         if times == over:
             return amounts
         usd, tokens, given, output = (-(-(amount or 0) * times // over) for amount in amounts[:4])
         return usd, tokens, given, output, 1
-
-
-def _results(texts: Sequence[str]) -> list[LimitResult]:
-    results: dict[tuple[Any, ...], LimitResult] = {}
-    for text in texts:
-        limit = Limit(text)
-        twin = results.get(limit.identity)
-        if twin is not None:
-            raise ConfigError(f"limit: {twin.text!r} and {text!r} are one limit, set twice; replay one after the other")
-        results[limit.identity] = LimitResult(text, limit, 0, 0 if limit.unit == "usd" else None)
-    return list(results.values())
 
 
 def _store_alone(store: Store, commands: Sequence[tuple[Command, int]]) -> float:

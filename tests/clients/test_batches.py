@@ -24,7 +24,6 @@ from budget.clients.late import along, calls, links, results
 from budget.commands import Reserve
 from budget.demo.provider import Provider
 from budget.ledger import Entry
-from budget.report import report
 
 from .conftest import CHAT_IN, CHAT_MODEL, CHAT_OUT, IN, MODEL, OUT, REQUEST, is_sync, open_reservations, run_async
 
@@ -130,7 +129,7 @@ def test_a_message_batch(budget: Budget, plain: Make, provider: Provider, kind: 
     assert end.usage is not None
     assert end.usage.traits == {"service_tier": "batch"}
     assert "estimated" not in end.detail
-    assert [row.calls for row in report(budget.entries(), by="model")] == [1]
+    assert [row.calls for row in budget.report("model")] == [1]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -273,11 +272,11 @@ def test_what_nobody_collects_is_charged_and_a_late_collection_corrects_it(
         time.sleep(0.05)
         budget.status()
     assert state(budget) == (reserved, 0)
-    assert [row.calls for row in report(budget.entries(), by="model")] == [1]
+    assert [row.calls for row in budget.report("model")] == [1]
     list(client.messages.batches.results(made.id))
     assert state(budget) == (at_half(provider.later.billed(made.id)), 0)
     assert open_reservations(budget) == []
-    assert [row.calls for row in report(budget.entries(), by="model")] == [1]
+    assert [row.calls for row in budget.report("model")] == [1]
 
 
 # --- what is reserved, and what is refused ----------------------------------------------------------------------------

@@ -1,0 +1,1 @@
+"""Sinks: what a call was is told to the outside, exactly once, whatever the outside does meanwhile."""
