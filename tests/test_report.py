@@ -286,6 +286,8 @@ def test_what_limits_refused_nearly_refused_and_would_have_refused(clock: Clock)
             ("per=user $10/day", 2, 0, 1, 1), ("$0.95/request", 1, 0, 0, 1), ("user=bob $3/day", 0, 1, 1, 1),
         ]  # fmt: skip
         assert rows[0].first == rows[0].last == clock.start
+        by_rows = {row.by: row.refused for row in budget.report("user,agent")}
+        assert by_rows == {("alice", None): 2, ("carol", None): 1, ("bob", None): 0}
         assert [row.limit for row in budget.questions.refusals(where={"user": "carol"})] == ["$0.95/request"]
         clock.ahead(hours=1)
         assert budget.questions.refusals(since="30m") == []
@@ -303,6 +305,18 @@ def test_a_rolling_limit_is_near_only_while_what_was_spent_counts(clock: Clock) 
         clock.ahead(hours=2)
         spend(budget, "$0.60")
         assert [(row.limit, row.near) for row in budget.questions.refusals()] == [("$1/1h rolling", 1)]
+
+
+def test_what_was_spent_before_the_period_counts_in_it(clock: Clock) -> None:
+    for window in ("month", "7d rolling", "lifetime"):
+        with timed(clock, f"$10/{window}") as budget:
+            spend(budget, "$8")
+            clock.ahead(days=3)
+            spend(budget, "$1.50")
+            assert [row.near for row in budget.questions.refusals(since="1h")] == [1]
+            clock.ahead(days=60)
+            assert budget.questions.refusals(since="1h") == []
+            clock.now_us = int(clock.start.timestamp()) * 10**6
 
 
 def test_where_limits_are_going(clock: Clock) -> None:
@@ -357,6 +371,18 @@ def test_a_report_is_of_the_calls_as_they_are_when_it_is_asked(store_url: str, t
         assert [row.usd for row in budget.report("user", where={"team": "red"})] == [Decimal("0.5")]
         assert budget.report([]).to_dicts()[0]["usd"] == "0.75"
         assert [row.limit for row in budget.questions.refusals()] == ["$1/request"]
+
+
+def test_a_suggested_limit_takes_what_fills_it_to_the_last_cent() -> None:
+    with Budget("memory://") as budget:
+        for number in range(20):
+            budget.record(usd="10", user=f"user-{number}")
+        for usd in ("6", "4", "1"):
+            budget.record(usd=usd, user="late")
+        rows = {row.limit: row for row in budget.questions.suggest() if row.percent == 95}
+    day = rows["per=user $10/day"]
+    assert (day.of, day.refused_calls, day.refused_usd, day.refused_users) == (21, 1, 1, 1)
+    assert day.command == "budget set per=user '$10/day'"
 
 
 def test_estimates_of_an_engine_as_another_computes_them() -> None:

@@ -96,10 +96,11 @@ def _coding(chance: random.Random, count: int) -> Iterator[tuple[str, float, int
             at, given, known = chance.uniform(0, 86400), chance.randint(8_000, 30_000), 0
             for _ in range(25):
                 gap = chance.expovariate(1 / 40) if chance.random() > 0.04 else chance.uniform(400, 2000)
-                cached = known if gap < 300 and chance.random() > 0.1 else 0
+                cached = min(known, given) if gap < 300 and chance.random() > 0.1 else 0
                 at += gap
                 yield f"session-{number}", at, given, chance.randint(50, 900), cached, chance.randint(1500, 20_000)
-                known, given = given // 64 * 64, given + chance.randint(20, 4000)
+                known = given // 64 * 64
+                given = given // 3 if chance.random() < 0.05 else given + chance.randint(20, 4000)
         return
     before: dict[str, tuple[float, int]] = {}
     for row in rows:

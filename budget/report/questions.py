@@ -118,7 +118,7 @@ class Questions:
         account = engine.settings.account
         ledger = engine.books.ledger()
         levels = Levels(ledger.checkpoint(account), engine.store.names(account), load_policy(engine).limits)
-        near = levels.near(read_entries(ledger, account), question)
+        near = levels.near(read_entries(ledger, account, levels.begin(question.since)), question)
         with self._read() as (db, number):
             return refusals(db, number, question, near)
 

@@ -19,7 +19,7 @@ from budget.audit import Checkpoint
 from budget.ledger import Entry
 from budget.limits import Limit
 from budget.policy import read_name
-from budget.report.asking import Question, of_scope
+from budget.report.asking import DAY, Question, of_scope
 from budget.report.rows import Rows, plain
 from budget.window import at_zone
 
@@ -27,6 +27,8 @@ __all__ = ["Levels", "RefusalRow", "refusals"]
 
 _NEAR = 10  # percent of a limit
 _PARTS = 60  # of a rolling window, see `budget.buckets`
+_LENGTHS = {"minute": DAY, "hour": DAY, "day": 2 * DAY, "week": 8 * DAY, "month": 32 * DAY, "year": 367 * DAY}
+"""No window of these is longer; the others have no end."""
 _FROZEN = "(frozen)"
 
 
@@ -73,6 +75,11 @@ class Levels:
         for (pool, start), sums in (checkpoint.sums if checkpoint is not None else {}).items():
             if pool in self._limits:
                 self._levels[pool][start] = sum(sums)
+
+    def begin(self, since: int) -> int:
+        """Return from when on entries must be read to know the pools since an instant: that of the longest window."""
+        lengths = [limit.window.span or _LENGTHS.get(limit.window.kind, since) for limit in self._limits.values()]
+        return max(0, since - max(lengths, default=0) - DAY)
 
     def near(self, entries: Iterable[Entry], question: Question) -> Counter[str]:
         """Count the reserves after which less than a tenth of a limit was left, by the limit's text."""

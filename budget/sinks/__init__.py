@@ -1,7 +1,7 @@
 """Sinks: what becomes of calls is told to the outside, in the background, from the ledger.
 
-`base.py` says what a sink is, `runner.py` runs them, `places.py` keeps how far each has come, and each kind is one
-small file. A sink is given as text or as an object:
+`base.py` says what a sink is, `feed.py` tells one what the ledger has, `runner.py` does so in the background,
+`places.py` keeps how far each has come, and each kind is one small file. A sink is given as text or as an object:
 
     jsonl:/var/log/calls.jsonl?rotate=100MB&keep=10
     arc+http://arc:8000/llm_costs?token_env=ARC_TOKEN

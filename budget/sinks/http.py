@@ -34,7 +34,9 @@ class Poster:
     def __init__(self, url: str, timeout: float = 10.0):
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ConfigError("an http:// or https:// URL with a host is needed, such as webhook+https://example.com/calls")
+            raise ConfigError(
+                "an http:// or https:// URL with a host is needed, such as webhook+https://example.com/calls"
+            )
         if parts.username is not None:
             raise ConfigError("a secret does not belong into a URL: name an environment variable instead, by an option")
         self.path = f"{parts.path or '/'}?{parts.query}" if parts.query else parts.path or "/"

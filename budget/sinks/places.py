@@ -91,7 +91,7 @@ class Places:
         """
         if self.path is not None and not self.path.exists():
             return Place()
-        with self._open() as db:
+        with self._open(write=False) as db:
             row = db.execute(_GET, (sink, account)).fetchone()
         return Place(row[0], row[1], bool(row[2]), *row[3:]) if row else Place()
 
@@ -118,12 +118,12 @@ class Places:
         """Return the places of all sinks that ever were, by name."""
         if self.path is not None and not self.path.exists():
             return {}
-        with self._open() as db:
+        with self._open(write=False) as db:
             names = [name for (name,) in db.execute("select sink from places where account = ?", (account,))]
         return {name: self.get(name, account) for name in names}
 
     @contextmanager
-    def _open(self) -> Iterator[sqlite3.Connection]:
+    def _open(self, write: bool = True) -> Iterator[sqlite3.Connection]:
         try:
             if self._memory is not None:
                 with self._lock:
@@ -133,7 +133,7 @@ class Places:
             if not self.path.exists():
                 os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
             with closing(_connect(self.path)) as db:
-                db.execute("begin immediate")
+                db.execute("begin immediate" if write else "begin")
                 yield db
                 db.execute("commit")
         except (sqlite3.Error, OSError) as error:

@@ -66,7 +66,12 @@ def test_closed_days_and_the_open_one() -> None:
         days_of_calls(budget)
         agree(file, analytics)
         late = budget.reserve("$1", lease=60, user="late")
+        soon = budget.reserve("$1", lease=60, user="soon")
         budget.clock.move("2m")
+        budget.status()
+        agree(file, analytics)
+        budget.reconcile(soon, usd="0.3")  # what was read of the open day gets another figure
+        agree(file, analytics)
         days_of_calls(budget, 2)
         agree(file, analytics)
         budget.reconcile(late, usd="0.2")  # a day that is closed gets another figure

@@ -19,6 +19,7 @@ from budget.books.pruning import prune
 from budget.engine import Budget
 from budget.errors import BudgetExceeded, ConfigError
 from budget.ledger import Entry
+from budget.limits import Limit
 from budget.records import CallFile, Record
 from budget.records.callfile import day_of, text_id
 from budget.records.moving import move_imported
@@ -30,6 +31,7 @@ from budget.testing import Sandbox
 MODEL = "claude-sonnet-4-6"
 USAGE = {"input_tokens": 20, "output_tokens": 30, "cache_read_input_tokens": 7, "cache_creation_input_tokens": 5}
 DIMS = ("user", "session", "agent", "project", "model", "provider")
+SHADOW = Limit("$1/day", per="user", mode="shadow")
 ACTOR = {"actor": "ops", "reason": "test"}
 
 
@@ -111,8 +113,10 @@ def agree(file: CallFile, entries: Iterable[Entry]) -> None:
             scope = {"provider": entry.detail.get("provider"), **entry.scope, "model": entry.model}
             count(scope, entry.at_us, [0, 0, 0, 0, 0, 0, 1])
     assert sums(file) == {key: tuple(figures) for key, figures in daily.items()}
-    refused = file.db.execute("select count(*) from turned where not shadow and part = 0").fetchone()[0]
-    assert refused == sum(entry.kind == "refused" for entry in entries)
+    turned = file.db.execute("select shadow, count(*) from turned where part = 0 group by shadow").fetchall()
+    refused = sum(entry.kind == "refused" for entry in entries)
+    shadowed = sum(entry.kind == "reserved" and "shadow" in entry.detail for entry in entries)
+    assert dict(turned) == {key: count for key, count in ((0, refused), (1, shadowed)) if count}
 
 
 # What the engine writes.
@@ -155,7 +159,7 @@ def play(budget: Sandbox, steps: Iterable[tuple[str, int, int, str]], read: Call
 @settings(max_examples=40)
 @given(st.lists(STEP, max_size=40))
 def test_it_is_what_the_ledger_says(steps: list[tuple[str, int, int, str]]) -> None:
-    with Sandbox(limits=["$300/day", "per=user $90/day", "per=user mode=shadow $1/day"]) as budget:
+    with Sandbox(limits=["$300/day", "per=user $90/day", SHADOW]) as budget:
         books = budget.engine.books
         early, late = CallFile(books), CallFile(books)
         play(budget, steps, lambda: agree(early, budget.entries()))
@@ -169,7 +173,7 @@ def test_it_is_what_the_ledger_says(steps: list[tuple[str, int, int, str]]) -> N
 
 def a_ledger() -> list[Entry]:
     """One with every kind of end, on several days."""
-    with Sandbox(limits=["$300/day", "per=user mode=shadow $1/day"]) as budget:
+    with Sandbox(limits=["$300/day", SHADOW]) as budget:
         steps = [
             (verb, i * 7 % 5, i % 5, ("usage", "usd", "refund", "tokens")[i % 4])
             for i in range(60) for verb in ("reserve", "reserve", "end", "record", *(["expire"] if i % 5 == 0 else []),

@@ -14,11 +14,13 @@ from budget.books.erasing import erase as erase_ledger
 from budget.books.pruning import prune
 from budget.engine import Budget
 from budget.errors import BudgetExceeded, StoreUnavailable
+from budget.limits import Limit
 from budget.records import CallFile
 from budget.records.erasing import erase
 from budget.stores.records import Records
 
 NAME = 'alice "w" ünder+1@example.com'
+SHADOW = Limit("$1/day", per="user", mode="shadow")
 ACTOR = {"actor": "ops", "reason": "request of 3 March"}
 
 
@@ -27,7 +29,7 @@ def books(
     budget_factory: Callable[..., Budget], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[tuple[Budget, Books]]:
     monkeypatch.setenv("BUDGET_ERASE_KEY", "a key of sixteen characters")
-    budget = budget_factory(limits=["$500/day", "per=user $100/hour", "per=user mode=shadow $1/day"])
+    budget = budget_factory(limits=["$500/day", "per=user $100/hour", SHADOW])
     books = budget.engine.books
     books.adopt(Records(f"sqlite:///{tmp_path / 'records.db'}"), always=True)
     yield budget, books

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from budget.sinks import runner
+from budget.sinks import feed, runner
 
 from .helpers import OPENED
 
@@ -14,8 +14,8 @@ from .helpers import OPENED
 @pytest.fixture(autouse=True)
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runner, "EVERY", 0.02)
-    monkeypatch.setattr(runner, "FIRST_WAIT", 0.01)
-    monkeypatch.setattr(runner, "LONGEST_WAIT", 0.04)
+    monkeypatch.setattr(feed, "FIRST_WAIT", 0.01)
+    monkeypatch.setattr(feed, "LONGEST_WAIT", 0.04)
 
 
 @pytest.fixture(autouse=True)

@@ -14,8 +14,8 @@ from budget.errors import BudgetExceeded, StoreUnavailable
 from budget.limits import Limit
 from budget.records import Ended, record_of
 from budget.sinks.base import Batch, Sink, SinkFailed
+from budget.sinks.feed import Feed
 from budget.sinks.places import Places, beside
-from budget.sinks.runner import Feed
 from budget.testing import Sandbox
 from budget.usage import Usage
 

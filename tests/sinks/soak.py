@@ -38,8 +38,8 @@ LOAD = """
 import signal, sys
 from budget.engine import Budget
 from budget.errors import BudgetExceeded
-from budget.sinks import runner
-runner.EVERY, runner.FIRST_WAIT, runner.LONGEST_WAIT = map(float, sys.argv[2].split())
+from budget.sinks import feed, runner
+runner.EVERY, feed.FIRST_WAIT, feed.LONGEST_WAIT = map(float, sys.argv[2].split())
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 with Budget(sys.argv[1], sinks=sys.argv[3:], limits=["$1/day"]) as budget:
     print("ready", flush=True)

@@ -22,8 +22,9 @@ from budget.engine import Budget
 from budget.errors import ArgumentTypeError, ConfigError, StoreUnavailable
 from budget.sinks import make_sinks
 from budget.sinks.base import Batch, SinkFailed
+from budget.sinks.feed import Feed
 from budget.sinks.places import Places, beside
-from budget.sinks.runner import Feed, Runner, exclusive
+from budget.sinks.runner import Runner, exclusive
 
 from .helpers import Kept, call, drain, eventually, failing, feed_of, mixed_budget
 
@@ -168,8 +169,8 @@ def test_an_outage_is_not_over_while_what_failed_waits_to_be_due() -> None:
 
 
 def test_waits_grow_to_a_minute_and_are_as_long_as_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("budget.sinks.runner.FIRST_WAIT", 0.5)
-    monkeypatch.setattr("budget.sinks.runner.LONGEST_WAIT", 60.0)
+    monkeypatch.setattr("budget.sinks.feed.FIRST_WAIT", 0.5)
+    monkeypatch.setattr("budget.sinks.feed.LONGEST_WAIT", 60.0)
     with mixed_budget() as budget:
         feed = feed_of(budget, Kept())
         waits = [feed.failed(SinkFailed("no")) for _ in range(30)]
