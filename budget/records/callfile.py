@@ -20,13 +20,16 @@ from pathlib import Path
 from shutil import rmtree
 from typing import TYPE_CHECKING, Any
 
+from budget.errors import ConfigError
 from budget.records.calldb import CallDb, Damaged
 from budget.records.intake import Intake, day_of, resum, text_id
 from budget.records.reading import digest_at, ledger_of, read_portion
 from budget.records.record import COLUMNS, Record
+from budget.stores.base import read_entries
 
 if TYPE_CHECKING:
     from budget.books.books import Books
+    from budget.ledger import Entry
     from budget.stores.base import Store
 
 __all__ = ["CallFile", "day_of", "text_id"]
@@ -43,7 +46,8 @@ class CallFile:
 
     Args:
         books: Of the account. Its ledger is read as far as it goes each time that the file is brought up to date.
-        path: The file; by default `<store or records store>-calls` beside it, and memory for a store in memory.
+        path: The file; by default `<store or records store>-calls` beside it. For a store in memory, and for a server
+            whose ledger is not drained, the records are made in memory.
     """
 
     def __init__(self, books: Books, path: Path | None = None):
@@ -56,7 +60,6 @@ class CallFile:
         """Bring the file up to date and return its connection, to be read.
 
         Raises:
-            ConfigError: The store is a server whose ledger is not drained.
             StoreUnavailable: The ledger or the file cannot be read.
         """
         self.catch_up()
@@ -80,7 +83,6 @@ class CallFile:
             erased: What the ledger says was erased is erased here by the caller.
 
         Raises:
-            ConfigError: The store is a server whose ledger is not drained.
             StoreUnavailable: The ledger or the file cannot be read.
         """
         try:
@@ -89,6 +91,8 @@ class CallFile:
             return self._catch_up(erased)
 
     def _catch_up(self, erased: bool) -> int:
+        if self._reads_whole:
+            return self._read_whole()
         ledger = ledger_of(self.books)
         account, count = self.books.account, 0
         last = 0 if ledger is None else ledger.last(account)
@@ -113,14 +117,40 @@ class CallFile:
                 self.drop_days()
         return 0
 
+    @property
+    def _reads_whole(self) -> bool:
+        """Whether there is no file: a server's ledger that is not drained is on that server alone."""
+        return self.path is None and self.books.drains
+
+    def _read_whole(self) -> int:
+        # From the beginning each time: its refusals stand beside the sequence, so that no place says what is new.
+        self.file.close()
+        count = 0
+
+        def counted() -> Iterator[Entry]:
+            nonlocal count
+            for entry in read_entries(self.books.store, self.books.account):
+                count += 1
+                yield entry
+
+        with self.change() as (_, intake):
+            intake.take(counted())
+        return count
+
+    def _check_kept(self) -> None:
+        if self._reads_whole:
+            raise ConfigError("records: this needs a file beside a records store; configure one, or drain the server")
+
     def put(self, records: Iterable[Record]) -> int:
         """Add records that are in no ledger, such as imported ones; return how many were not there before.
 
         They count from below 0, and stay when the file is made anew from the ledger.
 
         Raises:
+            ConfigError: The store is a server whose ledger is not drained.
             StoreUnavailable: The file cannot be written; nothing was added.
         """
+        self._check_kept()
         with self.change() as (db, intake):
             lowest = db.execute("select min(seq) from calls where account = ?", (self._place(db)[0],)).fetchone()[0]
             return intake.add(records, min(lowest or 0, 0))
@@ -129,8 +159,10 @@ class CallFile:
         """Add what was imported into another file, as when an account has moved; return how many were new here.
 
         Raises:
+            ConfigError: The store is a server whose ledger is not drained.
             StoreUnavailable: One of both files cannot be used; nothing was added.
         """
+        self._check_kept()
         names = dict(other.file.read("select id, text from names"))
         rows = other.file.read("select * from calls where account = ? and seq < 0 order by seq desc", other.account)
         with self.change() as (db, intake):

@@ -2,8 +2,8 @@
 
 Nothing here is on the way of a call: a call writes its entries as ever, and these threads read them. A thread works
 while it holds the sink's lock, so that of all processes with the same sinks one tells each; if that one ends, however
-it does, another goes on from the place. Trouble only means waiting: twice as long each time, up to a
-minute, or as long as the receiver asks. The ledger is the spool, so nothing has to be kept meanwhile.
+it does, another goes on from the place. Trouble only means waiting: twice as long each time, up to a minute, or as long
+as the receiver asks. The ledger is the spool, so nothing has to be kept meanwhile.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ from budget.testing import Sandbox
 
 ODD = 'a "b", c\'d \\ é;'
 FIGURES = "count(*), sum(usd), sum(input), sum(output), sum(cache_read), sum(cache_write)"
-TEXTS = "select model, \"user\", run, outcome, tags, count(*) from calls group by all order by all"
+TEXTS = 'select model, "user", run, outcome, tags, count(*) from calls group by all order by all'
 
 
 def days_of_calls(budget: Sandbox, days: int = 3) -> None:

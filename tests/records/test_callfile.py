@@ -6,6 +6,7 @@ import os
 import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +131,7 @@ STEP = st.tuples(
 def play(budget: Sandbox, steps: Iterable[tuple[str, int, int, str]], read: Callable[[], None]) -> None:
     held: list[Any] = []
     for verb, which, who, how in steps:
-        scope: dict[str, Any] = {"user": f"u{who}"} | ({"team": "x\"é", "agent": "a"} if who % 2 else {"project": "p"})
+        scope: dict[str, Any] = {"user": f"u{who}"} | ({"team": 'x"é', "agent": "a"} if who % 2 else {"project": "p"})
         if verb == "reserve":
             held.append(budget.reserve("$0.5", tokens=40, lease=60, session=f"s{which}", model=MODEL, **scope))
         elif verb == "refused":
@@ -238,9 +239,19 @@ def test_every_store(books: tuple[Budget, Books]) -> None:
     file.close()
 
 
-def test_a_server_s_ledger_must_be_drained(make_budget: Callable[..., Budget], redis_url: str) -> None:
-    with pytest.raises(ConfigError, match="configure a records store"):
-        CallFile(make_budget(redis_url).engine.books).open()
+def test_a_server_that_is_not_drained_is_read_whole(make_budget: Callable[..., Budget], redis_url: str) -> None:
+    """Its refusals stand beside the sequence: those after the last entry count, too, and all of them once."""
+    budget = make_budget(redis_url, limits=["$1/day"])
+    for refused in (1, 2):
+        with pytest.raises(BudgetExceeded):
+            budget.reserve("$2", user="alice")
+        assert [(row.calls, row.refused) for row in budget.report()] == [(0, refused)]
+    budget.record(usd="0.25", user="alice")
+    with pytest.raises(BudgetExceeded):
+        budget.reserve("$2", user="alice")
+    assert [(row.calls, row.usd, row.refused) for row in budget.report()] == [(1, Decimal("0.25"), 3)]
+    with pytest.raises(ConfigError, match="beside a records store"):
+        CallFile(budget.engine.books).put([])
 
 
 def test_two_files_at_once_count_each_entry_once(sqlite_url: str, make_budget: Callable[..., Budget]) -> None:

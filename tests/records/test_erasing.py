@@ -83,7 +83,7 @@ def agree_besides(file: CallFile, books: Books, imported: set[str]) -> None:
     found = rows(file)
     assert {id: row for id, row in found.items() if id not in imported} == rows(other)
     assert found.keys() >= imported
-    turned = "select seq, part, at, shadow, \"limit\", scope, model from turned order by 1, 2, 4"
+    turned = 'select seq, part, at, shadow, "limit", scope, model from turned order by 1, 2, 4'
     assert file.open().execute(turned).fetchall() == other.open().execute(turned).fetchall()
     other.close()
     if file.path is not None:
