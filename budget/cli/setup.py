@@ -57,6 +57,13 @@ TEMPLATE = """\
 # budget-prices.toml beside this file, which `budget prices set` writes. `budget prices check` says what is wrong.
 #price_files = []
 
+# Where calls are told of as they end, in the background: files, databases, webhooks, Prometheus, OpenTelemetry.
+#sinks = ["jsonl:calls.jsonl?rotate=100MB", "prometheus://127.0.0.1:9464"]
+
+# What to warn of, once over all processes, and where: "log", "slack:VARIABLE", "webhook+https://...", "email:...".
+#alerts = ["default", "session > $5 in 10m"]
+#alert_to = ["log"]
+
 # Limits of every process that reads this file, besides those set in the store (`budget set`), which win where both
 # exist. An amount per window: request, run, minute, hour, day, week, month, year, lifetime, or "7d rolling".
 

@@ -35,9 +35,9 @@ class Postgres:
     """
 
     def __init__(self, url: str, table: str = "calls", name: str = "postgresql"):
-        need("psycopg", "postgres")
         if not _TABLE.fullmatch(table):
             raise ConfigError(f"sinks: {table[:90]!r} is not the name of a table: a-z, 0-9 and _, with a schema or not")
+        need("psycopg", "postgres")
         self.name, self._url, self._table = name, url, table
         self._connection: psycopg.Connection[Any] | None = None
         columns = ", ".join(f'"{column}"' for column in COLUMNS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+from importlib.util import find_spec
 from typing import Any
 
 import pytest
@@ -13,10 +14,12 @@ from budget import ArgumentTypeError, Budget, BudgetExceeded, ConfigError
 
 from .conftest import CLAUDE, GPT, Loop, scopes, spent
 
+if find_spec("crewai") is None:
+    pytest.skip("could not find 'crewai'", allow_module_level=True)
+# It reads them when it is imported; where it is not there, they would hold for the tests of others in this process.
 os.environ["CREWAI_DISABLE_TELEMETRY"] = os.environ["OTEL_SDK_DISABLED"] = "true"
 os.environ["CREWAI_TRACING_ENABLED"] = "false"
 os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "true"
-pytest.importorskip("crewai")
 
 from crewai import LLM, Agent, Crew, Task
 from crewai.tools import tool
