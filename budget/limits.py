@@ -42,6 +42,7 @@ _PERCENT = re.compile(r"([1-9]\d?|100)%", re.ASCII)
 _SCALE = {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "B": 10**9}
 _GOOD_NAMES: set[str] = set()
 _RESERVED_NAMES = frozenset({"per"})
+_OPTIONS = frozenset({"mode", "tz", "starts", "until", "rollover", "warn", "on_short"})
 
 
 @dataclass(frozen=True, init=False, slots=True)
@@ -322,6 +323,9 @@ def _split(text: str) -> tuple[dict[str, str], str | None, str]:
     per = None
     while words and "=" in words[0]:
         name, _, value = words.pop(0).partition("=")
+        if name in _OPTIONS:  # taken for an attribute it would make a limit that applies to no call
+            flag = f"--{name.replace('_', '-')}"
+            raise ConfigError(f"limit: {name} is an option, no attribute of calls: give {name}= ({flag}) beside the text")
         if name == "per":
             per = _once(value, per, "per")
         else:

@@ -17,7 +17,9 @@ from budget.money import MAX, format_usd
 from budget.window import Window
 
 WINDOWS = ["request", "run", "minute", "hour", "day", "week", "month", "year", "lifetime", "7d rolling"]
-NAMES = st.from_regex(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}", fullmatch=True).filter(lambda name: name != "per")
+NAMES = st.from_regex(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}", fullmatch=True).filter(
+    lambda name: name not in {"per", "mode", "tz", "starts", "until", "rollover", "warn", "on_short"}
+)
 VALUES = st.text(st.characters(exclude_categories=("Cc", "Cs")), min_size=1, max_size=64)
 TRICKY = ["{x}", "}{", "a:b", "*", "?", "a b", " a ", "'", '"', "\\", "a=b", "=", "per=x", "(none)", "$5/day", "#",
 "-", "é" * 128,
@@ -179,6 +181,14 @@ def test_refused_texts(text: str) -> None:
     with pytest.raises(ConfigError) as caught:
         Limit(text)
     assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize("option", ["mode=shadow", "tz=Europe/Berlin", "until=2h", "warn=80%", "on_short=clamp"])
+def test_an_option_is_no_attribute(option: str) -> None:
+    """As one it would make a limit that applies to no call."""
+    with pytest.raises(ConfigError, match=r"is an option, no attribute.*--\w") as caught:
+        Limit(f"user=alice {option} per=agent $5/day")
+    assert option.partition("=")[0] + "= (" in str(caught.value)
 
 
 @pytest.mark.parametrize(

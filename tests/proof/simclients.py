@@ -171,6 +171,7 @@ class Client:
     def __init__(self, world: World, number: int):
         self.world, self.number = world, number
         self.skew = 0
+        self._taken: dict[str, tuple[str, int]] = {}  # by call that a slice paid for: which slice, nano-dollars
         self.budget = Budget("memory://", limits=world.limits, slices="$3" if world.sliced else None)
         self._stores: list[object] = [self.budget.engine.store]
         self.start()
@@ -225,7 +226,9 @@ class Client:
         """Read what was written. Then who is first in all of its lines, and fits, is told so (L2)."""
         if self.line._watch is None:
             return
-        self.line._round(self.line._watch, 0.0)
+        for _ in range(2):  # the first may see to leases that have ended, which writes
+            if self.line._watch is not None:
+                self.line._round(self.line._watch, 0.0)
         for place in self.line._places:
             queues = [self.line._queues[pool] for pool in place.wants]
             if place.trying or any(queue.places[0] is not place for queue in queues):
@@ -256,8 +259,10 @@ class Client:
         if taken is not None:
             self.world.counts["from slices"] += 1
             most = min(draw.amount for draw in taken.slice.draws if draw.unit == 0)
-            given = self.world.given[taken.slice.id] = self.world.given.get(taken.slice.id, 0) + nanos
-            must(given <= most, "I1", None, f"slice {taken.slice.id} has {most}, and gave out {given}")
+            slice = taken.slice.id
+            self._taken[id] = slice, nanos
+            given = self.world.given[slice] = self.world.given.get(slice, 0) + nanos
+            must(given <= most, "I1", None, f"slice {slice} has {most}, and gave out {given}")
         return taken is not None
 
     async def call(self) -> None:
@@ -290,7 +295,10 @@ class Client:
         aio, world = self.budget.aio, self.world
         while how != "leave":
             try:
+                taken = self._taken.pop(held.id, None)
                 if how == "refund":
+                    if taken is not None:  # its slice may give that out again
+                        self.world.given[taken[0]] -= taken[1]
                     await aio.refund(held)
                 else:
                     await aio.reconcile(held, usd=to_decimal(cost))
