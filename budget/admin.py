@@ -19,9 +19,9 @@ from budget.errors import ArgumentTypeError, ConfigError, Refusal
 from budget.ledger import dumps
 from budget.limits import Limit, check_attributes
 from budget.money import MAX, format_usd, parse_usd
-from budget.overview import applies, fresh, load_policy, replaced
+from budget.overview import applies, load_policy, present, replaced, show_pool
 from budget.policy import Policy, match
-from budget.pools import Pool, make_pool
+from budget.pools import Pool
 from budget.rows import limit_body, raise_body, short_body, short_identity
 from budget.subject import Subject
 from budget.window import FOREVER, at_zone, zone
@@ -210,7 +210,8 @@ def _raise(
 ) -> list[Pool]:
     outcome = engine.do(Status([pool for _, _, pool in found]))
     now = outcome.now
-    buckets = [bucket or fresh(limit, now) for (limit, _, _), bucket in zip(found, outcome.buckets, strict=True)]
+    pairs = zip(found, outcome.buckets, strict=True)
+    buckets = [present(limit, newest, now, policy.more(pool, now)) for (limit, _, pool), newest in pairs]
     for (limit, _, pool), bucket in zip(found, buckets, strict=True):
         if limit.quantity + bucket.carry + policy.more(pool, now) + nanos > MAX:
             raise ConfigError(f"adjust: {limit} would be above ${format_usd(MAX)}, the largest amount")
@@ -225,10 +226,7 @@ def _raise(
     for identity in policy.ended:
         engine.do(ChangePolicy("adjust", identity, None, {"actor": who["actor"], "reason": "its window is over"}))
     policy = load_policy(engine)
-    return [
-        make_pool(limit, of, bucket, now, policy.more(pool, now))
-        for (limit, of, pool), bucket in zip(found, buckets, strict=True)
-    ]
+    return [show_pool(policy, each, newest, now) for each, newest in zip(found, outcome.buckets, strict=True)]
 
 
 def _money(policy: Policy, subject: Subject) -> Iterator[tuple[Limit, Subject, str]]:

@@ -119,4 +119,6 @@ def _drawn(policy: Policy, limit: Limit, scope: Mapping[str, str]) -> Match | No
 
 
 def _present(pool: str, do: Do) -> Bucket | None:
-    return do(Status([pool], sweep=False)).buckets[0]
+    outcome = do(Status([pool], sweep=False))
+    newest = outcome.buckets[0]
+    return newest if newest is not None and outcome.now < newest.end else None

@@ -19,7 +19,9 @@ from collections.abc import Sequence
 from budget.commands import Bucket, Draw, State
 from budget.money import MAX
 
-__all__ = ["add", "after", "allowed", "bar", "bucket_at", "freed_at", "present", "put", "seen", "view"]
+__all__ = [
+    "add", "after", "allowed", "bar", "bucket_at", "following", "freed_at", "opened", "present", "put", "seen", "view",
+]  # fmt: skip
 
 _PARTS = 60  # sub-buckets of a rolling window
 
@@ -50,9 +52,23 @@ def present(state: State, draw: Draw, now: int) -> Bucket | None:
         return _part(draw, newest, now, now)
     if not draw.start <= now < draw.end:
         return None
+    return opened(draw, newest, now)
+
+
+def opened(draw: Draw, newest: Bucket | None, now: int) -> Bucket:
+    """Return the bucket of a draw's own window, given the newest of its pool, which is over or None."""
     if newest is None:
         return Bucket(draw.start, draw.end, max(draw.start, min(draw.since, now)), 0, 0)
-    return _following(draw, newest)
+    return following(newest, draw.start, draw.end, draw.limit, draw.rollover)
+
+
+def following(newest: Bucket, start: int, end: int, limit: int, rollover: int) -> Bucket:
+    """Return the window after a stored one; windows without any call between left all that may be carried."""
+    start, carry = max(start, newest.end), rollover
+    if carry and start == newest.end:
+        left = min(limit + newest.carry, MAX) - newest.spent - newest.reserved
+        carry = min(carry, max(0, left))
+    return Bucket(start, end, start, 0, 0, carry)
 
 
 def bucket_at(state: State, draw: Draw, at: int, now: int) -> Bucket:
@@ -68,7 +84,7 @@ def bucket_at(state: State, draw: Draw, at: int, now: int) -> Bucket:
     if known is not None:
         return known
     if newest is not None and draw.start >= newest.end:
-        return _following(draw, newest)
+        return following(newest, draw.start, draw.end, draw.limit, draw.rollover)
     return Bucket(draw.start, draw.end, draw.start, 0, 0)
 
 
@@ -140,13 +156,3 @@ def _part(draw: Draw, newest: Bucket | None, at: int, now: int) -> Bucket:
 
 def _counts(part: Bucket, now: int) -> bool:
     return part.end > now - part.span
-
-
-def _following(draw: Draw, newest: Bucket) -> Bucket:
-    """Open the window after a stored one; windows without any call between left all that may be carried."""
-    start = max(draw.start, newest.end)
-    carry = draw.rollover
-    if carry and start == newest.end:
-        left = min(draw.limit + newest.carry, MAX) - newest.spent - newest.reserved
-        carry = min(carry, max(0, left))
-    return Bucket(start, draw.end, start, 0, 0, carry)

@@ -286,7 +286,10 @@ class Sweep:
 
 @dataclass(slots=True)
 class Status:
-    """Read the present bucket of each pool, after a sweep unless nothing may be written."""
+    """Read the newest bucket of each pool, after a sweep unless nothing may be written.
+
+    A window that is over stays the newest until a call opens the next. A rolling pool shows what still counts.
+    """
 
     pools: Sequence[str]
     sweep: bool = True

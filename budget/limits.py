@@ -324,8 +324,8 @@ def _split(text: str) -> tuple[dict[str, str], str | None, str]:
     while words and "=" in words[0]:
         name, _, value = words.pop(0).partition("=")
         if name in _OPTIONS:  # taken for an attribute it would make a limit that applies to no call
-            flag = f"--{name.replace('_', '-')}"
-            raise ConfigError(f"limit: {name} is an option, no attribute of calls: give {name}= ({flag}) beside the text")
+            given = f"{name}= (--{name.replace('_', '-')})"
+            raise ConfigError(f"limit: {name} is an option, no attribute of calls: give {given} beside the text")
         if name == "per":
             per = _once(value, per, "per")
         else:

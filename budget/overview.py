@@ -7,6 +7,7 @@ from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from budget.buckets import following
 from budget.commands import Bucket, Status, Sweep
 from budget.limits import Limit
 from budget.policy import Match, Policy, match, read_name
@@ -18,7 +19,7 @@ from budget.window import bounds
 if TYPE_CHECKING:
     from budget.core import Engine
 
-__all__ = ["applies", "fresh", "load_policy", "pools_of", "replaced"]
+__all__ = ["applies", "load_policy", "pools_of", "present", "replaced", "show_pool"]
 
 
 def load_policy(engine: Engine) -> Policy:
@@ -51,13 +52,13 @@ def _pools_of(engine: Engine, attributes: Mapping[str, str]) -> list[Pool]:
         found = list(_asked(policy, attributes))
         outcome = engine.do(Status([pool for _, _, pool in found]))
         pairs = zip(found, outcome.buckets, strict=True)
-        return [_pool(policy, m, bucket or fresh(m[0], outcome.now), outcome.now) for m, bucket in pairs]
+        return [show_pool(policy, found, bucket, outcome.now) for found, bucket in pairs]
     now = engine.do(Sweep()).now
     names = engine.store.names(engine.settings.account)
     newest: dict[str, Bucket] = {}
     for some in _batched(names):
-        present = engine.do(Status(some, sweep=False)).buckets
-        newest.update({pool: bucket for pool, bucket in zip(some, present, strict=True) if bucket is not None})
+        buckets = engine.do(Status(some, sweep=False)).buckets
+        newest.update({pool: bucket for pool, bucket in zip(some, buckets, strict=True) if bucket is not None})
     return list(_all(policy, names, newest, now))
 
 
@@ -91,21 +92,34 @@ def _all(policy: Policy, names: Mapping[str, str], newest: Mapping[str, Bucket],
         by_limit.setdefault(identity, []).append((pool, subject))
     for limit in policy.limits:
         known = sorted(by_limit.get(limit.identity, []), key=lambda item: str(item[1]))
-        live = [(limit, subject, pool) for pool, subject in known if pool in newest]
+        live = [(limit, subject, pool) for pool, subject in known if pool in newest and now < newest[pool].end]
         if not live and limit.per is None and limit.window.kind not in ("request", "run"):
             alone = match(limit, dict(limit.selector))
-            yield _pool(policy, (limit, alone.subject, alone.pool or ""), fresh(limit, now), now)
+            yield show_pool(policy, (limit, alone.subject, alone.pool or ""), newest.get(alone.pool or ""), now)
         for item in live:
-            yield _pool(policy, item, newest[item[2]], now)
+            yield show_pool(policy, item, newest[item[2]], now)
 
 
-def _pool(policy: Policy, found: tuple[Limit, Subject, str], bucket: Bucket, now: int) -> Pool:
+def show_pool(policy: Policy, found: tuple[Limit, Subject, str], newest: Bucket | None, now: int) -> Pool:
+    """Return a pool as it is now, given its limit, subject and id, and the newest bucket that a `Status` says."""
     limit, subject, pool = found
-    return make_pool(limit, subject, bucket, now, policy.more(pool, now))
+    more = policy.more(pool, now)
+    return make_pool(limit, subject, present(limit, newest, now, more), now, more)
 
 
-def fresh(limit: Limit, now: int) -> Bucket:
-    """Return the present bucket of a pool that nothing has drawn on in it."""
+def present(limit: Limit, newest: Bucket | None, now: int, more: int = 0) -> Bucket:
+    """Return the present bucket of a pool, given its newest: where that is over, what the next call will find.
+
+    Args:
+        limit: The pool's limit.
+        newest: What a `Status` says.
+        now: The store's time.
+        more: What adjustments add to the limit now.
+    """
+    if newest is not None and (newest.span or now < newest.end):
+        return newest
     start, end = bounds(limit.window, now, limit.tz, limit.starts)
+    if newest is not None:
+        return following(newest, start, end, limit.quantity + more, limit.rollover)
     since = max(start if limit.window.calendar else 0, min(limit.created_us, now))
     return Bucket(start, end, since, 0, 0)

@@ -209,18 +209,12 @@ def _sweep(state: State, now: int) -> int:
 def _status(state: State, command: Status, now: int) -> Outcome:
     found = [state.newest(pool) for pool in command.pools]
     pairs = zip(command.pools, found, strict=True)
-    present = [None if bucket is None else _shown(state, pool, bucket, now) for pool, bucket in pairs]
+    shown = [view(state.parts(pool), now) if bucket is not None and bucket.span else bucket for pool, bucket in pairs]
     if not command.sweep:
         free = _slots_due(state, now)
-        pairs = zip(command.pools, present, strict=True)
-        present = [b and b.at(b.spent, b.reserved - free.get(pool, 0)) for pool, b in pairs]
-    return Outcome("status", now, state.account.version, present)
-
-
-def _shown(state: State, pool: str, newest: Bucket, now: int) -> Bucket | None:
-    if newest.span:
-        return view(state.parts(pool), now)
-    return newest if newest.start <= now < newest.end else None
+        pairs = zip(command.pools, shown, strict=True)
+        shown = [b and b.at(b.spent, b.reserved - free.get(pool, 0)) for pool, b in pairs]
+    return Outcome("status", now, state.account.version, shown)
 
 
 def _slots_due(state: State, now: int) -> dict[str, int]:

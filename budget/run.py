@@ -33,7 +33,7 @@ from budget.tally import Tally
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from budget.verbs import Verbs
+    from budget.verbs.applies import Applies
 
 __all__ = ["ENVIRONMENT", "HEADER", "Run", "current", "read_run"]
 
@@ -87,7 +87,7 @@ class Run:
     last: Any = None
 
     def __init__(
-        self, verbs: Verbs | None, id: str, scope: Mapping[str, str], parent: Run | None, limits: Sequence[Limit],
+        self, verbs: Applies | None, id: str, scope: Mapping[str, str], parent: Run | None, limits: Sequence[Limit],
         deadline_at: float | None, loop: Loop | None = None, on_short: str = "",
     ):  # fmt: skip
         self.id, self.parent, self.limits, self.deadline_at = id, parent, tuple(limits), deadline_at
@@ -98,7 +98,7 @@ class Run:
 
     # Whose it is.
 
-    def belongs_to(self, verbs: Verbs) -> bool:
+    def belongs_to(self, verbs: Applies) -> bool:
         """Whether it is of an engine; the run of a process's environment is of every engine."""
         if self._verbs is None:
             self._verbs = verbs
@@ -314,7 +314,7 @@ class Run:
         return f"Run({self.id!r})"
 
 
-def read_run(verbs: Verbs | None, text: str, source: str) -> Run:
+def read_run(verbs: Applies | None, text: str, source: str) -> Run:
     """Read a run, and those around it, from what `Run.to_headers` wrote into a header.
 
     Raises:

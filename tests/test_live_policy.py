@@ -33,6 +33,7 @@ from budget.policy import Policy
 from budget.pools import Pool, make_pool
 from budget.stores.base import Store
 from budget.subject import Subject
+from budget.testing import Sandbox
 from budget.window import at_zone
 
 PROCESSES = 4
@@ -290,6 +291,23 @@ def test_what_a_window_left_unspent_rolls_over(store: Store) -> None:
     assert (status, third.limit.amount, third.available) == ("refused", 5, 5)
     status, later = reserve(4, 7, start + 9 * day)
     assert (status, later.limit.amount, later.available) == ("reserved", 7, 0)  # no more than $2, whatever was left
+
+
+def test_before_the_first_call_of_a_window_all_say_what_it_takes_over() -> None:
+    """A call is told by `check` what `reserve` will say, and `status` shows what it will find."""
+    with Sandbox(limits=[Limit("$5/day", rollover="$2")]) as budget:
+        budget.record(usd="4", user="alice")
+        budget.clock.move("1d")
+        for pools in (budget.status(), budget.status(user="alice")):
+            assert [(pool.limit.amount, pool.spent, pool.available) for pool in pools] == [(6, 0, 6)]
+        assert budget.check("$6")
+        assert not budget.check("$6.01")
+        budget.reserve("$6")
+        assert [(pool.limit.amount, pool.available) for pool in budget.adjust("+$1")] == [(7, 1)]
+        assert [(pool.limit.amount, pool.available) for pool in budget.status()] == [(7, 1)]
+        budget.clock.move("3d")  # windows without a call leave all that may go over
+        assert budget.check("$7")
+        assert not budget.check("$7.01")
 
 
 def test_budget_toml_has_every_option(make_budget: Callable[..., Budget]) -> None:

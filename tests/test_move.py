@@ -66,7 +66,7 @@ def on(make_budget: Callable[..., Budget]) -> Callable[[Store], Budget]:
     def make(store: Store) -> Budget:
         budget = make_budget("memory://", limits=["$500/day", "per=user $50/hour", "8 concurrent", "$70/1h rolling"])
         engine: Any = budget.engine
-        engine.store = engine.verbs._store = store
+        engine.store = store
         engine.books = Books(store, "default")
         engine.outage._store = store
         return budget

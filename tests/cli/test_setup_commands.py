@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from invoke import Cli
 
-from budget.config import _KEYS, load
+from budget.config import load
+from budget.config.files import KEYS
 from budget.errors import StoreUnavailable
 
 
@@ -38,7 +39,7 @@ def test_every_setting_of_the_file_works_when_its_comment_is_taken_away(cli: Cli
         for line in path.read_text().splitlines()
     ]
     path.write_text("\n".join(lines))
-    assert tomllib.loads(path.read_text()).keys() == _KEYS
+    assert tomllib.loads(path.read_text()).keys() == KEYS
     settings = load()
     assert settings.store == "sqlite:///budget.db"
     assert [str(limit) for limit in settings.limits] == [

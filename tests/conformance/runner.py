@@ -14,7 +14,7 @@ units (nano-dollars), times are seconds; both may be written as sums with MAX (2
     [t=T] sweep
     [t=T] limit IDENTITY BODY | freeze IDENTITY BODY       writes a row of the policy; BODY "none" removes it
     [t=T] policy                                           loads it
-    [t=T] status POOL ...                                  -> NAME SPENT+RESERVED ... (or NAME none)
+    [t=T] status POOL ...                                  -> NAME SPENT+RESERVED ... (or NAME none, NAME over ...)
     [t=T] look POOL ...                                    the same without expiring anything
     [t=T] window POOL                                      -> START..END SPENT+RESERVED [carry N], as status shows it
     [t=T] rebuild [seq=N] POOL@START=SPENT+RESERVED[/CARRY] ...
@@ -223,8 +223,13 @@ class Runner:
 
     def do_status(self, words: list[str], sweep: bool = True) -> str:
         outcome = self._call_store(Status(words, sweep))
-        figures = ["none" if b is None else f"{b.spent}+{b.reserved}" for b in outcome.buckets]
-        return " ".join(f"{name} {figure}" for name, figure in zip(words, figures, strict=True))
+
+        def told(bucket: Bucket | None) -> str:
+            if bucket is None:
+                return "none"
+            return f"{'over ' if outcome.now >= bucket.end else ''}{bucket.spent}+{bucket.reserved}"
+
+        return " ".join(f"{name} {told(bucket)}" for name, bucket in zip(words, outcome.buckets, strict=True))
 
     def do_window(self, words: list[str]) -> str:
         (bucket,) = self._call_store(Status(words)).buckets

@@ -441,7 +441,7 @@ class World:
         import budget.slices.slice
         import budget.slices.slices
         import budget.stores.sqlitewriter
-        import budget.verbs
+        import budget.verbs.applies
         import budget.waiting.line
         import budget.waiting.storetime
 
@@ -450,8 +450,8 @@ class World:
 
         clock = SimpleNamespace(time_ns=wall, monotonic_ns=lambda: int(self.mono * 1e9))
         put = {
-            (budget.verbs, "time"): clock,
-            (budget.verbs, "os"): SimpleNamespace(urandom=self.chance.randbytes),
+            (budget.verbs.applies, "time"): clock,
+            (budget.verbs.applies, "os"): SimpleNamespace(urandom=self.chance.randbytes),
             (budget.waiting.storetime, "time"): clock,
             (budget.stores.sqlitewriter, "time"): SimpleNamespace(time_ns=wall, monotonic=lambda: self.mono),
             (budget.waiting.line.Place, "asleep"): lambda place: asleep(self, place),

@@ -1,5 +1,5 @@
 #!lua flags=no-writes
--- Read the present bucket of each pool.
+-- Read the newest bucket of each pool; its window may be over. Of a rolling pool, what still counts.
 -- KEYS  marker, leases, pool ...
 -- ARGV  1 now, swept
 -- reply due: id ...; status: bucket or '' ...
@@ -10,16 +10,11 @@ local answer, _, _, now = enter(values[1], given, swept)
 if answer then return answer end
 local found = { 'status', now, values[1] or '' }
 for i = 1, #KEYS - 2 do
-  local value, shown_ = values[i + 1], ''
-  if value then
-    if #value > 48 then
-      local parts, span, since = rolling().read(value)
-      shown_ = rolling().shown(parts, span, since, now)
-    else
-      local start, finish = struct.unpack('<dd', value)
-      if start <= now and now < finish then shown_ = value end
-    end
+  local value = values[i + 1]
+  if value and #value > 48 then
+    local parts, span, since = rolling().read(value)
+    value = rolling().shown(parts, span, since, now)
   end
-  found[i + 3] = shown_
+  found[i + 3] = value or ''
 end
 return found
