@@ -211,7 +211,7 @@ def _raise(
     outcome = engine.do(Status([pool for _, _, pool in found]))
     now = outcome.now
     pairs = zip(found, outcome.buckets, strict=True)
-    buckets = [present(limit, newest, now, policy.more(pool, now)) for (limit, _, pool), newest in pairs]
+    buckets = [present(limit, newest, now) for (limit, _, _), newest in pairs]
     for (limit, _, pool), bucket in zip(found, buckets, strict=True):
         if limit.quantity + bucket.carry + policy.more(pool, now) + nanos > MAX:
             raise ConfigError(f"adjust: {limit} would be above ${format_usd(MAX)}, the largest amount")

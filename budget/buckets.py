@@ -59,11 +59,11 @@ def opened(draw: Draw, newest: Bucket | None, now: int) -> Bucket:
     """Return the bucket of a draw's own window, given the newest of its pool, which is over or None."""
     if newest is None:
         return Bucket(draw.start, draw.end, max(draw.start, min(draw.since, now)), 0, 0)
-    return following(newest, draw.start, draw.end, draw.limit, draw.rollover)
+    return following(newest, draw.start, draw.end, draw.limit - draw.raised, draw.rollover)
 
 
 def following(newest: Bucket, start: int, end: int, limit: int, rollover: int) -> Bucket:
-    """Return the window after a stored one; windows without any call between left all that may be carried."""
+    """Return the window after a stored one of such a limit; windows without any call left all that may go over."""
     start, carry = max(start, newest.end), rollover
     if carry and start == newest.end:
         left = min(limit + newest.carry, MAX) - newest.spent - newest.reserved
@@ -84,7 +84,7 @@ def bucket_at(state: State, draw: Draw, at: int, now: int) -> Bucket:
     if known is not None:
         return known
     if newest is not None and draw.start >= newest.end:
-        return following(newest, draw.start, draw.end, draw.limit, draw.rollover)
+        return following(newest, draw.start, draw.end, draw.limit - draw.raised, draw.rollover)
     return Bucket(draw.start, draw.end, draw.start, 0, 0)
 
 

@@ -74,7 +74,8 @@ class Draw(NamedTuple):
 
     `name` is the pool's name, `text` the limit's, for the ledger. A rolling limit has its length in `span`
     (microseconds; 0 for all others) and no bounds: the store finds the sub-buckets. A `shadow` one never refuses.
-    `rollover` is the most that a window takes over from what the one before left unspent.
+    `rollover` is the most that a window takes over from what the one before left unspent; that one did not have what
+    adjustments add to the limit in the present window, which is `raised` then.
     """
 
     pool: str | None
@@ -89,6 +90,7 @@ class Draw(NamedTuple):
     span: int = 0
     shadow: bool = False
     rollover: int = 0
+    raised: int = 0
 
 
 class Share(NamedTuple):

@@ -103,23 +103,15 @@ def _all(policy: Policy, names: Mapping[str, str], newest: Mapping[str, Bucket],
 def show_pool(policy: Policy, found: tuple[Limit, Subject, str], newest: Bucket | None, now: int) -> Pool:
     """Return a pool as it is now, given its limit, subject and id, and the newest bucket that a `Status` says."""
     limit, subject, pool = found
-    more = policy.more(pool, now)
-    return make_pool(limit, subject, present(limit, newest, now, more), now, more)
+    return make_pool(limit, subject, present(limit, newest, now), now, policy.more(pool, now))
 
 
-def present(limit: Limit, newest: Bucket | None, now: int, more: int = 0) -> Bucket:
-    """Return the present bucket of a pool, given its newest: where that is over, what the next call will find.
-
-    Args:
-        limit: The pool's limit.
-        newest: What a `Status` says.
-        now: The store's time.
-        more: What adjustments add to the limit now.
-    """
+def present(limit: Limit, newest: Bucket | None, now: int) -> Bucket:
+    """Return the present bucket of a pool, given the newest one: where that is over, what the next call will find."""
     if newest is not None and (newest.span or now < newest.end):
         return newest
     start, end = bounds(limit.window, now, limit.tz, limit.starts)
     if newest is not None:
-        return following(newest, start, end, limit.quantity + more, limit.rollover)
+        return following(newest, start, end, limit.quantity, limit.rollover)
     since = max(start if limit.window.calendar else 0, min(limit.created_us, now))
     return Bucket(start, end, since, 0, 0)

@@ -195,7 +195,7 @@ class Policy:
         if not since <= now < until:
             drafts = self._drafts(matches, now)
         found: list[Draw] = [
-            _new(Draw, (pool, name, unit, limit, given[unit], start, end, made, text, span, shadow, rollover))
+            _new(Draw, (pool, name, unit, limit, given[unit], start, end, made, text, span, shadow, rollover, 0))
             for pool, name, unit, limit, start, end, made, text, span, shadow, rollover in drafts
         ]
         if most is not None:
@@ -228,8 +228,7 @@ class Policy:
 
     def _adjusted(self, draws: Sequence[Draw], now: int) -> list[Draw]:
         mores = [self.more(draw.pool or "", now) for draw in draws]
-        pairs = zip(draws, mores, strict=True)
-        return [draw._replace(limit=min(draw.limit + more, MAX)) if more else draw for draw, more in pairs]
+        return [_raised(draw, more) if more else draw for draw, more in zip(draws, mores, strict=True)]
 
     def more(self, pool: str, now: int) -> int:
         """Return by how much adjustments raise a pool's limit at an instant."""
@@ -303,6 +302,11 @@ def match(limit: Limit, scope: Mapping[str, str]) -> Match:
     # A cap is about one request, and a run limit outside a run about one call: nothing is shared, so there is no pool.
     shared = limit.window.kind != "request" and run != ""
     return Match(limit, subject, name, pool_id(name) if shared else None, str(limit), UNITS.index(limit.unit))
+
+
+def _raised(draw: Draw, more: int) -> Draw:
+    limit = min(draw.limit + more, MAX)
+    return draw._replace(limit=limit, raised=limit - draw.limit if draw.rollover else 0)
 
 
 def pool_id(name: str) -> str:

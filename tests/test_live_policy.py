@@ -302,9 +302,10 @@ def test_before_the_first_call_of_a_window_all_say_what_it_takes_over() -> None:
             assert [(pool.limit.amount, pool.spent, pool.available) for pool in pools] == [(6, 0, 6)]
         assert budget.check("$6")
         assert not budget.check("$6.01")
-        budget.reserve("$6")
-        assert [(pool.limit.amount, pool.available) for pool in budget.adjust("+$1")] == [(7, 1)]
-        assert [(pool.limit.amount, pool.available) for pool in budget.status()] == [(7, 1)]
+        assert [(pool.limit.amount, pool.available) for pool in budget.adjust("+$1")] == [(7, 7)]
+        assert not budget.check("$7.01")
+        budget.reserve("$7")
+        assert [(pool.limit.amount, pool.available) for pool in budget.status()] == [(7, 0)]
         budget.clock.move("3d")  # windows without a call leave all that may go over
         assert budget.check("$7")
         assert not budget.check("$7.01")

@@ -56,7 +56,7 @@ def _reserve(keys: Keys, command: Reserve, at: int, swept: int, pools: Named | N
         at, command.version, command.lease_us, swept, keys.seen.epoch, keys.seen.seq, count, many, *limits, *amounts
     )  # fmt: skip
     some = any(map(any, more))
-    rest: bytes = NUMBERS[3 * many].pack(*chain.from_iterable(zip(*more, strict=True))) if some else b""
+    rest: bytes = NUMBERS[4 * many].pack(*chain.from_iterable(zip(*more, strict=True))) if some else b""
     kept = keep(
         command.amounts, (count, drawn.ids, drawn.units), amounts[:count], command.digest, command.scope,
         command.detail, command.parent,
@@ -180,8 +180,8 @@ def _change(keys: Keys, command: ChangePolicy, at: int, swept: int, pools: Named
 
 
 def _windows(draws: Sequence[Draw]) -> Iterable[int]:
-    """The windows of draws that a cost may open: start, end, since, limit, roll-over, span of each."""
-    return chain.from_iterable([(*draw[5:8], draw.limit, draw.rollover, draw.span) for draw in draws])
+    """The windows of draws that a cost may open: start, end, since, the limit before, roll-over, span of each."""
+    return chain.from_iterable([(*draw[5:8], draw.limit - draw.raised, draw.rollover, draw.span) for draw in draws])
 
 
 def _kept(drawn: Pools, command: Reconcile | Record, digest: str) -> bytes:

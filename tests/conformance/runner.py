@@ -5,6 +5,7 @@ units (nano-dollars), times are seconds; both may be written as sums with MAX (2
 
     pool NAME LIMIT [unit=usd] [START..END] [since=T]      how callers see a pool from here on; END may be "inf"
         [span=S] [rollover=N] [shadow]                     rolling over S seconds; what a window takes over; only counts
+        [raised=N]                                         how much of the limit only the present window has
     cap NAME LIMIT [unit=usd]                              a draw on no pool: about one request alone
     [t=T] reserve ID AMOUNT [tokens=N] POOL ... [args=X] [takes=N,...] [lease=60] [version=V] [frozen]
     [t=T] reconcile ID AMOUNT [POOL ... made=T]            with pools: books also what the store does not know
@@ -145,7 +146,7 @@ class Runner:
         full = f'["{name}","{options["span"]}s rolling"]' if span else name  # by which an audit knows it
         self.pools[name] = Draw(
             name, full, unit, number(limit), 0, start, end, micros(options.get("since", "0")), f"limit {name}", span,
-            "shadow" in rest, number(options.get("rollover", "0")),
+            "shadow" in rest, number(options.get("rollover", "0")), number(options.get("raised", "0")),
         )  # fmt: skip
 
     def do_cap(self, words: list[str]) -> None:

@@ -99,6 +99,13 @@ TABLE: list[tuple[str, str, str, str, str, tuple[str, ...]]] = [
      "carry = min(carry, max(0, left))", "carry = max(0, left)", BOTH),
     ("an overrun is not carried as nothing", "I10", BUCKETS,
      "carry = min(carry, max(0, left))", "carry = min(carry, left)", BOTH),
+    ("what was given for today was left yesterday", "I1", BUCKETS,
+     "return following(newest, draw.start, draw.end, draw.limit - draw.raised, draw.rollover)\n\n\ndef following",
+     "return following(newest, draw.start, draw.end, draw.limit, draw.rollover)\n\n\ndef following", (SCENARIOS,)),
+    ("lua: what was given for today was left yesterday", "I1", LUA + "reserve.lua",
+     "left(limit - raised, spent", "left(limit, spent", (SERVED,)),
+    ("lua: what was given for today was left yesterday, for a cost", "I1", "budget/stores/requests.py",
+     "draw.limit - draw.raised, draw.rollover", "draw.limit, draw.rollover", (SERVED,)),
     ("a late end belongs to the newest window", "I22", BUCKETS,
      "if newest is not None and newest.start <= at < newest.end:", "if newest is not None:", BOTH),
     # The same decision in the server.

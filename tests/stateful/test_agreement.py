@@ -55,7 +55,7 @@ POOLS = {
 MORE: dict[str, dict[str, Any]] = {
     "rolling": {"span": 300 * S},
     "brief": {"span": 61 * S + 7, "shadow": True},  # which no 60 whole parts make up
-    "carried": {"rollover": 8},
+    "carried": {"rollover": 8, "raised": 4},
     "shadowed": {"shadow": True, "rollover": 10},
 }
 NAMES = {pool: f'["{pool}","300s rolling"]' if "span" in MORE.get(pool, {}) else f"name of {pool}" for pool in POOLS}
@@ -192,8 +192,7 @@ class Model:
         held = [r for r in self.reservations.values() if r["state"] == "open" and r["lease_end"] > self.moment]
         taken = [sum(b is bucket for r in held for bucket, _, _ in r["shares"]) for b in newest]
         pairs = zip(command.pools, newest, taken, strict=True)
-        seen = [{**b, "reserved": n} if b and pool == "slots" else b for pool, b, n in pairs]
-        return {"status": "status", "now": [b if b and b["start"] <= self.moment < b["end"] else None for b in seen]}
+        return {"status": "status", "now": [{**b, "reserved": n} if b and pool == "slots" else b for pool, b, n in pairs]}
 
     def changepolicy(self, command: ChangePolicy) -> dict[str, Any]:
         key = (command.kind, command.identity)
@@ -264,7 +263,7 @@ class Model:
         """A new window; after one that ended where it starts, with what that left."""
         newest, carry = self.newest(draw.pool or ""), 0
         if newest and draw.rollover:
-            left = max(0, min(MAX, draw.limit + newest["carry"]) - newest["spent"] - newest["reserved"])
+            left = max(0, min(MAX, draw.limit - draw.raised + newest["carry"]) - newest["spent"] - newest["reserved"])
             carry = min(draw.rollover, left) if newest["end"] == start else draw.rollover
         return {"start": start, "end": draw.end, "spent": 0, "reserved": 0, "carry": carry}
 

@@ -3,7 +3,7 @@
 -- KEYS  marker, leases, ledger, refusals, closed windows, names, reservation, pool ...
 -- ARGV  1 id  2 now, version, lease, swept, epoch and sequence that the caller has seen, pools, draws; of each draw, pools
 --       first and then caps, the limits; the amounts; start, end, since  3 kept  4 lines: frozen, texts of the draws
---       5 names of the pools  6 '', or of each draw span, shadow, rollover
+--       5 names of the pools  6 '', or of each draw span, shadow, rollover, raised
 -- reply rewound | clock; due: id ...; repeated | conflict: record; stale_policy | stale_window;
 --       refused: buckets (of the draws that do not refuse: after it), draws that refuse; reserved: buckets, shadow draws
 --       that would have refused, '' or the starts of the windows
@@ -27,17 +27,17 @@ end
 if values[2] then return { same_request(values[2], kept) and 'repeated' or 'conflict', now, told, values[2] } end
 if asked ~= version then return { 'stale_policy', now, told } end
 local draws = { struct.unpack('<' .. string.rep('d', 2 * count), numbers, 65) }
-local more = ARGV[6] ~= '' and { struct.unpack('<' .. string.rep('d', 3 * count), ARGV[6]) }
+local more = ARGV[6] ~= '' and { struct.unpack('<' .. string.rep('d', 4 * count), ARGV[6]) }
 -- Values are replaced where they are, and lists begin at the size that they will have: one that grows is moved.
 local starts, writes, refused, shadowed, opened = { unpack(values) }, { unpack(draws) }, '', '', false
 local KEYS, pack, unpack_ = KEYS, struct.pack, struct.unpack
 for i = 1, count do
   local limit, amount, value = draws[i], draws[count + i], i <= pools and values[i + 2]
   local start, finish, since, spent, reserved, carry, parts, span, counts, _
-  if more and more[3 * i - 2] > 0 then
+  if more and more[4 * i - 3] > 0 then
     opened = opened or not value
     counts = unpack_('<d', numbers, 65 + 16 * count + 24 * i - 8)
-    parts, _, start, span, counts = rolling().at(value, now, now, more[3 * i - 2], counts)
+    parts, _, start, span, counts = rolling().at(value, now, now, more[4 * i - 3], counts)
     starts[i] = start
     start, finish, since, spent, reserved, carry = rolling().view(parts, span, counts, now)
   else
@@ -46,8 +46,9 @@ for i = 1, count do
       start, finish, since, spent, reserved, carry = unpack_(BUCKET, value)
     end
     if not value or now >= finish then
-      start, finish, since, spent, reserved, carry = open_window(finish, value and left(limit, spent, reserved, carry), now,
-        numbers, 41 + 16 * count + 24 * i, more and more[3 * i] or 0)
+      local raised, rollover = more and more[4 * i] or 0, more and more[4 * i - 1] or 0
+      start, finish, since, spent, reserved, carry = open_window(finish, value and left(limit - raised, spent, reserved, carry),
+        now, numbers, 41 + 16 * count + 24 * i, rollover)
       if not start then return { 'stale_window', now, told } end
       opened = opened or i <= pools
     end
@@ -57,7 +58,7 @@ for i = 1, count do
   if room > MAX then room = MAX end
   room = room - spent - reserved
   local fits = amount == 0 or (amount >= 0 and amount <= room)
-  if not fits and more and more[3 * i - 1] == 1 and amount >= 0 and amount <= MAX - spent - reserved then
+  if not fits and more and more[4 * i - 2] == 1 and amount >= 0 and amount <= MAX - spent - reserved then
     fits, shadowed = true, shadowed .. string.char(i)
   end
   if fits then
