@@ -17,12 +17,12 @@ from budget.commands import ChangePolicy, Outcome, Status
 from budget.config import duration_us
 from budget.errors import ArgumentTypeError, ConfigError, Refusal
 from budget.ledger import dumps
-from budget.limits import Limit, check_attributes
+from budget.limits import Limit, check_attributes, name_model
 from budget.money import MAX, format_usd, parse_usd
 from budget.overview import applies, load_policy, present, replaced, show_pool
 from budget.policy import Policy, match
 from budget.pools import Pool
-from budget.rows import limit_body, raise_body, short_body, short_identity
+from budget.rows import limit_beneath, limit_body, raise_body, read_limit, short_body, short_identity
 from budget.subject import Subject
 from budget.window import FOREVER, at_zone, zone
 
@@ -63,7 +63,8 @@ class Limits:
             warn: At how much of it a warning is given: "80%", or several such.
             on_short: What a call of a wrapped client may do instead of being refused (see `Limit`).
             reason: Why, for the ledger.
-            **attributes: Whose calls it applies to.
+            **attributes: Whose calls it applies to. A model may have any of its names; that of a host which is not its
+                maker's too needs `provider=` besides.
 
         Raises:
             ConfigError, ArgumentTypeError: It is not a limit, or cannot have such an option.
@@ -73,29 +74,29 @@ class Limits:
         ends = moment(until, tz, now)
         made = Limit(
             limit, tz=tz, per=per, starts=starts, mode=mode, until=ends, rollover=rollover, warn=warn,
-            on_short=on_short, source="store", **attributes,  # type: ignore[arg-type]
-        )  # fmt: skip
-        made = made.set_at(max(1, window_start(made, now)) if backfill else now)
+            on_short=on_short, **attributes,
+        ).named(self._budget.settings.book)  # fmt: skip
+        made = made.set_in("store", max(1, window_start(made, now)) if backfill else now)
         if backfill and not takes_backfill(made):
             raise ConfigError(f"backfill: {made.rule} takes nothing from before; calendar, rolling and lifetime do")
         # Else nothing of what was set before matters, and nobody reads 100,000 limits to set one.
-        policy = self._policy() if ends or backfill or made.on_short else None
+        policy, who = self._policy() if ends or backfill or made.on_short else None, actor(reason)
         identity, body = limit_body(made, policy.body(dumps(made.identity)) if policy and ends else None)
         if policy is not None:
-            self._put_short(policy, made, body, reason)
-        detail = {"limit": str(made), **_told(made), **({"backfill": True} if backfill else {}), **actor(reason)}
+            self._put_short(policy, made, body, who)
+        detail = {"limit": str(made), **_told(made), **({"backfill": True} if backfill else {}), **who}
         outcome = self._change(ChangePolicy("limit", identity, body, detail))
         if backfill:
             self._fill(made, outcome)
         return made
 
-    def _put_short(self, policy: Policy, limit: Limit, row: str | None, reason: str | None) -> None:
+    def _put_short(self, policy: Policy, limit: Limit, row: str | None, who: Mapping[str, str]) -> None:
         """Write what is done when a limit is short, before the limit itself: until that is set, it means nothing."""
         identity = short_identity(dumps(limit.identity))
         before = policy.body(identity, "adjust")
         body = None if row is None else short_body(limit, row, before)
         if body != before:
-            detail = {"limit": str(limit), "on_short": limit.on_short if row else "", **actor(reason)}
+            detail = {"limit": str(limit), "on_short": limit.on_short, **who}
             self._change(ChangePolicy("adjust", identity, body, detail))
 
     def _fill(self, limit: Limit, change: Outcome) -> None:
@@ -109,6 +110,8 @@ class Limits:
     ) -> list[Limit]:  # fmt: skip
         """Remove a limit of the store, whatever its amount; without `limit`, all of that selector.
 
+        Of one that was set for a time, what was set before holds again, as at its end.
+
         Args:
             limit: The limit.
             per, **attributes: Its selector.
@@ -119,29 +122,49 @@ class Limits:
             ConfigError: There is none in the store.
             StoreUnavailable: The store did not answer.
         """
-        if limit is not None:
-            modes = ("enforce", "shadow") if mode is None else (mode,)
-            wanted = [Limit(limit, per=per, mode=each, **attributes).identity for each in modes]  # type: ignore[arg-type]
-            known = list(self)
-            found = next((some for one in wanted if (some := [x for x in known if x.identity == one])), [])
-        else:
-            selector = tuple(sorted(check_attributes(attributes).items()))
-            found = [x for x in self if (x.selector, x.per) == (selector, per) and mode in (None, x.mode)]
+        who, policy = actor(reason), self._policy()
+        if self._budget.engine.settings.disabled:
+            return []
+        found = self._meant(policy, limit, per, mode, attributes)
         stored = [x for x in found if x.source == "store"]
         if not stored:
             where = f"it is set in {found[0].source}" if found else "there is none"
             raise ConfigError(f"unset: no such limit in the store ({where})")
         for each in stored:
-            detail = {"limit": str(each), **_told(each), **actor(reason)}
-            self._change(ChangePolicy("limit", dumps(each.identity), None, detail))
-            if each.on_short:
-                self._put_short(self._policy(), each, None, reason)
+            self._unset(each, policy, who)
         return stored
+
+    def _unset(self, limit: Limit, policy: Policy, who: Mapping[str, str]) -> None:
+        """Remove a limit of the store. The entry of the ledger says what holds then, if anything does."""
+        identity = dumps(limit.identity)
+        beneath = limit_beneath(limit, policy.body(identity))
+        told = limit if beneath is None else read_limit(beneath).limit
+        self._change(ChangePolicy("limit", identity, beneath, {"limit": str(told), **_told(told), **who}))
+        if limit.on_short:
+            self._put_short(self._policy(), limit.with_short(""), beneath, who)
+
+    def _meant(
+        self, policy: Policy, limit: str | None, per: str | None, mode: str | None, attributes: Mapping[str, str]
+    ) -> Sequence[Limit]:
+        """Return the limits that hold of those that `unset` means: of the model's name in the book, else as written."""
+        book = self._budget.settings.book
+        if limit is None:
+            given = check_attributes(attributes)
+            selectors = [tuple(sorted(each.items())) for each in (name_model(book, given), given)]
+            tries = [[x for x in policy.limits if (x.selector, x.per) == (each, per)] for each in selectors]
+            return next(([x for x in some if mode in (None, x.mode)] for some in tries if some), [])
+        modes = ("enforce", "shadow") if mode is None else (mode,)
+        wanted = [Limit(limit, per=per, mode=each, **attributes) for each in modes]  # type: ignore[arg-type]
+        identities = [each.identity for each in (*(one.named(book) for one in wanted), *wanted)]
+        tries = [[x for x in policy.limits if x.identity == each] for each in identities]
+        return next(filter(None, tries), [])
 
     def list(self, **attributes: str) -> list[Limit]:
         """Return the limits that hold now; with attributes, those that apply to such calls."""
-        check_attributes(attributes)
-        return [limit for limit in self._policy().limits if not attributes or applies(limit, attributes)]
+        asked, policy = name_model(self._budget.settings.book, check_attributes(attributes)), self._policy()
+        if not asked:
+            return list(policy.limits)
+        return [limit for limit in policy.limits if applies(limit, asked) and not replaced(policy, limit, asked)]
 
     def freezes(self) -> Sequence[Mapping[str, str]]:
         """Return the subjects that are frozen; {} is everybody."""
@@ -161,7 +184,13 @@ class Limits:
 
 
 def actor(reason: str | None) -> dict[str, str]:
-    """Return who makes a change and why, for the ledger."""
+    """Return who makes a change and why, for the ledger.
+
+    Raises:
+        ArgumentTypeError: The reason is not a text.
+    """
+    if reason is not None and not isinstance(reason, str):
+        raise ArgumentTypeError(f"reason: {type(reason).__name__} is not a text")
     try:
         who = getpass.getuser()
     except (KeyError, OSError):
@@ -172,12 +201,13 @@ def actor(reason: str | None) -> dict[str, str]:
 def adjust(engine: Engine, amount: object, reason: str | None, attributes: Mapping[str, str]) -> list[Pool]:
     """Raise what fits in the present window of a subject's money pools. See `Budget.adjust`."""
     nanos = _read_more(amount, "adjust")
-    subject = Subject(check_attributes(attributes))
+    who = actor(reason)
+    subject = Subject(name_model(engine.settings.book, check_attributes(attributes)))
     policy = load_policy(engine)
     found = list(_money(policy, subject))
     if not found:
         raise ConfigError(f"adjust: there is no limit of money for {subject} alone")
-    return _raise(engine, policy, found, nanos, actor(reason))
+    return _raise(engine, policy, found, nanos, who)
 
 
 def adjust_refused(engine: Engine, amount: object, refused: Sequence[Refusal], who: str) -> None:
@@ -234,7 +264,9 @@ def _money(policy: Policy, subject: Subject) -> Iterator[tuple[Limit, Subject, s
     attributes = {name: value for name, value in subject.items() if value is not None}
     for limit in policy.limits:
         found = match(limit, attributes) if limit.unit == "usd" else None
-        if found is not None and found.pool and dict(found.subject) == attributes and not replaced(policy, found):
+        if found is None or not found.pool or dict(found.subject) != attributes:
+            continue
+        if not replaced(policy, limit, found.subject):
             yield limit, found.subject, found.pool
 
 

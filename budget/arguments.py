@@ -11,7 +11,7 @@ from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
-from budget.asks import Ask, count, filled, make_ask, price
+from budget.asks import Ask, count, filled, make_ask, must_agree, price
 from budget.commands import Amounts, Reservation
 from budget.config import Settings
 from budget.errors import ArgumentTypeError, BudgetExceeded, ConfigError, UnknownModel
@@ -88,24 +88,26 @@ class Arguments:
         return "chat" if provider or not request.keys().isdisjoint(CHAT_ONLY) else "messages"
 
     def ask_for(self, what: object, tokens: object, request: Mapping[str, Any]) -> Ask:
-        """Tell a request's fields from attributes, and check both."""
+        """Tell a request's fields from attributes, and check both.
+
+        Of a request, `provider` and `endpoint` say what they say of an estimate.
+        """
         from budget.estimator import REQUEST_FIELDS
 
-        if what is not None and REQUEST_FIELDS.isdisjoint(request):
-            return make_ask(self.settings, what, tokens, request)
         fields = {name: value for name, value in request.items() if name in REQUEST_FIELDS}
-        attributes = check_attributes({name: value for name, value in request.items() if name not in REQUEST_FIELDS})
-        if what is None:
-            if not fields:
-                raise ConfigError(
-                    "amount: give an Estimate, an amount such as '$0.40', or a request (model=, messages=)"
-                )
-            what = self.estimate(fields, None, None)
-        elif fields.keys() <= {"model"}:
-            attributes |= fields
-        else:
-            raise ConfigError(f"{min(fields)}: give an amount or a request, not both")
-        return make_ask(self.settings, what, tokens, attributes)
+        if what is not None:
+            if not fields.keys() <= {"model"}:
+                raise ConfigError(f"{min(fields.keys() - {'model'})}: give an amount or a request, not both")
+            if isinstance(what, Estimate):
+                must_agree(self.settings, what, request)
+            return make_ask(self.settings, what, tokens, request)
+        attributes = {name: value for name, value in request.items() if name not in REQUEST_FIELDS}
+        endpoint = attributes.pop("endpoint", None)
+        check_attributes(attributes)
+        if not fields:
+            raise ConfigError("amount: give an Estimate, an amount such as '$0.40', or a request (model=, messages=)")
+        estimate = self.estimate(fields, attributes.get("provider"), endpoint)
+        return make_ask(self.settings, estimate, tokens, attributes)
 
     def reserve(
         self,

@@ -6,7 +6,7 @@ later.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from hashlib import blake2b
@@ -17,12 +17,12 @@ from budget.config import Settings
 from budget.errors import ArgumentTypeError, ConfigError, Unbounded, UnknownModel
 from budget.estimate import Estimate
 from budget.ledger import dumps, dumps_scope
-from budget.limits import Limit, check_attributes
+from budget.limits import Limit, check_attributes, name_model
 from budget.money import parse_usd
 from budget.run import Run, current
 from budget.usage import Usage
 
-__all__ = ["Ask", "count", "digest", "filled", "make_ask", "price"]
+__all__ = ["Ask", "count", "digest", "filled", "make_ask", "must_agree", "price"]
 
 
 @dataclass(slots=True)
@@ -37,6 +37,7 @@ class Ask:
         whole: Of such a call: the estimate of the longest answer that it may come to.
         extends: It adds to a call that is under way, and is no call itself.
         looping: The run for whose guard against loops the request is one, or None.
+        fits: Of a call that an account below has admitted: says whether it would be admitted in both on another model.
     """
 
     amounts: Amounts
@@ -50,6 +51,12 @@ class Ask:
     whole: Estimate | None = None
     extends: bool = False
     looping: Run | None = None
+    fits: Callable[[str], bool] | None = None
+
+    def above(self, fits: Callable[[str], bool] | None) -> Ask:
+        """Return what is asked of the account above: runs and limits of the call's own are decided on below."""
+        most = (self.amounts, self.scope, None, self.detail, self.estimate, self.most)
+        return Ask(*most, extends=self.extends, fits=fits)
 
 
 def make_ask(settings: Settings, what: object, tokens: object, attributes: Mapping[str, str]) -> Ask:
@@ -82,6 +89,25 @@ def make_ask(settings: Settings, what: object, tokens: object, attributes: Mappi
             raise Unbounded(what.reasons)
         amounts = (max(what.nanos_max, settings.allowance or 0), *amounts[1:])
     return Ask(amounts, scope, run, detail, what)
+
+
+def must_agree(settings: Settings, estimate: Estimate, attributes: Mapping[str, str]) -> None:
+    """Check that attributes which stand beside an estimate say what it says, under whatever name of the model.
+
+    Raises:
+        ArgumentTypeError, ConfigError: One is no attribute, or says something else.
+    """
+    if "model" not in attributes and "provider" not in attributes:
+        return
+    given = check_attributes(attributes)
+    provider = given.get("provider", estimate.provider)
+    if estimate.provider and provider != estimate.provider:
+        raise ConfigError(f"provider: the estimate is of {estimate.provider}, not of {provider[:80]!r}")
+    model = given.get("model", estimate.model)
+    if model != estimate.model:
+        named = name_model(settings.book, {"model": model, "provider": estimate.provider})
+        if named["model"] != estimate.model:
+            raise ConfigError(f"model: the estimate is of {estimate.model}, not of {model[:80]!r}")
 
 
 def _name_model(settings: Settings, scope: dict[str, str]) -> None:

@@ -129,8 +129,11 @@ class Checkpoint(NamedTuple):
 
 
 def read_checkpoint(seq: int, detail: Mapping[str, Any]) -> Checkpoint:
-    """Read the detail of an entry "pruned"."""
-    sums = {(pool, start): (spent, reserved) for pool, start, spent, reserved in detail["sums"]}
+    """Read the detail of an entry "pruned". A pool may be in it twice: an erasure made two pools one."""
+    sums: dict[Key, tuple[int, int]] = {}
+    for pool, start, spent, reserved in detail["sums"]:
+        before = sums.get((pool, start), (0, 0))
+        sums[pool, start] = before[0] + spent, before[1] + reserved
     retired = frozenset((pool, start) for pool, start in detail.get("retired", ()))
     return Checkpoint(detail["upto"], bytes.fromhex(detail["digest"]), tuple(detail["amounts"]), sums, seq, retired)
 
@@ -215,8 +218,9 @@ class Auditor:
             if not line.digest:
                 continue
             seq = line.seq
-            if upto is not None and seq > upto:
-                return True
+            if upto is not None and seq > upto:  # what came later, or was put in behind the last entry
+                follows = self._anywhere or (seq == self.seq + 1 and line.follows(found.head))
+                return follows or self._broken(seq)
             if seq != self.seq + 1 or not line.follows(found.head):
                 if not self._anywhere or seq == 1:
                     return self._broken(seq)
@@ -274,7 +278,10 @@ class Auditor:
         if found.faults:
             return found
         if (self.seq, found.head) != (seq, head):
-            self._fault(f"the last entry is {self.seq}, the account is at {seq}: entries are missing at the end")
+            if self.seq == seq:
+                self._fault(f"entry {seq}, the last one, is not the one that the account ends with")
+            else:
+                self._fault(f"the last entry is {self.seq}, the account is at {seq}: entries are missing at the end")
         if not self._met:
             self._fault(f"entry {self._checkpoint.seq}, the checkpoint that stands for the entries up to "
                         f"{self._checkpoint.upto}, is not in the chain")  # fmt: skip

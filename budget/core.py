@@ -20,7 +20,7 @@ from budget.books.books import Books, open_records
 from budget.books.drainer import Drainer
 from budget.commands import Command, Outcome, Reconcile, Refund, Renew, Reserve
 from budget.config import Settings
-from budget.errors import BudgetError, StoreUnavailable
+from budget.errors import BudgetError, ConfigError, StoreUnavailable
 from budget.lease import Renewer
 from budget.outage.outage import Outage
 from budget.slices.slices import AHEAD, Slices
@@ -55,10 +55,19 @@ class Engine(Arguments):
         if settings.above is not None and not settings.disabled:
             self.above = Engine(replace(settings, account=settings.above, above=None, limits=(), records=None))
             self.verbs.above = self.above.verbs
+            self._check_above(self.above)
         self.watcher: Watcher | None = None
         self._opened = False
         if settings.disabled:
             _log.warning("BUDGET_DISABLED is set: every call is admitted, and nothing is recorded")
+
+    def _check_above(self, above: Engine) -> None:
+        """Refuse an account above that is in another store than this one; a test's sandbox takes what files say."""
+        if self.store.url == "memory://" and above.store is not self.store and self.settings.clock is None:
+            raise ConfigError(
+                "above: a store in memory is private to one Budget, so that nobody could set limits in the account "
+                "above; name a store that both share, such as 'sqlite:///budget.db'"
+            )
 
     def _make_slices(self) -> Slices | None:
         speed, allowance = self.settings.slices, self.settings.local_allowance or 0

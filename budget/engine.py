@@ -15,7 +15,7 @@ from budget.config import Settings, duration_us, load
 from budget.core import Engine
 from budget.errors import ArgumentTypeError, BudgetExceeded, ConfigError
 from budget.estimate import Estimate, estimate_counts
-from budget.limits import Limit, check_attributes
+from budget.limits import Limit, check_attributes, name_model
 from budget.overview import pools_of
 from budget.pools import Pool
 from budget.rows import selector_identity
@@ -355,7 +355,7 @@ class Budget:
             deadline: Seconds after which no call is begun; what is left of them is a call's timeout.
             loop: How often the same tool call with the same arguments is a loop: 3, "3 in 10" (calls), or a `Loop`;
                 as many rounds of a cycle of several calls are one, too. Wrapped clients see the tool calls in what they
-                send; `Run.tool` says them by hand.
+                send; `Run.tool` says them by hand, also where the provider keeps the conversation.
             velocity: How much it may use in a time: "$1/minute" (always the last 60 seconds), "$5/10m rolling",
                 "100 requests/minute". It is a limit, refused as such: the call fits later (`resets_at`, `wait=`).
             on_short: What is done when a limit has no room for a call of a wrapped client: "clamp", "fallback:MODEL",
@@ -460,18 +460,20 @@ class Budget:
 
         Args:
             since: An aware datetime, or how long ago: "7d", "12h".
-            **attributes: Only entries of calls that have them.
+            **attributes: Only entries of calls that have them; a model under any name that it has.
 
         Raises:
-            ConfigError: `since` cannot be used.
+            ConfigError, ArgumentTypeError: `since` cannot be used.
         """
-        wanted = check_attributes(attributes).items()
+        given = check_attributes(attributes)
+        wanted = [given.items(), name_model(self.settings.book, given).items()]
         since_us = _since(since, self._engine.verbs.now())
         return self._entries(wanted, since_us)
 
-    def _entries(self, wanted: Any, since_us: int) -> Iterator[Entry]:
+    def _entries(self, wanted: Sequence[Any], since_us: int) -> Iterator[Entry]:
+        """Iterate entries of a model as the book names it, and as written: the book may not have known it then."""
         entries = self._engine.books.entries(since_us)
-        return (entry for entry in entries if wanted <= entry.scope.items())
+        return (entry for entry in entries if any(some <= entry.scope.items() for some in wanted))
 
     def report(
         self, by: object = "user", *, since: datetime | str | None = None, until: datetime | str | None = None,
@@ -540,12 +542,15 @@ class Budget:
         return f"Budget({self._engine.store.url.partition('://')[0]}://…, account={self.settings.account!r})"
 
     def _set_freeze(self, body: str | None, everybody: bool, reason: str | None, attributes: Mapping[str, str]) -> bool:
-        check_attributes(attributes)
-        if everybody == bool(attributes):
+        given = check_attributes(attributes)
+        if everybody == bool(given):
             raise ConfigError("freeze: name a subject (user='alice') or everybody=True")
-        detail = {"subject": dict(attributes), **actor(reason)}
-        command = ChangePolicy("freeze", selector_identity(attributes), body, detail)
-        changed = self._engine.do(command).status == "changed"
+        who, named, changed = actor(reason), name_model(self.settings.book, given), False
+        subjects = [named] if body is not None or named == given else [named, given]
+        while subjects and not changed:
+            subject = subjects.pop(0)
+            command = ChangePolicy("freeze", selector_identity(subject), body, {"subject": subject, **who})
+            changed = self._engine.do(command).status == "changed"
         self._engine.verbs.forget_policy()
         return changed
 
@@ -558,4 +563,8 @@ def default_engine() -> Budget:
 def _since(since: datetime | str | None, now: int) -> int:
     if since is None:
         return 0
-    return now - duration_us(since, "since") if isinstance(since, str) else instant(since)
+    if isinstance(since, str):
+        return now - duration_us(since, "since")
+    if isinstance(since, datetime):
+        return instant(since)
+    raise ArgumentTypeError(f"since: {type(since).__name__} is neither an aware datetime nor a text such as '7d'")

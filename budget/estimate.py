@@ -86,8 +86,13 @@ class Estimate:
         return to_decimal(self.nanos_max)
 
     def exceeds(self, cap: str | Decimal) -> bool:
-        """Whether the most it can cost is above a cap, such as "$0.10", or has no bound at all."""
-        return not self.closed or self.nanos_max > parse_usd(cap, "cap")
+        """Whether the most it can cost is above a cap, such as "$0.10", or has no bound at all.
+
+        Raises:
+            ArgumentTypeError, ConfigError: It is no amount.
+        """
+        most = parse_usd(cap, "cap")
+        return not self.closed or self.nanos_max > most
 
     @property
     def amounts(self) -> Amounts:

@@ -29,17 +29,17 @@ if TYPE_CHECKING:
     from budget.engine import Budget
     from budget.verbs import Flow
 
-__all__ = ["Guard", "Watched", "Watcher", "set_aside"]
+__all__ = ["BLOCKS", "Guard", "Watched", "Watcher", "set_aside"]
 
 _log = logging.getLogger("budget")
 _AS_RESERVED: Amounts = (None, None, None, None, None)
-_BLOCKS: ContextVar[tuple[weakref.ref[Guard], ...]] = ContextVar("budget_blocks", default=())
+BLOCKS: ContextVar[tuple[weakref.ref[Guard], ...]] = ContextVar("budget_blocks", default=())
 """The blocks that were entered around this, outermost first."""
 
 
 def set_aside(engine: Engine) -> bool:
     """Whether this runs in a block of `budget.reservation(...)` that is open."""
-    guards = [reference() for reference in _BLOCKS.get()]
+    guards = [reference() for reference in BLOCKS.get()]
     return any(guard is not None and guard.belongs(engine) and not guard.ended for guard in guards)
 
 
@@ -111,36 +111,38 @@ class Guard:
 
     def begin(self) -> Guard:
         """Reserve, or raise what `Budget.reserve` raises."""
-        if not self._engine.settings.disabled:
-            id = self._announce()
-            try:
-                self.stored = self._engine.drive(self._reserve(id), call_back=True)
-            except Exception as error:
-                self._not_begun(id, error)
-                raise
-            self._watch()
+        id = self._announce()
+        try:
+            self.stored = self._engine.drive(self._reserve(id), call_back=True)
+        except Exception as error:
+            self._not_begun(id, error)
+            raise
+        self._watch()
         return self
 
     async def abegin(self) -> Guard:
         """Reserve without blocking the event loop."""
-        if not self._engine.settings.disabled:
-            id = self._announce()
-            try:
-                self.stored = await self._engine.adrive(self._reserve(id), call_back=True)
-            except Exception as error:
-                self._not_begun(id, error)
-                raise
-            self._watch()
+        id = self._announce()
+        try:
+            self.stored = await self._engine.adrive(self._reserve(id), call_back=True)
+        except Exception as error:
+            self._not_begun(id, error)
+            raise
+        self._watch()
         return self
 
     def _announce(self) -> str:
-        """Make the id and see to its end before it is reserved, so that an interrupt after any step finds one."""
+        """Make the id and see to its end before it is reserved, so that an interrupt after any step finds one.
+
+        What a disabled engine reserves has no end, and counts as ended.
+        """
         if self.stored is not None:
             raise ConfigError("reservation: it was entered before; make another one for another block")
         id = self._engine.verbs.new_id()
-        self._ids = [id]
-        weakref.finalize(self, _dropped, self._engine, self._ids)
-        self._engine.leases.keep(id, self._lease_us)
+        if not self._engine.settings.disabled:
+            self._ids = [id]
+            weakref.finalize(self, _dropped, self._engine, self._ids)
+            self._engine.leases.keep(id, self._lease_us)
         return id
 
     def _not_begun(self, id: str, error: Exception) -> None:
@@ -312,7 +314,7 @@ class Guard:
 
     def __enter__(self) -> Guard:
         self.begin()
-        _BLOCKS.set((*_BLOCKS.get(), weakref.ref(self)))
+        BLOCKS.set((*BLOCKS.get(), weakref.ref(self)))
         return self
 
     def __exit__(
@@ -324,7 +326,7 @@ class Guard:
 
     async def __aenter__(self) -> Guard:
         await self.abegin()
-        _BLOCKS.set((*_BLOCKS.get(), weakref.ref(self)))
+        BLOCKS.set((*BLOCKS.get(), weakref.ref(self)))
         return self
 
     async def __aexit__(
@@ -335,7 +337,7 @@ class Guard:
             await self.aend(*self.unanswered(error, None))
 
     def _left(self) -> None:
-        _BLOCKS.set(tuple([reference for reference in _BLOCKS.get() if reference() is not self]))
+        BLOCKS.set(tuple([reference for reference in BLOCKS.get() if reference() is not self]))
 
     def __repr__(self) -> str:
         return f"Guard({self.stored.id if self.stored else 'not entered'})"

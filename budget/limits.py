@@ -11,18 +11,22 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from budget.errors import ArgumentTypeError, ConfigError
+from budget.errors import ArgumentTypeError, ConfigError, UnknownModel
 from budget.money import MAX, format_usd, parse_usd, to_decimal
 from budget.short import short_text
 from budget.window import Window, at_zone, check_starts, instant, zone
 
-__all__ = ["CONCURRENT", "MODES", "UNITS", "Limit", "check_attributes"]
+if TYPE_CHECKING:
+    from budget.prices import PriceBook
+
+__all__ = ["CONCURRENT", "MODES", "UNITS", "Limit", "check_attributes", "name_model"]
 
 UNITS = ("usd", "tokens", "input_tokens", "output_tokens", "requests", "concurrent")
 """What a pool counts; `usd` in nano-dollars, the others one by one."""
@@ -84,6 +88,7 @@ class Limit:
     def __init__(
         self,
         text: str,
+        /,
         *,
         per: str | None = None,
         tz: str | None = None,
@@ -93,8 +98,6 @@ class Limit:
         warn: str | Sequence[str] | None = None,
         on_short: str | None = None,
         until: datetime | None = None,
-        source: str = "code",
-        created_us: int = 0,
         **attributes: str,
     ) -> None:
         """Read a limit.
@@ -112,8 +115,6 @@ class Limit:
             on_short: What a call of a wrapped client may do instead of being refused: "clamp", "fallback:MODEL",
                 "grow", "wait:30s", "ask" (see `budget.short`); several, separated by `;`, are tried in order.
             until: When it ends, aware.
-            source: Where it was set.
-            created_us: When it was set, microseconds since the epoch.
             **attributes: What a call must have: `user="alice"`.
 
         Raises:
@@ -137,7 +138,7 @@ class Limit:
             _check_zone(tz, unit, window), "" if starts is None else check_starts(window, starts),
             0 if rollover is None else _check_rollover(rollover, unit, quantity, window),
             () if warn is None else _check_warn(warn, window), "" if on_short is None else short_text(on_short),
-            0 if until is None else _check_until(until), source, created_us,
+            0 if until is None else _check_until(until), "code", 0,
         )  # fmt: skip
         for name, item in zip(self.__slots__, values, strict=True):
             object.__setattr__(self, name, item)
@@ -145,6 +146,15 @@ class Limit:
     def set_at(self, at_us: int) -> Limit:
         """Return the limit as set at an instant, unless it has one."""
         return self if self.created_us else self._with(created_us=at_us)
+
+    def set_in(self, source: str, at_us: int = 0) -> Limit:
+        """Return the limit as set in "code", "file" or "store", at an instant if that is known."""
+        return self._with(source=source, created_us=at_us)
+
+    def named(self, book: PriceBook) -> Limit:
+        """Return it with the model called as the book does, which calls are too: see `name_model`."""
+        given = dict(self.selector)
+        return self._with(selector=tuple(sorted(name_model(book, given).items()))) if "model" in given else self
 
     def raised(self, by: int) -> Limit:
         """Return it with so much more in its unit, as a pool has it that was adjusted or takes something over."""
@@ -303,6 +313,19 @@ def check_attributes(attributes: Mapping[str, object]) -> dict[str, str]:
         if _CONTROL.search(value):
             raise ConfigError(f"{name}: the value has a control character (a newline, say)")
     return dict(attributes)  # type: ignore[arg-type]
+
+
+def name_model(book: PriceBook, attributes: Mapping[str, str]) -> dict[str, str]:
+    """Return attributes with the model called as the book does; a name that it does not know stays.
+
+    Calls are named so, whatever their agent sends. What is said of a snapshot or an alias is therefore said of the
+    model, or it would be about no call at all. Without `provider` a name is its maker's, as everywhere in the book.
+    """
+    named = dict(attributes)
+    if "model" in named:
+        with suppress(UnknownModel, ConfigError):  # nobody sells it, or several do
+            named["model"] = book.find(named["model"], named.get("provider")).id
+    return named
 
 
 def _check_name(name: object) -> None:

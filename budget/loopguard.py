@@ -4,6 +4,9 @@ A request shows its whole conversation, so that the loop is looked for in the re
 each request counts once, conversations that go on side by side do not mix, and a request that was refused is refused
 again. All that is kept is which calls the model made since the run began, by the ids that the provider gave them, so
 that a chat whose earlier run ended in a loop can go on in a new one.
+
+Where the provider keeps the conversation (`previous_response_id` or `conversation` of Responses) a request shows only
+what is new, and no tool call is in it: such a loop is found only if each call is said by hand, with `Run.tool`.
 """
 
 from __future__ import annotations

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from budget.buckets import following
 from budget.commands import Bucket, Status, Sweep
-from budget.limits import Limit
-from budget.policy import Match, Policy, match, read_name
+from budget.limits import Limit, name_model
+from budget.policy import Policy, match, read_name
 from budget.pools import Pool, make_pool
 from budget.stores.base import PAGE
 from budget.subject import Subject
@@ -49,7 +49,7 @@ def pools_of(engine: Engine, attributes: Mapping[str, str]) -> list[Pool]:
 def _pools_of(engine: Engine, attributes: Mapping[str, str]) -> list[Pool]:
     policy = load_policy(engine)
     if attributes:
-        found = list(_asked(policy, attributes))
+        found = list(_asked(policy, name_model(engine.settings.book, attributes)))
         outcome = engine.do(Status([pool for _, _, pool in found]))
         pairs = zip(found, outcome.buckets, strict=True)
         return [show_pool(policy, found, bucket, outcome.now) for found, bucket in pairs]
@@ -74,15 +74,17 @@ def _asked(policy: Policy, attributes: Mapping[str, str]) -> Iterator[tuple[Limi
         kind = limit.window.kind
         if applies(limit, attributes) and kind != "request" and (kind != "run" or "run" in attributes):
             found = match(limit, {**dict(limit.selector), **attributes})
-            if found.pool is not None and not replaced(policy, found):
+            if found.pool is not None and not replaced(policy, limit, found.subject):
                 yield limit, found.subject, found.pool
 
 
-def replaced(policy: Policy, found: Match) -> bool:
+def replaced(policy: Policy, limit: Limit, subject: Mapping[str, str | None]) -> bool:
     """Whether a limit of just this subject stands in the place of a `per=` one."""
-    limit = found.limit
-    known = sorted((name, value) for name, value in found.subject.items() if value is not None and name != "run")
-    return limit.per is not None and policy.has(tuple(known), None, *limit.identity[2:])
+    value = subject.get(limit.per) if limit.per is not None else None
+    if limit.per is None or value is None:
+        return False
+    alone = tuple(sorted((*limit.selector, (limit.per, value))))
+    return policy.has(alone, None, *limit.identity[2:])
 
 
 def _all(policy: Policy, names: Mapping[str, str], newest: Mapping[str, Bucket], now: int) -> Iterator[Pool]:
@@ -92,7 +94,11 @@ def _all(policy: Policy, names: Mapping[str, str], newest: Mapping[str, Bucket],
         by_limit.setdefault(identity, []).append((pool, subject))
     for limit in policy.limits:
         known = sorted(by_limit.get(limit.identity, []), key=lambda item: str(item[1]))
-        live = [(limit, subject, pool) for pool, subject in known if pool in newest and now < newest[pool].end]
+        live = [
+            (limit, subject, pool)
+            for pool, subject in known
+            if pool in newest and now < newest[pool].end and not replaced(policy, limit, subject)
+        ]
         if not live and limit.per is None and limit.window.kind not in ("request", "run"):
             alone = match(limit, dict(limit.selector))
             yield show_pool(policy, (limit, alone.subject, alone.pool or ""), newest.get(alone.pool or ""), now)

@@ -1,8 +1,8 @@
 """The policy of an account: which limits a call must satisfy, and what it draws on which pool.
 
 The limits of the store hold for every process; those of code and `budget.toml` for this one. Where both have the same
-identity, the store's holds. All that match must allow, with one exception: a limit of one subject (`user=alice`)
-replaces the `per=user` one of the same unit, window and mode.
+identity, the store's holds; of several of one process, the last. All that match must allow, with one exception: a limit
+of one subject (`user=alice`) replaces the `per=user` one of the same unit, window and mode.
 
 A policy is immutable, and has the store's version and an instant: what was set for a time gives way to what held
 before when that time is over (`changes_at`), without a word from the store. Python computes here what a call draws; the
@@ -90,13 +90,11 @@ class Policy:
         self._raises = read_raises(self._rows, now)
         self._shorts = read_shorts(self._rows)
         shared = self._held(now, before)
-        mine = [limit for limit in own if not 0 < limit.until_us <= now]
-        known = [dumps(limit.identity) for limit in mine]
-        held = [shared.get(row, limit) for row, limit in zip(known, mine, strict=True)]
-        for row in known:
-            shared.pop(row, None)
+        mine = _held_here(own, now)
+        held = [shared.pop(row, limit) for row, limit in mine.items()]
         self.limits: tuple[Limit, ...] = (*held, *shared.values())
-        self.changes_at = min((limit.until_us for limit in (*self.limits, *mine) if limit.until_us), default=FOREVER)
+        ends = [limit.until_us for limit in (*self.limits, *mine.values()) if limit.until_us]
+        self.changes_at = min(ends, default=FOREVER)
         self.warns = any(limit.warn for limit in self.limits)
         # By selector, with their place in the declaration order: 100,000 users' limits cost one look-up.
         self._index: dict[tuple[tuple[str, str], ...], list[tuple[int, Limit]]] = {}
@@ -162,7 +160,7 @@ class Policy:
         Args:
             scope: The call's attributes.
             runs: For each run it is in, innermost first, that run's attributes with the call's model and provider.
-            own: The runs' own limits, each with its run's attributes.
+            own: The runs' own limits, each with its run's attributes. Of those of one pool, the smallest holds.
         """
         shared = self._window_matches(scope)
         if not self._per_run and not own:
@@ -171,8 +169,8 @@ class Policy:
         if self._per_run:
             for run in runs or [scope if "run" in scope else {**scope, "run": ""}]:
                 found.extend(match(limit, run) for limit in self._applicable(run) if limit.window.kind == "run")
-        found.extend(match(limit, run) for limit, run in own)
-        return _each_once(found)
+        mine = [match(limit, run) for limit, run in own]
+        return _each_once([*found, *mine], mine)
 
     def draws(self, matches: Sequence[Match], amounts: Amounts, now: int, most: Amounts | None = None) -> list[Draw]:
         """Return what a call draws on each pool, with the bounds of the windows that hold `now`.
@@ -266,6 +264,21 @@ class Policy:
         return [limit for _, limit in sorted(kept, key=itemgetter(0))]
 
 
+def _held_here(own: Sequence[Limit], now: int) -> dict[str, Limit]:
+    """Return the limits of this process that hold at an instant, in declaration order, by their rows' identity.
+
+    As in the store, one that is set again is replaced, and one that ends stands before what holds afterwards.
+    """
+    held: dict[str, Limit] = {}
+    for limit in own:
+        if 0 < limit.until_us <= now:
+            continue
+        row = dumps(limit.identity)
+        if limit.until_us or row not in held or not held[row].until_us:
+            held[row] = limit
+    return held
+
+
 def _as_subject(limit: Limit, scope: Mapping[str, str]) -> tuple[Any, ...] | None:
     """Return the identity that a limit of just this call's subject would have."""
     assert limit.per is not None
@@ -275,11 +288,16 @@ def _as_subject(limit: Limit, scope: Mapping[str, str]) -> tuple[Any, ...] | Non
     return selector, None, *limit.identity[2:]
 
 
-def _each_once(found: Sequence[Match]) -> Matches:
-    """Leave out what was there before: one limit may match in several runs of a chain, but a pool is drawn on once."""
+def _each_once(found: Sequence[Match], mine: Sequence[Match] = ()) -> Matches:
+    """Leave out what was there before: one limit may match in several runs of a chain, but a pool is drawn on once.
+
+    A run may go on inside itself, under the same id: of `mine`, the runs' own limits, the smallest of a pool holds.
+    """
     unique: dict[str | int, Match] = {}
     for index, each in enumerate(found):
-        unique.setdefault(each.pool or index, each)
+        known = unique.setdefault(each.pool or index, each)
+        if known is not each and each.limit.quantity < known.limit.quantity and any(known is one for one in mine):
+            unique[each.pool or index] = each
     return Matches(unique.values())
 
 

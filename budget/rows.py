@@ -24,8 +24,8 @@ from budget.subject import Subject
 from budget.window import FOREVER, at_zone
 
 __all__ = [
-    "Raise", "Stored", "limit_body", "raise_body", "read_limit", "read_raises", "read_shorts", "selector_identity",
-    "short_body", "short_identity",
+    "Raise", "Stored", "limit_beneath", "limit_body", "raise_body", "read_limit", "read_raises", "read_shorts",
+    "selector_identity", "short_body", "short_identity",
 ]  # fmt: skip
 
 _SHORT = '{"on_short":'  # how the identity of such a row begins; that of another adjustment is 32 hex digits
@@ -65,10 +65,22 @@ def limit_body(limit: Limit, before: str | None = None) -> tuple[str, str]:
     usual = {"mode": "enforce", "until": 0}
     row = {"text": str(limit), "created_us": limit.created_us}
     row |= {name: value for name, value in options.items() if usual.get(name) != value}
-    then = json.loads(before) if before and limit.until_us else None
-    while then is not None and then.get("until", FOREVER) <= limit.until_us:
-        then = then.get("then")
+    then = _after(limit, before)
     return dumps(limit.identity), dumps(row if then is None else {**row, "then": then})
+
+
+def limit_beneath(limit: Limit, body: str | None) -> str | None:
+    """Return the body that a limit's row has without it: what would hold at its end; None if that is nothing."""
+    then = _after(limit, body)
+    return None if then is None else dumps(then)
+
+
+def _after(limit: Limit, body: str | None) -> dict[str, Any] | None:
+    """Return what is left of a body when a limit ends; nothing if it does not."""
+    row: dict[str, Any] | None = json.loads(body) if body and limit.until_us else None
+    while row is not None and row.get("until", FOREVER) <= limit.until_us:
+        row = row.get("then")
+    return row
 
 
 def read_limit(body: str) -> Stored:
@@ -87,7 +99,8 @@ def _read_row(row: dict[str, Any]) -> Stored:
             f"limit: {str(row.get('text'))[:80]!r} in the store has {min(unknown)!r}, which this version of budget "
             "does not know; upgrade this process"
         )
-    limit = Limit(**row, source="store", until=at_zone(until) if until else None)
+    text, created_us = row.pop("text"), row.pop("created_us")
+    limit = Limit(text, **row, until=at_zone(until) if until else None).set_in("store", created_us)
     return Stored(limit, None if then is None else _read_row(then))
 
 

@@ -19,6 +19,7 @@ from contextvars import ContextVar
 from decimal import Decimal
 from functools import lru_cache, wraps
 from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction
+from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from budget.commands import Bucket, Reservation
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
     from budget.verbs.applies import Applies
 
-__all__ = ["ENVIRONMENT", "HEADER", "Run", "current", "read_run"]
+__all__ = ["ENVIRONMENT", "HEADER", "STACK", "Run", "current", "read_run"]
 
 HEADER = "x-budget-run"
 ENVIRONMENT = "BUDGET_RUN"
@@ -43,7 +44,9 @@ ENVIRONMENT = "BUDGET_RUN"
 MOST_NESTED = 32
 """Runs that may be handed over inside one another: as many limits may apply to a call."""
 _WORDS = {"requests": "calls"}
-_STACK: ContextVar[tuple[Run, ...]] = ContextVar("budget_run", default=())
+_LATER = (CoroutineType, GeneratorType, AsyncGeneratorType)
+STACK: ContextVar[tuple[Run, ...]] = ContextVar("budget_run", default=())
+"""The runs that this task or thread has entered, outermost first."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -55,7 +58,7 @@ def current() -> Run | None:
     Raises:
         ConfigError: The process was given a run in its environment, which is damaged.
     """
-    stack = _STACK.get()
+    stack = STACK.get()
     if stack:
         return stack[-1]
     given = os.environ.get(ENVIRONMENT)
@@ -71,6 +74,7 @@ class Run:
     """One agent run; `Budget.run(...)` makes it. A context manager, sync and async.
 
     `spent`, `reserved`, `remaining` and `calls` come from the latest answer that this process saw; `refresh()` asks.
+    What the run does not limit has no pool: that is added up from the calls and records of this process.
 
     Attributes:
         id: What identifies the run, also in other processes.
@@ -117,16 +121,23 @@ class Run:
         Threads need it, an executor's or others. Tasks and `asyncio.to_thread` are in the run anyway.
 
         Raises:
-            ArgumentTypeError: It is no function, or a coroutine or generator function, whose body runs later.
+            ArgumentTypeError: It is no function, or a coroutine or generator function, whose body runs later; also at
+                the call, if one is behind another decorator.
         """
+        what = "inside: a plain function is needed; a task is in the run in which it was made"
         later = iscoroutinefunction(function) or isgeneratorfunction(function) or isasyncgenfunction(function)
         if not callable(function) or later:
-            raise ArgumentTypeError("inside: a plain function is needed; a task is in the run in which it was made")
+            raise ArgumentTypeError(what)
 
         @wraps(function)
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
             with self:
-                return function(*args, **kwargs)
+                found = function(*args, **kwargs)
+            if type(found) in _LATER:
+                if isinstance(found, CoroutineType):
+                    found.close()  # else Python warns too that nobody awaited it
+                raise ArgumentTypeError(what)
+            return found
 
         return call
 
@@ -194,6 +205,8 @@ class Run:
         return run is not None and run.guard is not None and run.guard.tell(name, arguments, keep=False)
 
     def _guarded(self) -> Run | None:
+        if self._verbs is not None and self._verbs.settings.disabled:
+            return None
         return next((run for run in self.chain() if run.guard is not None), None)
 
     # What it has used.
@@ -238,17 +251,25 @@ class Run:
     def refresh(self) -> Run:
         """Ask the store for the figures of this run's own pools, which hold those of other processes too.
 
+        What it does not limit has none and stays what this process has seen: a run without any limit asks nothing. What
+        all processes did in it is in the ledger, `budget.entries(run=run.id)`.
+
         Raises:
             ConfigError: It came with the environment, and no call of this process has used it yet.
         """
         if self._verbs is None:
             raise ConfigError("refresh: no engine of this process has used the run yet")
-        self._verbs.drive(self._verbs.refresh(self))
+        if self.own_pools:
+            self._verbs.drive(self._verbs.refresh(self))
         return self
 
     def saw(self, reservation: Reservation, buckets: Sequence[Bucket | None]) -> None:
         """Take note of an answer of the store about one of this run's calls."""
         self._tally.saw(reservation, buckets)
+
+    def recorded(self, made: Reservation, buckets: Sequence[Bucket | None]) -> None:
+        """Take note of an answer of the store about a cost that had no reservation."""
+        self._tally.recorded(made, buckets)
 
     @property
     def own_pools(self) -> list[str]:
@@ -291,14 +312,14 @@ class Run:
     # The context.
 
     def __enter__(self) -> Run:
-        _STACK.set((*_STACK.get(), self))
+        STACK.set((*STACK.get(), self))
         return self
 
     def __exit__(self, *exc: object) -> None:
-        stack = _STACK.get()
+        stack = STACK.get()
         for at in reversed(range(len(stack))):
             if stack[at] is self:
-                _STACK.set(stack[:at] + stack[at + 1 :])
+                STACK.set(stack[:at] + stack[at + 1 :])
                 return
         # Closed in another context, as an async generator may be: it was never current there.
 

@@ -1,9 +1,10 @@
 """What a process has seen of one run's money and calls: in the latest answers about the run's own pools, else by adding
-up its calls."""
+up its calls and records."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from threading import get_ident
 
 from budget.commands import Amounts, Bucket, Reservation
 from budget.limits import UNITS, Limit
@@ -11,6 +12,9 @@ from budget.money import MAX
 from budget.policy import match
 
 __all__ = ["Tally"]
+
+_NOTHING: Amounts = (0, 0, 0, 0, 0)
+_MOST = 8192  # records that are known at once
 
 
 class Tally:
@@ -31,8 +35,9 @@ class Tally:
         found = {unit: match(limit, scope).pool for unit, limit in whole.items()}
         self._pools = {unit: pool for unit, pool in found.items() if pool is not None}
         self._seen: dict[str, Bucket] = {}
-        self._ended = [0, 0, 0, 0, 0]
+        self._ended: dict[int, list[int]] = {}  # each thread adds up its own
         self._open: dict[str, Amounts] = {}
+        self._recorded: dict[str, object] = {}  # the latest, by id
 
     @property
     def pools(self) -> list[str]:
@@ -45,8 +50,28 @@ class Tally:
             self._open[reservation.id] = reservation.amounts
         else:
             known = self._open.pop(reservation.id, None)
-            if known is not None and reservation.charged is not None:
-                self._ended = [t + (c or 0) for t, c in zip(self._ended, reservation.charged, strict=True)]
+            if known is not None:
+                self._add(reservation.charged or _NOTHING)
+        self._look(reservation, buckets)
+
+    def recorded(self, made: Reservation, buckets: Sequence[Bucket | None]) -> None:
+        """Take note of an answer of the store about a record; one that is made again counts once."""
+        mark = object()
+        if self._recorded.setdefault(made.id, mark) is mark:
+            self._add(made.charged or _NOTHING)
+        if len(self._recorded) > _MOST:
+            for id in list(self._recorded)[: _MOST // 2]:
+                self._recorded.pop(id, None)
+        self._look(made, buckets)
+
+    def _add(self, charged: Amounts) -> None:
+        """Add to what calls have cost. It takes no lock: a finalizer may do this in the midst of anything."""
+        mine = self._ended.setdefault(get_ident(), [0, 0, 0, 0, 0])
+        for unit, cost in enumerate(charged):
+            if cost:
+                mine[unit] += cost  # one step for Python, so that such a finalizer's addition is not lost
+
+    def _look(self, reservation: Reservation, buckets: Sequence[Bucket | None]) -> None:
         if self._pools:  # most runs have no limit of their own
             for share, bucket in zip(reservation.shares, buckets, strict=False):
                 self.took(share.pool, bucket)
@@ -59,7 +84,10 @@ class Tally:
     def spent(self, unit: str) -> int:
         """What is spent in a unit."""
         bucket = self._bucket(unit)
-        return self._ended[UNITS.index(unit)] if bucket is None else bucket.spent
+        if bucket is not None:
+            return bucket.spent
+        index = UNITS.index(unit)
+        return sum(ended[index] for ended in list(self._ended.values()))
 
     def reserved(self, unit: str) -> int:
         """What is reserved in a unit."""

@@ -5,7 +5,8 @@ request that is about to be sent. Nothing of it is kept: calls are compared wher
 
 The shapes: Anthropic's Messages (`tool_use`), OpenAI's Chat (`tool_calls`, and the `function_call` before them), which
 Mistral, Groq, Cohere and others share, OpenAI's Responses (`function_call` and its like, as items of their own),
-Google's `functionCall` and Bedrock's `toolUse`. Tools that the provider runs itself are not among them.
+Google's `functionCall` and Bedrock's `toolUse`. Tools that the provider runs itself are not among them, nor is what
+stands in a conversation that the provider keeps, which a request continues by its id alone.
 """
 
 from __future__ import annotations

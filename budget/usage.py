@@ -93,8 +93,11 @@ class Usage:
                 Perplexity, OpenRouter); Gemini and Vertex; Bedrock's Converse and InvokeModel; Cohere v1 and v2.
             provider: Whose it is, where the shape alone does not say all.
 
+        A usage alone may be a part of one: a count that it leaves out is 0. An answer of chat, Messages or Responses
+        says both its input and its output (or the total), or cannot be read.
+
         Raises:
-            ArgumentTypeError: The object carries no usage that is known.
+            ArgumentTypeError: The object carries no usage that is known, or an answer leaves a count out.
             ConfigError: A count is negative, not an integer, or inconsistent.
         """
         return source if isinstance(source, Usage) else cls(**reported(source, provider))

@@ -19,6 +19,7 @@ from budget import Budget, BudgetExceeded, ReservationConflict
 from budget.cli import main
 from budget.errors import ConfigError
 from budget.stores.memory import MemoryStore
+from budget.testing import Sandbox
 
 
 @pytest.fixture
@@ -238,3 +239,71 @@ def test_blocks_and_records_are_booked_in_both(teams: Callable[..., Budget]) -> 
 def test_names_that_cannot_be(wrong: str) -> None:
     with pytest.raises(ConfigError, match="above"):
         Budget("memory://", above=wrong)
+
+
+MESSAGES = [{"role": "user", "content": "hi"}]
+DEAR, CHEAP = "claude-sonnet-4-6", "claude-3-haiku-20240307"
+
+
+@pytest.mark.parametrize("own", ["$10/day", "$0.02/day", "$0.008/day"])
+def test_what_a_refusal_advises_fits_in_both(everywhere: Any, own: str) -> None:
+    everywhere.top.limits.set("$0.01/day")
+    red, asked = everywhere("red", own), {"model": DEAR, "messages": MESSAGES}
+    with pytest.raises(BudgetExceeded) as refused:
+        red.reserve(**asked, max_tokens=4000)
+    error = refused.value
+    assert str(error.limit) == ("$0.01/day" if own == "$10/day" else own)
+    assert error.fits(CHEAP)
+    assert not error.fits("claude-opus-4-6")
+    assert error.max_tokens is not None
+    red.refund(red.reserve(**asked, max_tokens=error.max_tokens))
+    with pytest.raises(BudgetExceeded):
+        red.reserve(**asked, max_tokens=error.max_tokens + 1)
+    assert held(red) == ["0", "0"]
+
+
+def test_a_refusal_here_advises_by_what_is_above(everywhere: Any) -> None:
+    everywhere.top.limits.set("$0.01/day")
+    red, asked = everywhere("red", "$0.02/day"), {"model": DEAR, "messages": MESSAGES, "max_tokens": 4000}
+    with pytest.raises(BudgetExceeded) as refused:
+        red.reserve(**asked)
+    assert [str(each.limit) for each in refused.value.refusals] == ["$0.02/day"]
+    assert refused.value.max_tokens is not None
+    assert red.check(model=DEAR, messages=MESSAGES, max_tokens=refused.value.max_tokens)
+    assert asyncio.run(_refused(red, asked)).max_tokens == refused.value.max_tokens
+    everywhere.top.freeze(everybody=True)
+    with pytest.raises(BudgetExceeded) as refused:
+        red.reserve(**asked)
+    assert refused.value.max_tokens is None
+    assert not refused.value.fits(CHEAP)
+
+
+async def _refused(budget: Budget, asked: dict[str, Any]) -> BudgetExceeded:
+    with pytest.raises(BudgetExceeded) as refused:
+        await budget.aio.reserve(**asked)
+    return refused.value
+
+
+def test_a_check_tells_the_shadows_of_both(everywhere: Any) -> None:
+    everywhere.top.limits.set("$0.10/day", mode="shadow")
+    red = everywhere("red")
+    red.limits.set("$0.20/day", mode="shadow")
+    decision = red.check("$0.50")
+    assert decision
+    assert [str(each.limit.rule) for each in decision.shadows] == ["$0.2/day", "$0.1/day"]
+
+
+def test_what_is_set_aside_more_takes_no_further_slot_above(everywhere: Any) -> None:
+    everywhere.top.limits.set("1 concurrent")
+    red = everywhere("red")
+    with red.reservation("$0.10", tokens=1) as call:
+        call.extend((100_000_000, 1, 1, 1, 0), (200_000_000, 2, 2, 2, 1))
+        assert held(red)[0] == "0.2"
+    assert [str(pool.reserved) for pool in red.status()] == ["0", "0", "0"]
+
+
+def test_nobody_can_set_a_limit_above_what_is_in_memory(make_budget: Callable[..., Budget]) -> None:
+    with pytest.raises(ConfigError, match=r"above: a store in memory is private"):
+        make_budget("memory://", above="company")
+    with Sandbox(above="company", limits=["$1/day"]) as sandbox:  # a file may say so, which is not of the test
+        assert sandbox.reserve("$0.50").state == "open"

@@ -13,7 +13,7 @@ import pytest
 from budget.books.backup import back_up
 from budget.books.books import Books
 from budget.engine import Budget
-from budget.errors import ConfigError, StoreUnavailable
+from budget.errors import BudgetError, ConfigError, StoreUnavailable
 from budget.stores.base import open_store
 from budget.stores.sqlite import SqliteStore
 
@@ -84,9 +84,29 @@ def test_a_damaged_ledger_gives_no_copy(budget: Budget, tmp_path: Path) -> None:
     with sqlite3.connect(store_of(budget).path) as db:
         db.execute("update entries set usd = 5 where seq = 1")
     db.close()
-    with pytest.raises(StoreUnavailable, match="entry 1 was changed"):
+    with pytest.raises(BudgetError, match="entry 1 was changed") as raised:
         back_up(store_of(budget), tmp_path / "a.db")
+    assert not isinstance(raised.value, StoreUnavailable)  # it answers well
     assert not any(file.name.startswith("a.db") for file in tmp_path.iterdir())
+
+
+def test_what_lies_beside_goes_with_it(budget: Budget, tmp_path: Path) -> None:
+    budget.record(usd="1")
+    path = store_of(budget).path
+    with sqlite3.connect(path.with_name(path.name + "-calls")) as db:
+        db.execute("create table t (x)")
+        db.execute("insert into t values (7)")
+    db.close()
+    assert back_up(store_of(budget), tmp_path / "a.db", ["-calls", "-others"]) == 1
+    with sqlite3.connect(tmp_path / "a.db-calls") as db:
+        assert db.execute("select x from t").fetchall() == [(7,)]
+    db.close()
+    assert {file.name for file in tmp_path.glob("a.db*")} == {"a.db", "a.db-calls"}
+    assert (tmp_path / "a.db-calls").stat().st_mode & 0o777 == 0o600
+    (tmp_path / "b.db-calls").touch()
+    with pytest.raises(ConfigError, match="calls' exists"):
+        back_up(store_of(budget), tmp_path / "b.db", ["-calls"])
+    assert {file.name for file in tmp_path.glob("b.db*")} == {"b.db-calls"}
 
 
 def test_every_account_is_in_it(budget: Budget, make_budget: Callable[..., Budget], tmp_path: Path) -> None:

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
+import functools
 import inspect
+import types
 from collections.abc import AsyncIterator, Callable, Iterator
 from decimal import Decimal
 from types import SimpleNamespace
 from typing import Any
 
+import anthropic
 import pytest
 
 import budget as package
 from budget import ArgumentTypeError, Budget, BudgetExceeded, ConfigError, RunStopped, budgeted
+from budget.demo.provider import Provider
+from budget.guard import set_aside
 from budget.run import current
 
 
@@ -161,6 +167,119 @@ def test_what_is_no_function() -> None:
         budgeted("$2")("not a function")
     with pytest.raises(ArgumentTypeError):
         budgeted("$2")(type("A", (), {}))
+
+
+# Behind another decorator.
+
+
+def plain(function: Callable[..., Any]) -> Callable[..., Any]:
+    """An ordinary decorator, as of logging or of a registry."""
+
+    @functools.wraps(function)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        return function(*args, **kwargs)
+
+    return wrapper
+
+
+def every(b: Budget) -> list[Callable[..., Any]]:
+    async def awaited() -> dict[str, str]:
+        await asyncio.sleep(0)
+        with pytest.raises(BudgetExceeded):
+            await b.aio.reserve("$100")
+        return scope()
+
+    def steps() -> Iterator[dict[str, str]]:
+        with pytest.raises(BudgetExceeded):
+            b.reserve("$100")
+        yield scope()
+
+    async def asteps() -> AsyncIterator[dict[str, str]]:
+        with pytest.raises(BudgetExceeded):
+            await b.aio.reserve("$100")
+        yield scope()
+
+    def called() -> dict[str, str]:
+        with pytest.raises(BudgetExceeded):
+            b.reserve("$100")
+        return scope()
+
+    return [called, awaited, steps, asteps]
+
+
+def outcome(made: Any) -> Any:
+    """Return what a call gives, whatever it is."""
+
+    async def first() -> Any:
+        found = await (made if inspect.iscoroutine(made) else anext(made))
+        assert current() is None
+        return found
+
+    if isinstance(made, dict):
+        return made
+    return next(made) if inspect.isgenerator(made) else asyncio.run(first())
+
+
+@pytest.mark.parametrize("at", range(4))
+@pytest.mark.parametrize("other", [plain, staticmethod, classmethod])
+def test_above_another_decorator(b: Budget, at: int, other: Callable[..., Any]) -> None:
+    function = every(b)[at]
+    inner = (lambda _: function()) if other is classmethod else function
+    held = staticmethod if other is plain else lambda made: made
+
+    class Agent:
+        work = held(budgeted("$2", budget=b, agent="a")(other(inner)))
+
+    for agent in (Agent, Agent()):
+        assert outcome(agent.work()) == {"agent": "a"}
+    assert current() is None
+    assert b.engine.store.reservations("default") == []
+
+
+def test_what_is_in_a_class_and_no_function() -> None:
+    for wrong in (functools.cached_property(len), functools.partialmethod(len), property(len)):
+        with pytest.raises(ArgumentTypeError):
+            budgeted("$2")(wrong)  # type: ignore[type-var]
+
+
+def test_exceptions_pass_above_another_decorator(b: Budget) -> None:
+    @budgeted("$2", budget=b)
+    @plain
+    async def work() -> None:
+        raise KeyError("x")
+
+    made = work()
+    assert current() is None
+    with pytest.raises(KeyError):
+        asyncio.run(made)
+
+
+# Bare.
+
+
+def test_bare_of_an_engine(b: Budget) -> None:
+    with Budget("memory://") as other:  # b is the default one
+
+        @other.budgeted
+        def work() -> int:
+            other.reserve("$5")
+            run = current()
+            assert run is not None
+            return run.calls
+
+        class Agent:
+            @other.budgeted
+            @staticmethod
+            def static() -> int:
+                return work()
+
+            @other.budgeted
+            @plain
+            async def awaited(self) -> int:
+                return work()
+
+        assert (work(), Agent.static(), asyncio.run(Agent().awaited())) == (1, 1, 1)
+        assert (len(runs(b)), len(set(runs(other)))) == (0, 3)
 
 
 # Arguments.
@@ -416,6 +535,197 @@ def test_interleaved_generators_keep_their_own_runs(b: Budget) -> None:
     two.close()  # type: ignore[attr-defined]
     assert next(one) == "alice"
     assert current() is None
+
+
+# What the body enters itself and holds over a yield.
+
+
+def agent() -> str:
+    return scope().get("agent", "nobody")
+
+
+def test_a_run_in_a_generator_is_held_over_a_yield(b: Budget) -> None:
+    @b.budgeted("$2", agent="outer")
+    def work() -> Iterator[Any]:
+        with b.run("$0.10", agent="inner") as inner:
+            try:
+                got = yield agent()
+                with pytest.raises(BudgetExceeded):
+                    b.reserve("$1")
+                b.reserve("$0.05")
+                assert (got, inner.calls) == ("ping", 1)
+                yield agent()
+            except KeyError:
+                yield agent()
+        yield agent()
+
+    for thrown in (False, True):
+        steps: Any = work()
+        assert (next(steps), agent()) == ("inner", "nobody")
+        with b.run(agent="consumer") as run:  # which opens one between two steps, and closes it between two others
+            assert (steps.send("ping"), agent()) == ("inner", "consumer")
+            if thrown:
+                assert (steps.throw(KeyError("x")), agent()) == ("inner", "consumer")
+        assert (next(steps), agent()) == ("outer", "nobody")
+        with pytest.raises(StopIteration):
+            next(steps)
+        assert (current(), run.calls) == (None, 0)
+
+
+def test_a_run_in_an_async_generator_is_held_over_a_yield(b: Budget) -> None:
+    @b.budgeted("$2", agent="outer")
+    async def work() -> AsyncIterator[Any]:
+        async with b.run("$0.10", agent="inner"):
+            try:
+                got = yield agent()
+                with pytest.raises(BudgetExceeded):
+                    await b.aio.reserve("$1")
+                assert got == "ping"
+                yield agent()
+            except KeyError:
+                await asyncio.sleep(0)
+                yield agent()
+        yield agent()
+
+    async def consume(thrown: bool) -> None:
+        steps: Any = work()
+        assert (await anext(steps), agent()) == ("inner", "nobody")
+        async with b.run(agent="consumer"):
+            assert (await steps.asend("ping"), agent()) == ("inner", "consumer")
+            if thrown:
+                assert (await steps.athrow(KeyError("x")), agent()) == ("inner", "consumer")
+        assert (await anext(steps), agent()) == ("outer", "nobody")
+        with pytest.raises(StopAsyncIteration):
+            await anext(steps)
+        assert current() is None
+
+    async def main() -> None:
+        await asyncio.gather(consume(False), consume(True))
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("error", [None, ZeroDivisionError])
+def test_a_generator_that_ends_inside_its_own_run(b: Budget, error: type[Exception] | None) -> None:
+    seen: list[str] = []
+
+    @b.budgeted("$2", agent="outer")
+    def work() -> Iterator[str]:
+        try:
+            with b.run(agent="inner"), b.run(agent="innermost"):
+                try:
+                    yield agent()
+                    if error:
+                        raise error
+                finally:
+                    seen.append(agent())
+        finally:
+            seen.append(agent())
+
+    with b.run(agent="consumer"):
+        steps: Any = work()
+        assert (next(steps), agent()) == ("innermost", "consumer")
+        if error is None:
+            steps.close()
+        else:
+            with pytest.raises(error):
+                next(steps)
+        assert agent() == "consumer"
+    assert (current(), seen) == (None, ["innermost", "outer"])
+
+
+def test_an_async_generator_that_is_dropped_inside_its_own_run(b: Budget) -> None:
+    seen: list[str] = []
+
+    @b.budgeted("$2", agent="outer")
+    async def work() -> AsyncIterator[str]:
+        try:
+            async with b.run(agent="inner"):
+                try:
+                    yield agent()
+                finally:
+                    await asyncio.sleep(0)
+                    seen.append(agent())
+        finally:
+            seen.append(agent())
+
+    async def main() -> None:
+        async for _ in work():
+            break
+        while len(seen) < 2:  # the loop closes it in a task of its own
+            await asyncio.sleep(0)
+        assert agent() == "nobody"
+
+    asyncio.run(main())
+    assert seen == ["inner", "outer"]
+
+
+def test_a_step_that_ends_in_another_context(b: Budget) -> None:
+    seen: list[str] = []
+
+    @types.coroutine
+    def forever() -> Iterator[None]:
+        yield
+
+    @b.budgeted("$2", agent="outer")
+    async def work() -> AsyncIterator[None]:
+        try:
+            async with b.run(agent="inner"):
+                await forever()  # type: ignore[misc]
+                yield
+        finally:
+            seen.append(agent())
+
+    async def consume() -> None:
+        with b.run(agent="consumer"):
+            async for _ in work():
+                pass
+
+    consumer = consume()
+    contextvars.copy_context().run(consumer.send, None)
+    with b.run(agent="bystander"):
+        with pytest.raises(KeyError):
+            consumer.throw(KeyError("x"))
+        assert agent() == "bystander"
+    assert (seen, current()) == (["bystander"], None)
+
+
+def test_a_block_in_a_generator_is_not_its_consumers(b: Budget) -> None:
+    @b.budgeted("$2")
+    def work() -> Iterator[bool]:
+        with b.reservation("$1"):
+            yield set_aside(b.engine)
+            yield set_aside(b.engine)
+
+    steps = work()
+    assert (next(steps), set_aside(b.engine)) == (True, False)
+    with b.reservation("$1"):
+        assert (next(steps), set_aside(b.engine)) == (True, True)
+    assert list(steps) == []
+    assert not set_aside(b.engine)
+
+
+def test_calls_of_a_wrapped_client_in_a_run_that_a_generator_holds(b: Budget) -> None:
+    with Provider() as provider, anthropic.Anthropic(base_url=provider.url, api_key="key", max_retries=0) as client:
+        guarded, said = b.wrap(client), [{"role": "user", "content": "a"}]
+
+        def call() -> None:
+            guarded.messages.create(model="claude-sonnet-4-6", max_tokens=9, messages=said)
+
+        @b.budgeted("$2", agent="outer")
+        def work() -> Iterator[None]:
+            with b.run("$1", agent="inner"):
+                call()
+                yield
+                call()
+                yield
+            call()
+
+        with b.run(agent="consumer"):
+            for _ in work():
+                call()
+    named = [entry.scope["agent"] for entry in b.entries() if entry.kind == "reserved"]
+    assert named == ["inner", "consumer", "inner", "consumer", "outer"]
 
 
 # Which engine.

@@ -19,7 +19,7 @@ from click.testing import CliRunner
 from budget.books.books import Books
 from budget.cli import main
 from budget.engine import Budget
-from budget.errors import BudgetExceeded, ConfigError, StoreUnavailable
+from budget.errors import BudgetError, BudgetExceeded, ConfigError, StoreUnavailable
 from budget.stores.base import open_store
 from budget.stores.records import Records
 from budget.stores.redisdrain import KEPT
@@ -92,7 +92,7 @@ def test_without_the_records_it_is_said_from_where_it_could_be_proved(budget: Bu
     found = Books(budget.engine.store, "default").verify()
     assert (found.ok, found.partial) == (True, True)
     assert found.since > 1000
-    with pytest.raises(StoreUnavailable, match="first entries are not here"):
+    with pytest.raises(BudgetError, match="first entries are not here"):  # the store answers: not StoreUnavailable
         Books(budget.engine.store, "default").rebuild()
     since = next(iter(budget.entries())).at
     assert next(iter(budget.entries(since=since))).at == since
@@ -250,8 +250,9 @@ def test_the_command_drains_into_the_default_place(
     use(budget, 200)
     run = CliRunner()
     told = json.loads(run.invoke(main, ["drain", "--store", redis_url, "--json"]).stdout)
-    place = tmp_path / "xdg" / "budget" / "records.db"
-    assert told == {"entries": 200, "records": str(place)}
+    place = Path(told.pop("records"))
+    assert told == {"entries": 200}
+    assert (place.parent, place.name.startswith("records-")) == (tmp_path / "xdg" / "budget", True)
     assert place.stat().st_mode & 0o777 == 0o600
     use(budget, 1)
     found = json.loads(run.invoke(main, ["ledger", "verify", "--store", redis_url, "--json"]).stdout)
@@ -260,10 +261,46 @@ def test_the_command_drains_into_the_default_place(
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "elsewhere"))
     found = json.loads(run.invoke(main, ["ledger", "verify", "--store", redis_url, "--json"]).stdout)
     assert (found["ok"], found["partial"], found["since"] > 1) == (True, True, True)
-    assert not (tmp_path / "elsewhere" / "budget" / "records.db").exists()
+    assert not list((tmp_path / "elsewhere" / "budget").glob("records*"))
     refused = run.invoke(main, ["drain", "--store", redis_url])
     assert refused.exit_code == 4
     assert "somebody else has trimmed it" in refused.stderr
+
+
+def test_a_store_in_use_is_no_records_store(
+    redis_url: str, make_budget: Callable[..., Budget], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Two ledgers in one file would both be spoiled."""
+    url = f"sqlite:///{tmp_path / 'budget.db'}"
+    mine = make_budget(url)
+    mine.record(usd="1")
+    served = make_budget(redis_url, records=url)
+    served.engine.drainer.stop()
+    served.record(usd="2")
+    with pytest.raises(ConfigError, match=r"records: .*budget\.db has a ledger of its own for 'default'"):
+        served.engine.books.drain_step()
+    assert [entry.usd for entry in mine.entries()] == [1]
+    assert mine.engine.books.verify().ok
+
+
+def test_two_servers_are_not_drained_into_one_file(
+    redis_url: str, make_budget: Callable[..., Budget], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Databases of one server are two stores, however their URLs are written."""
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "xdg"))
+    base, _, number = redis_url.rpartition("/")
+    other = f"{base}?db={1 if number != '1' else 2}"
+    told = []
+    for url in (redis_url, other):
+        with make_budget(url) as budget:
+            budget.record(usd="1")
+        run = CliRunner()
+        told.append(json.loads(run.invoke(main, ["drain", "--store", url, "--json"]).stdout))
+        found = json.loads(run.invoke(main, ["ledger", "verify", "--store", url, "--json"]).stdout)
+        assert (found["ok"], found["entries"]) == (True, 1)
+    assert [each["entries"] for each in told] == [1, 1]
+    assert told[0]["records"] != told[1]["records"]
+    redis.Redis.from_url(other).flushdb()
 
 
 def test_follow_goes_on_until_it_is_stopped(redis_url: str, budget: Budget, records: Records) -> None:

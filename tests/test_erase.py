@@ -14,7 +14,7 @@ from budget.books.books import Books
 from budget.books.erasing import erase, erase_key
 from budget.books.pruning import prune
 from budget.engine import Budget
-from budget.errors import BudgetExceeded, ConfigError, StoreUnavailable
+from budget.errors import BudgetExceeded, ConfigError, ReservationConflict
 from budget.stores.records import Records
 from budget.stores.redis import RedisStore
 from budget.stores.sqlite import SqliteStore
@@ -108,7 +108,7 @@ def test_who_has_something_open_is_not_erased(books: tuple[Budget, Books]) -> No
     use(budget, b)
     held = budget.reserve("$1", user=NAME)
     before = list(b.entries())
-    with pytest.raises(StoreUnavailable, match="is open"):
+    with pytest.raises(ReservationConflict, match="is open"):
         erase(b, "user", NAME, ACTOR)
     assert list(b.entries()) == before
     budget.refund(held)
@@ -156,7 +156,7 @@ def test_who_came_back_is_erased_again(books: tuple[Budget, Books], tmp_path: Pa
     first = erase(b, "user", NAME, ACTOR)
     use(budget, b)
     if isinstance(b.store, RedisStore):  # its pools of then are in use
-        with pytest.raises(StoreUnavailable, match="erased before"):
+        with pytest.raises(ReservationConflict, match="erased before"):
             erase(b, "user", NAME, ACTOR)
     else:
         assert erase(b, "user", NAME, ACTOR).pseudonym == first.pseudonym

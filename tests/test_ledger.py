@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import fields, replace
 from decimal import Decimal
 from typing import Any
@@ -10,7 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from budget.audit import Audit, audit
+from budget.audit import Audit, Auditor, audit, read_checkpoint
+from budget.books.erasing import erase
+from budget.books.pruning import prune
+from budget.engine import Budget
 from budget.ledger import GENESIS, Entry, Posting, dumps, make_entry
 from budget.money import MAX
 from budget.usage import Usage
@@ -215,3 +219,42 @@ def test_what_an_entry_tells() -> None:
     assert entry.at.isoformat() == "2023-11-14T22:13:20+00:00"
     shown = entry.to_dict()
     assert (shown["usd"], shown["seq"], shown["digest"]) == ("0.25", 1, entry.digest.hex())
+
+
+def test_an_entry_put_in_behind_the_last_one_is_found() -> None:
+    """What came after an instant must follow, if it is not read: else it was not written by a verb."""
+    entries, _ = book(20)
+    for forged in (replace(entries[19], seq=21), replace(entries[19], seq=23)):
+        auditor = Auditor()
+        assert not auditor.read([*entries, forged], 20)
+        assert len(auditor.finish(entries[19].digest, 20).faults) == 1
+    auditor = Auditor()
+    assert auditor.read(entries, 15)
+    assert auditor.finish(entries[14].digest, 15).ok
+
+
+def test_a_pool_that_a_checkpoint_has_twice_is_added_up() -> None:
+    """An erasure gives two pools one name."""
+    sums = [["a", 0, 5, 1], ["b", 0, 2, 0], ["a", 0, 7, 2], ["a", 9, 1, 0]]
+    found = read_checkpoint(4, {"upto": 3, "digest": GENESIS.hex(), "amounts": [0, 0, 0, 0, 0], "sums": sums})
+    assert found.sums == {("a", 0): (12, 3), ("b", 0): (2, 0), ("a", 9): (1, 0)}
+
+
+@pytest.mark.parametrize("store_url", ["memory", "sqlite"], indirect=True)
+def test_who_is_erased_again_after_a_prune_has_spent_what_he_had(
+    budget_factory: Callable[..., Budget], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The checkpoint has his pool and his pseudonym's; a rebuild would set their common counter to one of them."""
+    monkeypatch.setenv("BUDGET_ERASE_KEY", "a key of sixteen characters")
+    budget = budget_factory(limits=["per=user $9/day"])
+    books, actor = budget.engine.books, {"actor": "ops", "reason": "asked to"}
+    budget.record(usd="1", user="x")
+    erase(books, "user", "x", actor)
+    budget.record(usd="1", user="x")
+    now = max(entry.at_us for entry in books.entries()) + 1
+    prune(books, now, now, actor)
+    budget.record(usd="1", user="x")
+    erase(books, "user", "x", actor)
+    assert books.verify().faults == []
+    assert books.rebuild().changed == []
+    assert [str(state.spent) for state in budget.status()] == ["3"]

@@ -128,13 +128,13 @@ def test_identity(one: Limit, two: Limit) -> None:
 
 def test_identity_leaves_out_amount_and_zone() -> None:
     one = Limit("$5/day", user="alice")
-    assert one.identity == Limit("$6/day", user="alice", tz="Europe/Berlin", source="store", created_us=7).identity
+    assert one.identity == Limit("$6/day", user="alice", tz="Europe/Berlin").set_in("store", 7).identity
     for other in ("$5/week", "5 tokens/day", "5 requests/day", "5 input tokens/day"):
         assert Limit(other, user="alice").identity != one.identity
     assert Limit("$5/day", per="user").identity != Limit("$5/day", user="user").identity
     assert Limit("$5/day", user="alice") != Limit("$6/day", user="alice")
     assert Limit("$5/day") != Limit("$5/day", tz="Europe/Berlin")
-    assert Limit("$5/day", source="store") == Limit("$5/day", source="code")
+    assert Limit("$5/day").set_in("store") == Limit("$5/day").set_in("code")
 
 
 def test_a_concurrency_limit_has_no_window() -> None:
@@ -153,7 +153,7 @@ def test_a_concurrency_limit_has_no_window() -> None:
 
 
 def test_set_at() -> None:
-    limit = Limit("$5/day", per="user", tz="Europe/Berlin", source="file").set_at(77)
+    limit = Limit("$5/day", per="user", tz="Europe/Berlin").set_in("file").set_at(77)
     assert (limit.created_us, limit.tz, limit.per, limit.source) == (77, "Europe/Berlin", "user", "file")
     assert limit.set_at(88).created_us == 77
 
@@ -281,8 +281,18 @@ def test_ways_to_write_a_rolling_window_are_one_limit() -> None:
     assert one.identity != Limit("$5/25h rolling").identity
 
 
+@pytest.mark.parametrize("name", ["source", "created_us", "text", "self"])
+def test_any_name_is_an_attribute(name: str) -> None:
+    limit = Limit("$5/day", **{name: "web"})  # type: ignore[arg-type]
+    assert limit.selector == ((name, "web"),)
+    assert limit == Limit(f"{name}=web $5/day")
+    assert (limit.source, limit.created_us) == ("code", 0)
+    with pytest.raises(ArgumentTypeError, match=f"{name}: int"):
+        Limit("$5/day", **{name: 5})  # type: ignore[arg-type]
+
+
 def test_a_limit_that_was_raised() -> None:
-    limit = Limit("$5/day", user="alice", starts=6, created_us=7)
+    limit = Limit("$5/day", user="alice", starts=6).set_at(7)
     raised = limit.raised(10 * 10**9)
     assert (str(raised), raised.amount, raised.starts, raised.created_us) == (
         "user=alice $15/day", Decimal(15), "06:00", 7,
@@ -304,7 +314,7 @@ def test_a_limit_does_not_change() -> None:
 
 
 def test_json() -> None:
-    assert Limit("$5.50/day", user="alice", tz="Europe/Berlin", source="store").to_dict() == {
+    assert Limit("$5.50/day", user="alice", tz="Europe/Berlin").set_in("store").to_dict() == {
         "limit": "user=alice $5.5/day", "selector": "user=alice", "unit": "usd", "window": "day", "mode": "enforce",
         "amount": "5.5", "source": "store", "options": {"tz": "Europe/Berlin"},
     }  # fmt: skip

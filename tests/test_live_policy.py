@@ -269,10 +269,17 @@ def test_unset_means_the_enforcing_limit_first(budget: Budget) -> None:
     assert [x.mode for x in budget.limits.unset(user="alice")] == ["enforce"]
 
 
+def test_a_replaced_limit_is_not_listed_for_who_has_his_own() -> None:
+    with Sandbox(limits=["per=user $7/day", "user=alice $5/day", "per=user $9/month"]) as budget:
+        assert [str(limit) for limit in budget.limits.list(user="alice")] == ["user=alice $5/day", "per=user $9/month"]
+        assert [str(limit) for limit in budget.limits.list(user="bob")] == ["per=user $7/day", "per=user $9/month"]
+        assert len(budget.limits.list()) == 3
+
+
 def test_what_a_window_left_unspent_rolls_over(store: Store) -> None:
     """$5/day with up to $2 of roll-over, from its text to its pool, over three days of a scratch account."""
     day, start = 86400 * 10**6, 20_000 * 86400 * 10**6
-    policy = Policy(0, (), [Limit("$5/day", rollover="$2", created_us=1)])
+    policy = Policy(0, (), [Limit("$5/day", rollover="$2").set_at(1)])
     matches = policy.matches({})
 
     def reserve(number: int, usd: int, now: int) -> tuple[str, Pool]:
@@ -355,6 +362,22 @@ def test_a_temporary_limit_gives_way_to_the_one_before(budget: Budget, monkeypat
     assert budget.engine.do(LoadPolicy()).version == version  # nobody had to say anything
 
 
+def test_a_temporary_limit_that_is_unset_gives_way_to_the_one_before(budget: Budget) -> None:
+    budget.limits.set("$5/day", on_short="clamp")
+    budget.limits.set("$50/day", until="7d", on_short="grow")
+    budget.limits.set("$70/day", until="2h", reason="release")
+    for amount, short in (("70", ""), ("50", "grow"), ("5", "clamp")):
+        (limit,) = budget.limits
+        assert (str(limit), limit.on_short) == (f"${amount}/day", short)
+        (gone,) = budget.limits.unset("$9/day", reason=f"no {amount}")
+        assert gone == limit
+    assert not list(budget.limits)
+    changes = entries(budget, "limit_set", "limit_unset")[3:]
+    assert [(each.kind, each.detail.get("limit"), each.detail.get("reason")) for each in changes] == [
+        ("limit_set", "$50/day", "no 70"), ("limit_set", "$5/day", "no 50"), ("limit_unset", "$5/day", "no 5"),
+    ]  # fmt: skip
+
+
 def test_a_temporary_limit_without_one_before_ends(budget: Budget) -> None:
     limit = budget.limits.set("$1/day", user="alice", until=datetime.now(UTC) + timedelta(seconds=1))
     assert limit.until is not None
@@ -431,6 +454,43 @@ def test_an_adjustment_raises_every_pool_of_money_of_the_subject(budget_factory:
         assert detail["actor"]
         assert ("until" in detail) == ("lifetime" not in detail["limit"])
     assert sum(p.available for p in budget.status(user="alice") if p.limit.per is None and p.subject) == 1
+
+
+def test_a_replaced_pool_is_in_no_status(budget: Budget) -> None:
+    budget.limits.set("per=user $5/day")
+    spend(budget, "$1", user="alice")
+    spend(budget, "$1", user="bob")
+    spend(budget, "$1")
+    budget.limits.set("user=alice $10/day")
+    shown = [(str(each.limit), str(each.subject)) for each in budget.status()]
+    assert shown == [
+        ("per=user $5/day", "user=(none)"), ("per=user $5/day", "user=bob"), ("user=alice $10/day", "user=alice"),
+    ]  # fmt: skip
+    budget.limits.unset("user=alice $10/day")
+    assert ("per=user $5/day", "user=alice") in [(str(each.limit), str(each.subject)) for each in budget.status()]
+
+
+def test_a_limit_of_everybody_replaces_no_run_s(budget: Budget) -> None:
+    budget.limits.set("$500/day")
+    budget.limits.set("per=run $5/day")
+    with budget.run(id="job-7"):
+        spend(budget, "$1")
+    for shown in (budget.status(), budget.status(run="job-7")):
+        assert [(str(each.limit), str(each.subject)) for each in shown] == [
+            ("$500/day", "everybody"), ("per=run $5/day", "run=job-7"),
+        ]  # fmt: skip
+
+
+def test_a_run_inside_itself_keeps_its_limit(budget: Budget) -> None:
+    for id, around, inside in (("job-6", "$2", "$100"), ("job-7", "$100", "$2")):
+        with budget.run(around, id=id), budget.run(inside, id=id, agent="sub") as run:
+            with pytest.raises(BudgetExceeded) as refused:
+                budget.reserve("$50")
+            assert str(refused.value.limit) == f"run={id} $2/run"
+            spend(budget, "$2")
+            assert run.refresh().spent == 2
+    with budget.run("$2", id="job-8", max_calls=1), budget.run(id="job-8"), pytest.raises(BudgetExceeded):
+        budget.reserve("$50")
 
 
 def test_adjustments_add_up_and_are_everybody_s_at_once(budget_factory: Callable[..., Budget]) -> None:
@@ -567,7 +627,7 @@ def test_backfill_is_of_the_limit_that_would_have_held(budget: Budget) -> None:
 
 def test_backfill_takes_only_the_entries_before_the_change_and_of_the_stored_window() -> None:
     """A pool whose stored window began at 500 has nothing of what was made before, whatever the limit's zone says."""
-    limit = Limit("$9/day", created_us=1)
+    limit = Limit("$9/day").set_at(1)
     policy = Policy(4, (), [limit])
     pool_ = policy.matches({})[0].pool
     made = [("recorded", 400, None, 1), ("reserved", 450, "a", 0), ("reserved", 500, "b", 0),
@@ -594,7 +654,7 @@ def test_backfill_takes_only_the_entries_before_the_change_and_of_the_stored_win
 
 
 def test_since_when_a_rolling_pool_counts() -> None:
-    limit = Limit("$9/100s rolling", created_us=50 * 10**6)
+    limit = Limit("$9/100s rolling").set_at(50 * 10**6)
     for counted, now, since in ((50, 90, 50), (40, 120, 40), (50, 200, 100)):
         bucket = Bucket(40 * 10**6, 10**12, counted * 10**6, 1, 0)
         assert make_pool(limit, Subject(), bucket, now * 10**6).since == at_zone(since * 10**6)

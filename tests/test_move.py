@@ -16,7 +16,7 @@ from budget.books.books import Books
 from budget.books.moving import move
 from budget.commands import LoadPolicy, Sweep
 from budget.engine import Budget
-from budget.errors import BudgetExceeded, ConfigError, ReservationConflict, StoreUnavailable
+from budget.errors import BudgetError, BudgetExceeded, ConfigError, ReservationConflict, StoreUnavailable
 from budget.stores.base import Store, open_store
 from budget.stores.records import Records
 
@@ -193,8 +193,9 @@ def test_a_damaged_ledger_is_not_moved(
         budget.record(usd="1")
     lines = list(world.stores[0].lines("default", 0))
     monkeypatch.setattr(world.stores[0], "lines", lambda account, after: iter([*lines[:2], *lines[3:]]))
-    with pytest.raises(StoreUnavailable, match="nothing was moved"):
+    with pytest.raises(BudgetError, match="nothing was moved") as raised:
         move(world.source, world.target, ACTOR)
+    assert not isinstance(raised.value, StoreUnavailable)  # it answers well
     assert world.stores[1].last("default") == 0
     budget.reserve("$1")
 
@@ -202,3 +203,105 @@ def test_a_damaged_ledger_is_not_moved(
 def test_there_is_nowhere_to_go(world: World) -> None:
     with pytest.raises(ConfigError, match="the store that the account is in"):
         move(world.source, world.source, ACTOR)
+
+
+def killed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A move that died when a part of the copy was made."""
+    with monkeypatch.context() as patch:
+        patch.setattr(world.stores[0], "ended", lambda account: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            move(world.source, world.target, ACTOR)
+
+
+@pytest.fixture
+def again(world: World, tmp_path: Path) -> Iterator[Books]:
+    """The source by another name, in a program of its own."""
+    url, store = world.stores[0].url, world.stores[0]  # a memory store has no name
+    if url.startswith("sqlite"):
+        (tmp_path / "link.db").symlink_to(tmp_path / "0.db")
+        url = f"sqlite:///{tmp_path / 'link.db'}"
+    elif url.startswith("redis"):
+        url = url.replace("127.0.0.1", "localhost") if "127.0.0.1" in url else url.replace("localhost", "127.0.0.1")
+    store = store if url == "memory://" else open_store(url)
+    records = Records(f"sqlite:///{tmp_path / 'records2.db'}")
+    yield Books(store, "default", records)
+    store.close()
+    records.close()
+
+
+@pytest.mark.parametrize("dead", [False, True])
+@pytest.mark.parametrize("used", [False, True])
+def test_a_store_under_another_name_is_not_moved_onto_itself(
+    world: World, again: Books, on: Callable[[Store], Budget], monkeypatch: pytest.MonkeyPatch, dead: bool, used: bool
+) -> None:
+    if used:
+        budget = on(world.stores[0])
+        budget.limits.set("$20/day", user="bob")
+        budget.record(usd="1.5", user="bob")
+    if dead:
+        killed(world, monkeypatch)
+    before = world.stores[0].snapshot("default"), world.source.call(LoadPolicy()).rows
+    with pytest.raises(ConfigError, match="to: "):
+        move(world.source, again, ACTOR)
+    after = world.stores[0].snapshot("default"), world.source.call(LoadPolicy()).rows
+    assert (after[0].buckets, after[1]) == (before[0].buckets, before[1])
+    assert after[0].seq >= before[0].seq
+    assert world.source.verify().faults == []
+    if dead:
+        assert move(world.source, world.target, ACTOR).audit.faults == []
+
+
+def test_what_another_move_has_left_is_not_replaced(
+    world: World, on: Callable[[Store], Budget], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    on(world.stores[0]).record(usd="1.5", user="bob")
+    killed(world, monkeypatch)
+    with pytest.raises(ConfigError, match="part of a copy"):  # the wrong way round: the source is the only whole one
+        move(world.target, world.source, ACTOR)
+    other = Books(open_store(f"sqlite:///{tmp_path / 'other.db'}"), "default")
+    on(other.store).record(usd="7", user="eve")
+    with pytest.raises(ConfigError, match="has an account"):
+        move(other, world.target, ACTOR)
+    assert move(world.source, world.target, ACTOR).audit.faults == []
+    other.store.close()
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_what_was_moved_away_gives_no_second_copy(
+    world: World, on: Callable[[Store], Budget], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, late: bool
+) -> None:
+    on(world.stores[0]).record(usd="1.5", user="bob")
+    other = Books(open_store(f"sqlite:///{tmp_path / 'other.db'}"), "default")
+    if late:  # killed when the copy was whole, before it was told so
+        call = world.target.call
+
+        def dies(command: Any) -> Any:
+            return 1 / 0 if "moved_from" in getattr(command, "detail", {}) else call(command)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(world.target, "call", dies)
+            with pytest.raises(ZeroDivisionError):
+                move(world.source, world.target, ACTOR)
+    else:
+        move(world.source, world.target, ACTOR)
+    with pytest.raises(ConfigError, match="was moved away"):
+        move(world.source, other, ACTOR)
+    assert other.store.last("default") == 0
+    if late:
+        assert move(world.source, world.target, ACTOR).audit.faults == []
+    with pytest.raises(ConfigError, match="has an account"):
+        move(world.source, world.target, ACTOR)
+    on(world.stores[1]).reserve("$1", user="bob")
+    other.store.close()
+
+
+def test_everybody_stays_frozen_over_a_move_that_was_killed(
+    world: World, on: Callable[[Store], Budget], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on(world.stores[0]).freeze(everybody=True)
+    killed(world, monkeypatch)
+    move(world.source, world.target, ACTOR)
+    with pytest.raises(BudgetExceeded, match=r"(?i)frozen"):
+        on(world.stores[1]).reserve("$1", user="bob")
+    on(world.stores[1]).unfreeze(everybody=True)
+    on(world.stores[1]).reserve("$1", user="bob")

@@ -118,14 +118,13 @@ def test_replacement_among_several_attributes() -> None:
 
 
 def test_a_replacing_limit_may_be_in_the_store() -> None:
-    found = policy(Limit("$5/day", per="user"), stored=[Limit("$50/day", user="alice", source="store", created_us=3)])
+    found = policy(Limit("$5/day", per="user"), stored=[Limit("$50/day", user="alice").set_in("store", 3)])
     assert applied(found, user="alice") == ["user=alice $50/day"]
 
 
 def test_the_store_over_the_code() -> None:
-    stored = [Limit("$1/day", source="store", created_us=5, tz="Europe/Berlin"), Limit("$2/week", source="store",
-    created_us=9),
-              Limit("$3/month", source="store", created_us=4)]  # fmt: skip
+    stored = [Limit("$1/day", tz="Europe/Berlin").set_in("store", 5), Limit("$2/week").set_in("store", 9),
+              Limit("$3/month").set_in("store", 4)]  # fmt: skip
     found = policy(Limit("$4/year"), Limit("$5/day"), stored=stored)
     assert [(str(x), x.source, x.tz) for x in found.limits] == [
         ("$4/year", "code", "UTC"), ("$1/day", "store", "Europe/Berlin"), ("$3/month", "store", "UTC"), ("$2/week",
@@ -155,11 +154,38 @@ def test_matches_by_brute_force(texts: list[str], scope: dict[str, str]) -> None
     assert [m.limit for m in policy(*own).matches(scope, [], [])] == expected
 
 
-def test_of_two_limits_of_one_identity_in_the_code_the_first_holds() -> None:
-    """The argument's over the file's: they come first, and a pool is drawn on once. Caps share nothing, so all hold."""
-    found = policy(Limit("$0.50/day"), Limit("$100/day"), Limit("$3/request"), Limit("$2/request"))
+def test_of_two_limits_of_one_identity_in_the_code_the_last_holds() -> None:
+    """As in the store: what is set again is replaced, caps too, and nothing says that the one before still held."""
+    found = policy(Limit("$100/day"), Limit("$3/request"), Limit("$0.50/day", tz="Asia/Tokyo"), Limit("$2/request"))
+    assert [str(limit) for limit in found.limits] == ["$0.5/day", "$2/request"]
     draws = found.draws(found.matches({}), AMOUNTS, 5)
-    assert [draw.limit for draw in draws] == [5 * 10**8, 3 * 10**9, 2 * 10**9]
+    assert [draw.limit for draw in draws] == [5 * 10**8, 2 * 10**9]
+    in_store = policy(Limit("$100/day"), Limit("$50/day"), stored=[Limit("$7/day").set_in("store", 3)])
+    assert [str(limit) for limit in in_store.limits] == ["$7/day"]
+
+
+def test_a_limit_of_the_code_that_ends_stands_before_the_lasting_one() -> None:
+    ends = [Limit("$50/day", until=at_zone(500)), Limit("$90/day", until=at_zone(300))]
+    for own in ([Limit("$5/day"), *ends], [*ends, Limit("$5/day")]):
+        found = Policy(7, (), own)
+        assert [[str(x) for x in found.at(now).limits] for now in (0, 299, 300, 499, 500)] == [
+            ["$90/day"], ["$90/day"], ["$50/day"], ["$50/day"], ["$5/day"],
+        ]  # fmt: skip
+        assert [found.at(now).changes_at for now in (299, 300, 500)] == [300, 500, FOREVER]
+
+
+def test_of_the_runs_own_limits_on_one_pool_the_smallest_holds() -> None:
+    """A run that goes on inside itself, under the same id, keeps the limit that it has around it."""
+    run = {"run": "job-7"}
+    inner = [(Limit("$100/run", run="job-7"), run), (Limit("$3/request", run="job-7"), run)]
+    outer = [(Limit("$2/run", run="job-7"), run), (Limit("$9/request", run="job-7"), run)]
+    for own in (inner + outer, outer + inner):
+        found = policy().matches(run, [run, run], own)
+        assert sorted(each.text for each in found) == [
+            "run=job-7 $2/run", "run=job-7 $3/request", "run=job-7 $9/request",
+        ]  # fmt: skip
+    over = policy(stored=[Limit("$500/run", run="job-7").set_in("store", 3)]).matches(run, [run], outer[:1])
+    assert [each.text for each in over] == ["run=job-7 $500/run"]  # whoever operates it has the last word
 
 
 # Which pools.
@@ -274,7 +300,7 @@ def test_a_policy_is_reused() -> None:
 
 
 def test_draws() -> None:
-    found = policy(Limit("$5/day", created_us=77), Limit("9 tokens/day"), Limit("9 input tokens/day"),
+    found = policy(Limit("$5/day").set_at(77), Limit("9 tokens/day"), Limit("9 input tokens/day"),
     Limit("9 output tokens/day"),
                    Limit("9 requests/lifetime"))  # fmt: skip
     draws = found.draws(found.matches({}, [], []), AMOUNTS, 3 * DAY + 5)
@@ -313,7 +339,7 @@ def test_windows_that_begin_elsewhere_have_bounds_of_their_own() -> None:
 
 
 def test_a_rolling_limit_draws_on_its_span() -> None:
-    found = policy(Limit("$20/7d rolling", per="session", created_us=77))
+    found = policy(Limit("$20/7d rolling", per="session").set_at(77))
     (draw,) = found.draws(found.matches({"session": "s"}), AMOUNTS, 200 * DAY)
     assert (draw.span, draw.start, draw.end, draw.since, draw.limit) == (7 * DAY, 0, FOREVER, 77, 20 * 10**9)
     assert Window.parse(json.loads(draw.name)[1]).span == draw.span  # whoever reads the pool's name knows as much
@@ -355,9 +381,9 @@ def stored(*rows: tuple[str, str]) -> Policy:
 
 
 def test_what_held_before_holds_again() -> None:
-    base = limit_body(Limit("$5/day", created_us=1))
-    friday = limit_body(Limit("$50/day", until=at_zone(500), created_us=2), base[1])
-    wednesday = limit_body(Limit("$70/day", until=at_zone(300), created_us=3), friday[1])
+    base = limit_body(Limit("$5/day").set_at(1))
+    friday = limit_body(Limit("$50/day", until=at_zone(500)).set_at(2), base[1])
+    wednesday = limit_body(Limit("$70/day", until=at_zone(300)).set_at(3), friday[1])
     found = stored(wednesday)
     assert found.changes_at == 300
     assert [str(found.at(now).limits[0]) for now in (0, 299, 300, 499, 500, 10**9)] == [
@@ -366,15 +392,15 @@ def test_what_held_before_holds_again() -> None:
     assert [found.at(now).changes_at for now in (299, 300, 500)] == [300, 500, FOREVER]
     assert found.at(500).version == found.version
     # What would be over by then is not kept.
-    later = limit_body(Limit("$90/day", until=at_zone(900), created_us=4), wednesday[1])
+    later = limit_body(Limit("$90/day", until=at_zone(900)).set_at(4), wednesday[1])
     assert json.loads(later[1])["then"] == json.loads(base[1])
     assert [str(stored(later).at(now).limits[0]) for now in (300, 500, 899, 900)] == ["$90/day"] * 3 + ["$5/day"]
     # A limit for good keeps nothing.
-    assert "then" not in json.loads(limit_body(Limit("$1/day", created_us=5), friday[1])[1])
+    assert "then" not in json.loads(limit_body(Limit("$1/day").set_at(5), friday[1])[1])
 
 
 def test_the_code_s_limit_holds_after_the_store_s() -> None:
-    row = limit_body(Limit("$50/day", until=at_zone(500), created_us=2))
+    row = limit_body(Limit("$50/day", until=at_zone(500)).set_at(2))
     found = Policy(7, [("limit", *row)], [Limit("$5/day")])
     assert [str(found.at(now).limits) for now in (499, 500)] == [
         "(Limit('$50/day', until='1970-01-01T00:00:00.000500+00:00'),)", "(Limit('$5/day'),)",
@@ -385,9 +411,9 @@ def test_the_code_s_limit_holds_after_the_store_s() -> None:
 @given(st.lists(st.tuples(st.integers(1, 9), st.integers(1, 30)), max_size=6), st.integers(0, 40))
 def test_temporary_limits_by_brute_force(changes: list[tuple[int, int]], now: int) -> None:
     """Each is set while the ones before may still hold; at any instant the last one set that has not ended does."""
-    body = limit_body(Limit("$100/day", created_us=1))
+    body = limit_body(Limit("$100/day").set_at(1))
     for amount, until in changes:
-        body = limit_body(Limit(f"${amount}/day", until=at_zone(until), created_us=1), body[1])
+        body = limit_body(Limit(f"${amount}/day", until=at_zone(until)).set_at(1), body[1])
     live = [f"${amount}/day" for amount, until in changes if until > now]
     expected = live[-1] if live else "$100/day"
     (held,) = Policy(1, [("limit", *body)], (), now=now).limits
@@ -444,8 +470,8 @@ def test_freezes() -> None:
 def test_rows_are_read_as_they_were_written() -> None:
     limit = Limit(
         "$5/day", user="{x} 'y\"", per="agent", tz="Asia/Kathmandu", starts=6, mode="shadow", rollover="$2", warn="80%",
-        until=at_zone(10**15), source="store", created_us=123,
-    )  # fmt: skip
+        until=at_zone(10**15),
+    ).set_in("store", 123)  # fmt: skip
     (again,) = policy(stored=[limit]).limits
     assert (again, again.created_us, again.source) == (limit, 123, "store")
 
@@ -464,11 +490,11 @@ def test_a_fence_is_passed_on() -> None:
 
 
 def test_the_next_policy_reads_only_what_changed(monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = [("limit", *limit_body(Limit("$5/day", user=f"u{n}", created_us=n + 1))) for n in range(100)]
+    rows = [("limit", *limit_body(Limit("$5/day", user=f"u{n}").set_at(n + 1))) for n in range(100)]
     first = Policy(1, rows, ())
     read = []
     monkeypatch.setattr("budget.policy.read_limit", lambda body: read.append(body) or read_limit(body))
-    changed = limit_body(Limit("$6/day", user="u7", created_us=200))
+    changed = limit_body(Limit("$6/day", user="u7").set_at(200))
     second = Policy(2, [*rows[:7], ("limit", *changed), *rows[8:]], (), before=first)
     assert read == [changed[1]]
     assert second.limits[:7] == first.limits[:7]

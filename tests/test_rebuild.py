@@ -11,7 +11,7 @@ import pytest
 from budget.books.books import Books
 from budget.commands import Rebuild
 from budget.engine import Budget
-from budget.errors import StoreUnavailable
+from budget.errors import BudgetError
 from budget.stores.base import open_store
 
 LIMITS = ["$500/day", "per=user $50/hour", "500 requests/lifetime", "80 concurrent", "$70/1h rolling"]
@@ -84,6 +84,6 @@ def test_a_damaged_ledger_tells_nothing(budget_factory: Callable[..., Budget], m
     before = budget.engine.store.snapshot("default")
     lines = list(budget.engine.store.lines("default", 0))
     monkeypatch.setattr(budget.engine.store, "lines", lambda account, after: iter([*lines[:4], *lines[5:]]))
-    with pytest.raises(StoreUnavailable, match="entry 5 is missing"):
+    with pytest.raises(BudgetError, match="entry 5 is missing"):
         budget.engine.books.rebuild()
     assert budget.engine.store.snapshot("default") == before

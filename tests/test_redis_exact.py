@@ -276,8 +276,8 @@ def test_no_two_accounts_share_a_key(redis_url: str) -> None:
     assert set.union(*of_account.values()) == keys
     assert sum(map(len, of_account.values())) == len(keys)
     for number, (account, each) in enumerate(zip(ACCOUNTS, budgets, strict=True)):
-        pools = [pool.reserved for pool in each.status() if pool.limit.per]
-        assert pools == [Decimal(f"0.{number + 1}")] * len(IDS)
+        buckets = each.engine.store.snapshot(account).buckets.values()
+        assert [bucket.reserved for bucket in buckets if bucket.reserved] == [(number + 1) * 10**8] * len(IDS)
         assert len(list(each.entries())) == 3 * len(IDS)
         assert books(each.engine.store, account).faults == []
     budgets[0].engine.store.remove("a")

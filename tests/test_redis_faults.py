@@ -616,3 +616,19 @@ def test_who_asks_on_a_line_that_was_lost_meanwhile_is_told(redis_url: str) -> N
     assert not asking.is_alive()
     assert isinstance(waiter.reply, Lost)
     wire.close()
+
+
+def test_an_interrupt_after_a_lock_was_taken_costs_one_deadline(redis_url: str) -> None:
+    """Python may deliver Ctrl-C between a lock and the `try` behind it: the lock is never given back."""
+    wire = ThreadWire(lambda timeout: Server(redis_url).connect(timeout))
+    ping = b"*1\r\n$4\r\nPING\r\n"
+    assert wire.exchange(ping, time.monotonic() + LONG) == b"PONG"
+    line = wire.line
+    line.turn.acquire()
+    began = time.monotonic()
+    with pytest.raises(TimeoutError):
+        wire.exchange(ping, began + 0.1)
+    assert time.monotonic() - began < LONG
+    assert wire.exchange(ping, time.monotonic() + LONG) == b"PONG"
+    assert wire.line is not line
+    wire.close()

@@ -21,7 +21,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from budget import Budget, BudgetError, ConfigError
+from budget import Budget, BudgetError, ConfigError, Limit
 from budget.cli import main
 from budget.commands import Command, Outcome, Reserve
 from budget.prices import Model, PriceBook, Row
@@ -81,7 +81,9 @@ class Recorder:
         return [outcome.status == "reserved" for _, _, outcome, _ in reserves]
 
 
-def play(folder: Path, text: str, *limits: str, store: Any = None, reserve: str = "1", **options: Any) -> Replay:
+def play(
+    folder: Path, text: str, *limits: str | Limit, store: Any = None, reserve: str = "1", **options: Any
+) -> Replay:
     path = folder / "trace.csv"
     path.write_bytes(text.encode("utf-8", "surrogateescape"))
     trace = Trace(path, start=read_time("2026-01-01"), **options)
@@ -385,6 +387,14 @@ def test_each_session_is_a_run_and_a_call_without_one_is_its_own(tmp_path: Path)
 def test_a_cap_shows_the_largest_call_it_admitted(tmp_path: Path) -> None:
     found = play(tmp_path, HEAD + "0,,,one,5,0,\n1,,,one,3,0,\n2,,,one,6,0,\n", "$5/request")
     assert found.to_dict()["limits"] == [{"limit": "$5/request", "refused": 1, "max_spent_usd": "5"}]
+
+
+def test_a_limit_ends_when_it_does(tmp_path: Path) -> None:
+    text = HEAD + "0,ann,,one,3,0,12\n1,ann,,one,3,0,7\n9,ann,,one,3,0,\n10,ann,,one,3,0,\n11,ann,,one,3,0,\n"
+    until = datetime(2026, 1, 1, 0, 0, 10, tzinfo=UTC)
+    found = play(tmp_path, text, Limit("$5/day", until=until), "$10/week")
+    assert (found.admitted, refused(found)) == (3, [2, 0])
+    assert [limit.max_spent for limit in found.limits] == [3 * 10**9, 9 * 10**9]
 
 
 def test_a_refusal_counts_for_every_limit_that_refused(tmp_path: Path) -> None:

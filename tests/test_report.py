@@ -24,6 +24,7 @@ from budget.records import CallFile
 from budget.report import Row, Rows, report_estimates
 from budget.report.asking import Question
 from budget.report.costs import report as answer
+from budget.testing import Sandbox
 from budget.usage import Usage
 
 DAY = 86_400_000_000
@@ -416,3 +417,44 @@ def test_estimates_of_an_engine_as_another_computes_them() -> None:
             [bias, error, over], abs=1e-4
         )
         assert overruns > 3
+
+
+LARGEST = 2**63 - 1
+
+
+@pytest.mark.parametrize("quick", [True, False])
+def test_sums_beyond_what_the_file_holds_stay_at_the_most(caplog: pytest.LogCaptureFixture, quick: bool) -> None:
+    """Of a mistake in units the ledger has every entry; no question is broken by it, today or later."""
+    with Sandbox(limits=["per=user $5/day"]) as b:
+        b.record(usd="9223372036.854775807", tokens=2**53 - 1, user="a")
+        assert [row.usd for row in b.report(quick=quick)] == [Decimal(LARGEST) / NANOS]
+        caplog.clear()
+        for _ in range(3):
+            b.record(usd="9223372036.854775807", tokens=2**53 - 1, user="a")
+            b.record(usd="0.25", tokens=3, user="b")
+            rows = {row.by: row for row in b.report(quick=quick)}  # each time what the ledger gained is taken in
+        assert (rows["a"].usd, rows["a"].calls) == (Decimal(LARGEST) / NANOS, 4)
+        assert (rows["b"].usd, rows["b"].input_tokens) == (Decimal("0.75"), 9)
+        assert any("shown as that" in each.message for each in caplog.records)
+        assert [row.by for row in b.top()] == ["a", "b"]
+        assert len(b.report([], times_mean=1)) == 1
+        b.clock.move("1d")
+        b.record(usd="1", user="b")
+        assert b.report("day", quick=quick)[0].usd == Decimal(LARGEST) / NANOS
+        caplog.clear()
+        assert b.report(since="1h")[0].usd == 1
+        assert caplog.records == []
+        asked = b.questions
+        assert asked.cache()
+        assert asked.rates()
+        assert asked.outlook()
+        assert asked.suggest() is not None
+        assert asked.dear_calls() is not None
+
+
+def test_sums_that_hardly_fit_are_exact() -> None:
+    ends = [entry("recorded", str(n), LARGEST // 4, (2**61 - 1, 1), at=n) for n in range(4)]
+    (row,) = report(ends)
+    assert (row.usd, row.input_tokens) == (Decimal(LARGEST // 4 * 4) / NANOS, 4 * (2**61 - 1))
+    (row,) = report([*ends, entry("recorded", "4", 3), entry("recorded", "5", 0, (3, 0))])
+    assert (row.usd, row.input_tokens) == (Decimal(LARGEST) / NANOS, 4 * (2**61 - 1) + 3)

@@ -197,6 +197,15 @@ def test_tools_are_told_to_the_nearest_guard(b: Budget) -> None:
         assert not run.would_loop("f")
 
 
+def test_tools_where_nothing_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BUDGET_DISABLED", "1")
+    with Budget("memory://") as b, b.run(loop=2) as run, b.run() as inner:
+        for _ in range(3):
+            run.tool("f")
+            inner.tool("f")
+        assert not run.would_loop("f")
+
+
 def test_who_tells_tools_is_believed(b: Budget, client: anthropic.Anthropic) -> None:
     with b.run(loop=3) as run:
         run.tool("search", {"q": "w0", "page": 1})
@@ -425,6 +434,16 @@ def _generate() -> Iterator[int]:
 def test_what_cannot_be_called_inside(b: Budget, wrong: Any) -> None:
     with pytest.raises(ArgumentTypeError, match="inside"):
         b.run().inside(wrong)
+
+
+@pytest.mark.parametrize("later", [asyncio.sleep, _generate])
+def test_what_cannot_be_called_inside_behind_another_decorator(b: Budget, later: Callable[..., Any]) -> None:
+    def plain(*given: Any) -> Any:
+        return later(*given)
+
+    with pytest.raises(ArgumentTypeError, match="inside"):
+        b.run().inside(plain)(*[0] * (later is asyncio.sleep))
+    assert current() is None
 
 
 def test_a_call_through_another_engine_inside_runs_of_both(b: Budget) -> None:

@@ -243,7 +243,7 @@ def test_the_stores_limit_holds_with_its_own(make_budget: Make) -> None:
 
 def test_a_process_that_does_not_know_it_goes_on() -> None:
     """It refuses a limit with an option that it does not know, and counts on every adjustment as on one of a pool."""
-    limit = Limit("$5/day", per="user", on_short="clamp", source="store", created_us=7)
+    limit = Limit("$5/day", per="user", on_short="clamp").set_in("store", 7)
     identity, body = limit_body(limit)
     assert json.loads(body).keys() == {"text", "created_us"}
     assert read_limit(body).limit == limit.with_short("")

@@ -6,6 +6,7 @@ import gc
 import threading
 import time
 from collections.abc import Callable, Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 from conftest import books
 from redisserver import RedisServer, need_server
 
-from budget import Budget, BudgetExceeded
+from budget import Budget, BudgetExceeded, Limit
 from budget.commands import Command, Draw, Outcome, Reconcile, Record, Refund, Renew, Reserve
 from budget.errors import ConfigError, StoreUnavailable
 from budget.slices.slices import LIFE, SHARE, Slices
@@ -234,6 +235,23 @@ def test_a_cap_is_the_stores_to_refuse(desk: Callable[..., Desk]) -> None:
     assert it.store.entries("default", 0)[-1].kind == "refused"
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_what_is_answered_beside_a_cap_is_what_the_store_answers(desk: Callable[..., Desk], first: bool) -> None:
+    it = desk(speed=500)
+    pool = [Draw("requests", "r", 4, 1000, 1, 0, FOREVER, 0, "t")]
+    cap = [Draw(None, "cap", 0, 500, 30, 0, FOREVER, 0, "$500/request")]
+    draws = [*(cap if first else pool), *(pool if first else cap)]
+    asked = [it.reserve(30, limit=10_000, draws=draws) for _ in range(3)]
+    assert it.slices_bought()
+    assert len(it.sent) == 2  # the first call, and a slice
+    for outcome in asked:
+        buckets = dict(zip(["a", "b", *(draw.pool for draw in draws)], outcome.buckets, strict=True))
+        assert [buckets[name].reserved % 30 for name in "ab"] == [0, 0]
+        assert 0 < buckets["requests"].reserved <= 50
+        shares = [(share.pool, share.amount) for share in outcome.reservation.shares]
+        assert shares == [("a", 30), ("b", 30), ("requests", 1)]
+
+
 def test_a_slice_never_outlives_its_window(desk: Callable[..., Desk], store: Store) -> None:
     it = desk(speed=50)
     store.snapshot("default")  # it is open
@@ -352,6 +370,21 @@ def test_a_dropped_block_is_charged_from_the_slice(budget_factory: Callable[...,
     assert (str(pool.spent), str(pool.reserved)) == ("0.01", "0")
 
 
+def test_a_run_and_warnings_beside_a_cap_look_at_their_own_pools(budget_factory: Callable[..., Budget]) -> None:
+    warned: list[Any] = []
+    limits = ["$0.50/request", Limit("1000000 requests/day", warn="50%"), Limit("$10/day", warn="50%")]
+    budget = budget_factory(limits=limits, slices="$1", on_warning=warned.append)
+    with budget.run("$1", max_calls=1000) as run:
+        for _ in range(10):
+            budget.reconcile(budget.reserve("$0.01"), usd="0.01")
+        assert run.spent + run.reserved >= Decimal("0.10")
+        assert 10 <= run.calls <= 50
+        assert run.remaining == 1 - run.spent - run.reserved
+    budget.close()
+    assert (run.refresh().spent, run.reserved, run.calls) == (Decimal("0.1"), 0, 10)
+    assert warned == []
+
+
 def until_refused(budget: Budget, amount: str, error: type[Exception], **options: Any) -> list[Any]:
     """Reserve until that raises, and return what was reserved."""
     admitted = []
@@ -368,11 +401,14 @@ def test_bad_slices(tmp_path: Path) -> None:
             Budget("memory://", slices=wrong)
 
 
-def test_the_allowance_lets_so_much_through_and_no_more(tmp_path: Path, make_budget: Callable[..., Budget]) -> None:
+@pytest.mark.parametrize("limits", [["$100/day"], ["$1/request", "$100/day"], ["$100/day", "$1/request"]])
+def test_the_allowance_lets_so_much_through_and_no_more(
+    tmp_path: Path, make_budget: Callable[..., Budget], limits: list[str]
+) -> None:
     need_server()
     server = RedisServer(tmp_path, appendonly="yes", appendfsync="always")
     try:
-        budget = make_budget(server.url, limits=["$100/day"], on_store_error="local_allowance:$0.05")
+        budget = make_budget(server.url, limits=limits, on_store_error="local_allowance:$0.05")
         calls = [budget.reserve("$0.01", user="u") for _ in range(3)]
         budget.engine.timeout = 0.25
         server.kill()

@@ -219,6 +219,77 @@ def test_a_response_of_the_openai_sdk_with_a_search() -> None:
         {"web_search": 1}, {"service_tier": "priority"}, "gpt-x", 140)  # fmt: skip
 
 
+# ---- what an answer leaves out
+
+MESSAGE = {"type": "message", "role": "assistant", "model": "claude-x", "content": []}
+COMPLETION = {"object": "chat.completion", "model": "gpt-x", "choices": [{"finish_reason": "stop"}]}
+RESPONSE = {"object": "response", "model": "gpt-x", "output": []}
+
+
+@pytest.mark.parametrize(
+    ("answer", "usage", "unsaid"),
+    [
+        (MESSAGE, {"input_tokens": 10}, "output_tokens"),
+        (MESSAGE, {"input_tokens": 10, "output_tokens": None}, "output_tokens"),
+        (MESSAGE, {"output_tokens": 5}, "input_tokens"),
+        (MESSAGE, {"input_tokens": None, "output_tokens": 5}, "input_tokens"),
+        (MESSAGE, {"input_tokens": 10, "output_tokens": 5, "iterations": [
+            {"type": "compaction", "input_tokens": 10}, {"input_tokens": 10, "output_tokens": 5}]}, "output_tokens"),
+        (COMPLETION, {"prompt_tokens": 10}, "completion_tokens"),
+        (COMPLETION, {"prompt_tokens": 10, "completion_tokens": None, "total_tokens": None}, "completion_tokens"),
+        (COMPLETION, {"prompt_tokens": None, "completion_tokens": 5}, "prompt_tokens"),
+        (COMPLETION, {"prompt_tokens": None, "completion_tokens": 5, "total_tokens": 15}, "prompt_tokens"),
+        ({"data": []}, {"prompt_tokens": None, "total_tokens": 7}, "prompt_tokens"),  # or all were output
+        (RESPONSE, {"input_tokens": 10}, "output_tokens"),
+        (RESPONSE, {"input_tokens": 10, "input_tokens_details": {}}, "output_tokens"),
+        (RESPONSE, {"input_tokens": None, "output_tokens": 5, "total_tokens": 15}, "input_tokens"),
+    ],
+)  # fmt: skip
+def test_a_count_that_an_answer_leaves_out_is_no_zero(
+    answer: dict[str, Any], usage: dict[str, Any], unsaid: str
+) -> None:
+    with pytest.raises(ArgumentTypeError, match=f"the answer does not say its {unsaid}"):
+        Usage.of({**answer, "usage": usage})
+
+
+def test_a_total_says_the_output() -> None:
+    """Google's compatible endpoint leaves the completion out if there were thoughts alone."""
+    found = Usage.of({**COMPLETION, "usage": {"prompt_tokens": 10, "total_tokens": 110}})
+    assert (found.input, found.output, found.reasoning) == (10, 100, 100)
+    assert Usage.of({**COMPLETION, "usage": {"prompt_tokens": 10, "total_tokens": 10}}).tokens == 10
+    assert Usage.of({**RESPONSE, "usage": {"input_tokens": 10, "total_tokens": 15}}).output == 5
+
+
+def test_what_may_be_left_out() -> None:
+    """By a usage alone, by a count of tokens, and by embeddings."""
+    assert Usage.of({"input_tokens": 10}) == Usage.of({"usage": {"input_tokens": 10}}) == Usage(input=10)
+    assert Usage.of({"object": "list", "data": [], "usage": {"prompt_tokens": 8}}) == Usage(input=8)
+
+
+@pytest.mark.parametrize("wrong", [1, True, "words", {"a": 1}])
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [
+        ("iterations", lambda wrong: {**MESSAGE, "usage": {**ANTHROPIC, "iterations": wrong}}),
+        ("tools", lambda wrong: {**RESPONSE, "usage": RESPONSES, "tools": wrong}),
+        ("output", lambda wrong: {**RESPONSE, "usage": RESPONSES, "output": wrong}),
+        ("prompt_tokens_details", lambda wrong: {"promptTokenCount": 1, "promptTokensDetails": wrong}),
+        ("cache_details", lambda wrong: {"usage": {"inputTokens": 3, "outputTokens": 2, "cacheDetails": wrong}}),
+        ("results", lambda wrong: {"inputTextTokenCount": 7, "results": wrong}),
+        ("embeddings", lambda wrong: {"embeddings": wrong}),
+    ],
+)
+def test_a_list_that_is_none_cannot_be_read(name: str, source: Any, wrong: object) -> None:
+    with pytest.raises(ArgumentTypeError, match=f"{name} must be a list, not {type(wrong).__name__}"):
+        Usage.of(source(wrong))
+
+
+@pytest.mark.parametrize("modality", [["AUDIO"], {"value": "AUDIO"}, None])
+def test_a_modality_that_is_no_name_is_text(modality: object) -> None:
+    details = [{"modality": modality, "tokenCount": 7}]
+    assert Usage.of({"promptTokenCount": 7, "promptTokensDetails": details}) == Usage(input=7)
+
+
 # ---- the other shapes: what is inside another figure, and what is beside it
 
 

@@ -213,7 +213,11 @@ def _of_text(text: str) -> Channel:
         known = "log, webhook+https://..., slack:VARIABLE, email:WHO@example.com?host=...&from=..."
         raise ConfigError(f"alert_to: {text.partition(':')[0][:20]!r} is not a channel; known are {known}")
     target, _, query = match[2].partition("?")
-    made: Channel = _KINDS[match[1]].of(Spec(match[1], target, dict(parse_qsl(query, keep_blank_values=True))))
+    spec = Spec(match[1], target, dict(parse_qsl(query, keep_blank_values=True)))
+    try:
+        made: Channel = _KINDS[match[1]].of(spec)
+    except ConfigError as error:  # of what sinks use too, which does not know whose it is
+        raise ConfigError(f"alert_to: {str(error).removeprefix('sinks: ').removeprefix('alert_to: ')}") from None
     return made
 
 

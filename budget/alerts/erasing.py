@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from budget.errors import StoreUnavailable
 from budget.sinks.places import beside
+from budget.subject import show_value
 
 if TYPE_CHECKING:
     from budget.books.books import Books
@@ -38,7 +39,8 @@ def forget(books: Books, attribute: str, value: str) -> int:
 
 
 def _forget(db: sqlite3.Connection, account: str, attribute: str, value: str) -> int:
-    named = re.compile(rf"(?<!\w){re.escape(f'{attribute}={value}')}(?![\w.@-])")
+    forms = "|".join(re.escape(f"{attribute}={each}") for each in {value, show_value(value)})
+    named = re.compile(rf"(?<!\w)(?:{forms})(?![\w.@-])")
     rows = db.execute("select id, subject, text, figures from alerts where account = ?", (account,)).fetchall()
     ids = [
         (id,)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from budget.audit import Audit, Auditor, rolling_pools
 from budget.commands import Bucket, ChangePolicy, Command, LoadPolicy, Outcome, Rebuild
-from budget.errors import StoreUnavailable
+from budget.errors import BudgetError, StoreUnavailable
 from budget.ledger import Entry
 from budget.money import MAX
 from budget.pseudonym import Swap
@@ -177,7 +177,8 @@ class Books:
         """Set every counter to what the ledger says. N processes that do it at once come to the same.
 
         Raises:
-            StoreUnavailable: The account is too busy, or the ledger itself is damaged: nothing can be told from it.
+            BudgetError: The ledger itself is damaged: nothing can be told from it.
+            StoreUnavailable: The account is too busy.
         """
         changed: dict[tuple[str, int], None] = {}
         for _ in range(TRIES):
@@ -185,7 +186,7 @@ class Books:
             auditor = self.audit(found, compare=False)
             if auditor.found.faults or auditor.found.partial:
                 fault = auditor.found.faults[0] if auditor.found.faults else "its first entries are not here"
-                raise StoreUnavailable(f"the ledger cannot be trusted, nothing was set: {fault}")
+                raise BudgetError(f"the ledger cannot be trusted, nothing was set: {fault}")
             wrong = _wrong(auditor, found)
             if not wrong:
                 return Rebuilt(list(changed), self.verify())

@@ -8,7 +8,7 @@ import weakref
 from threading import Event, Thread
 
 from budget.books.books import Books
-from budget.errors import StoreUnavailable
+from budget.errors import BudgetError
 
 __all__ = ["EVERY", "Drainer"]
 
@@ -41,9 +41,10 @@ class Drainer:
                 while self._books.drain_step() and not stop.is_set():
                     pass
                 failed = False
-            except StoreUnavailable as error:
+            except Exception as error:  # whatever it is may be mended, and then it must go on
                 if not failed:  # said once, until it went well again
-                    _log.warning("the ledger cannot be drained: %s", error)
+                    trace = not isinstance(error, BudgetError)
+                    _log.warning("the ledger cannot be drained: %s", error or type(error).__name__, exc_info=trace)
                 failed = True
 
     def stop(self) -> None:

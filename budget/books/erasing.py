@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from budget.books.books import Books
-from budget.errors import ConfigError, StoreUnavailable
+from budget.errors import ConfigError, ReservationConflict
 from budget.pseudonym import Swap, pseudonym
 from budget.stores.memory import MemoryStore
 from budget.stores.sqlite import SqliteStore
@@ -49,7 +49,9 @@ def erase(books: Books, attribute: str, value: str, detail: Mapping[str, Any]) -
 
     Raises:
         ConfigError: The key cannot be used, or the server's ledger is not drained.
-        StoreUnavailable: The subject has an open reservation; nothing was changed.
+        ReservationConflict: The subject has an open reservation, or on a server an open window of an earlier erasure;
+            nothing was changed.
+        StoreUnavailable: The store cannot be reached.
     """
     if isinstance(books.store, MemoryStore):
         path = None
@@ -70,7 +72,7 @@ def erase(books: Books, attribute: str, value: str, detail: Mapping[str, Any]) -
     told = swap.json({**detail, "attribute": attribute})
     for known in books.store.reservations(books.account):
         if swap.concerns(known):
-            raise StoreUnavailable(f"{known.id} is open: end it, or wait until its lease ends; nothing was erased")
+            raise ReservationConflict(f"{known.id} is open: end it, or wait until its lease ends; nothing was erased")
     if isinstance(books.store, MemoryStore):
         return Erased(books.store.erase(books.account, swap_of, told), instead, True)
     assert path is not None

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 from budget.audit import Audit, Auditor, Checkpoint, Key, rolling_pools
 from budget.books.books import OPERATOR_TIMEOUT, TRIES, Books
 from budget.commands import Prune
-from budget.errors import StoreUnavailable
-from budget.stores.base import Snapshot, Store
+from budget.errors import ConfigError, StoreUnavailable
+from budget.stores.base import Drained, Snapshot, Store
 from budget.window import SECOND
 
 __all__ = ["KEPT_WINDOWS", "Pruned", "prune"]
@@ -51,9 +51,12 @@ def prune(books: Books, before_us: int, now_us: int, detail: Mapping[str, Any]) 
         detail: Who and why, for the ledger.
 
     Raises:
+        ConfigError: The ledger is on a server.
         StoreUnavailable: Somebody else prunes or erases at the same time.
     """
     account = books.account
+    if isinstance(books.ledger(), Drained):
+        raise ConfigError("records: a server's ledger is pruned where it is drained to; run 'budget drain' first")
     for _ in range(TRIES):
         found = books.snapshot()
         ledger = books.ledger()

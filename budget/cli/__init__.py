@@ -17,8 +17,10 @@ With `--json`, stdout is one JSON document, also when there is an error; of `bud
 from __future__ import annotations
 
 import io
+import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import click
@@ -76,18 +78,41 @@ class _Main(Commands):
     ) -> Any:
         """Run the command line; in standalone mode (the default) leave the process with the exit code."""
         given = list(sys.argv[1:] if args is None else args)
+        _open_streams()
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):  # a terminal that lacks a character gets its number
                 stream.reconfigure(errors="backslashreplace")
         try:
             answer = super().main(given, "budget", standalone_mode=False, **extra)
+            sys.stdout.flush()
+        except BrokenPipeError:  # who reads has seen enough; click answers the same where it happens before the end
+            answer = 1
         except (click.ClickException, click.Abort, BudgetError, OSError) as error:
             own = given[: given.index("--")] if "--" in given else given
             answer = _failed(error, "--json" in own)
+        finally:
+            _let_go()
         code = answer if isinstance(answer, int) else 0
         if standalone_mode:
             sys.exit(code)
         return code
+
+
+def _open_streams() -> None:
+    """Give a process that was started without stdin, stdout or stderr (`>&-`) ones that nobody reads."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
+
+
+def _let_go() -> None:
+    """Drop what a full disk did not take: at its end the interpreter would try again, and make the exit code 120."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            with open(os.devnull, "wb") as nowhere:
+                os.dup2(nowhere.fileno(), stream.fileno())
 
 
 def _failed(error: Exception, as_json: bool) -> int:
@@ -95,7 +120,8 @@ def _failed(error: Exception, as_json: bool) -> int:
     message = error.format_message() if isinstance(error, click.ClickException) else str(error) or "interrupted"
     if as_json:
         name = "UsageError" if isinstance(error, click.UsageError) else type(error).__name__
-        print_json({"error": name, "message": message})
+        with suppress(OSError):  # it may be stdout that failed, and stderr tells
+            print_json({"error": name, "message": message})
     help = f" Try: {error.ctx.command_path} --help" if isinstance(error, click.UsageError) and error.ctx else ""
     note(f"budget: {message}{help}")
     return _code(error)

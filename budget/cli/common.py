@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from budget.errors import ConfigError
+from budget.subject import read_value
 
 if TYPE_CHECKING:
     from budget.engine import Budget
@@ -46,7 +47,7 @@ def _find_records(budget: Budget) -> None:
     from budget.config import default_records
     from budget.stores.records import Records
 
-    budget.engine.books.adopt(Records(default_records()))
+    budget.engine.books.adopt(Records(default_records(budget.engine.store.url)))
 
 
 _OPTIONS = (
@@ -159,7 +160,7 @@ def read_words(words: Sequence[str]) -> Words:
             raise ConfigError(f"{name}: is given twice")
         if _is_limit(word):
             raise ConfigError(f"{word!r}: give the selector and the limit as words of their own: user=alice '$5/day'")
-        found[name] = value
+        found[name] = read_value(value)
     per = found.pop("per", None)
     check_attributes(found)
     if taken := sorted(found.keys() & _TAKEN):

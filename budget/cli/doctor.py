@@ -16,6 +16,7 @@ from budget.errors import BudgetError
 from budget.window import SECOND
 
 if TYPE_CHECKING:
+    from budget.core import Engine
     from budget.engine import Budget
 
 _CLOCK_AHEAD = 5 * SECOND  # how far the store's clock may be ahead: beyond it nothing is admitted (budget.pool)
@@ -41,7 +42,7 @@ def doctor(common: Common) -> int:
       budget doctor
     """
     with common.open() as budget:
-        every = (*_outbox(budget), *_store(budget), *_prices(budget), *_sdks())
+        every = (*_outbox(budget), *_store(budget), *_prices(budget), *_outside(common), *_sdks())
     found = [finding._replace(detail=_PASSWORD.sub("//***@", finding.detail)) for finding in every]
     ok = all(finding.state != "FAULT" for finding in found)
     if common.json:
@@ -156,6 +157,36 @@ def _prices(budget: Budget) -> Iterator[Finding]:
         yield Finding("own prices", "ok", f"from {', '.join(origins)}")
     if due := due_models(book, int(now.timestamp()) * 1_000_000):
         yield Finding("price review", "note", f"to be looked at again: {some(due)}")
+
+
+def _outside(common: Common) -> Iterator[Finding]:
+    """Make sinks, rules and channels as each process does when it starts, but run none."""
+    from budget.alerts import Alerts
+    from budget.config import configured_alerts, configured_sinks
+    from budget.engine import Budget
+    from budget.sinks.runner import Runner
+
+    def sinks(engine: Engine) -> str:
+        given = configured_sinks()
+        Runner(engine, given)
+        return f"can be made: {len(given)}" if given else ""
+
+    def alerts(engine: Engine) -> str:
+        rules, to = configured_alerts()
+        if not rules:
+            return ""
+        made = Alerts(engine, rules, to)
+        Runner(engine, (made,))
+        return f"rules: {len(made.rules)}, told to {some([channel.name for channel in made.channels])}"
+
+    # An engine of its own, for the command line finds the records store of a server that a process must be told of.
+    with Budget(common.store, account=common.account, sinks=(), alerts=()) as fresh:
+        for check, make in (("sinks", sinks), ("alerts", alerts)):
+            try:
+                if made := make(fresh.engine):
+                    yield Finding(check, "ok", made)
+            except BudgetError as error:
+                yield Finding(check, "FAULT", f"no process can start: {error}")
 
 
 def _sdks() -> Iterator[Finding]:

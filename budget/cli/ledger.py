@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -79,29 +80,47 @@ def tail(common: Common, words: tuple[str, ...], count: int) -> None:
 def export(common: Common, words: tuple[str, ...], since: str | None, kind: str, output: str | None) -> None:
     """Write the entries, one a line, the oldest first: as JSON, or as CSV in which no cell is a formula.
 
+    A file has its name once it is whole. With --json and no file, stdout is one list of all entries.
+
     \b
     Example:
       budget ledger export --since 30d --format csv -o november.csv user=alice
     """
-    wanted = attributes_of(words).items()
-    with opened(common) as (budget, _), _target(output) as stream:
-        found = (entry for entry in budget.entries(since=since) if wanted <= entry.scope.items())
-        count = _write_csv(stream, found) if kind == "csv" else _write_lines(stream, found)
+    wanted = attributes_of(words)
+    as_list = common.json and output is None
+    if as_list and kind == "csv":
+        raise ConfigError("--json and --format csv: choose one, or name a file with -o")
+    with opened(common) as (budget, _):
+        found = budget.entries(since=since, **wanted)
+        if as_list:
+            print_json([entry.to_dict() for entry in found])
+            return
+        with _target(output) as stream:
+            count = _write_csv(stream, found) if kind == "csv" else _write_lines(stream, found)
     if output is not None:
         print_json({"entries": count, "file": output}) if common.json else say(f"exported: {count} entries to {output}")
 
 
 @contextmanager
 def _target(output: str | None) -> Iterator[IO[str]]:
+    """Give the stream to write to: of a file that has its name only once it is whole, and replaces none."""
     if output is None:
         yield sys.stdout
         return
+    if os.path.lexists(output):
+        raise ConfigError(f"output: {output!r} exists; name another file")
+    target = Path(output)
+    if not target.parent.is_dir():
+        raise ConfigError(f"output: the folder {str(target.parent)!r} does not exist")
+    part = target.with_name(target.name + ".part")
     try:
-        stream = Path(output).open("x", encoding="utf-8", newline="")  # noqa: SIM115
+        with part.open("w", encoding="utf-8", newline="") as stream:
+            yield stream
+        os.link(part, target)  # unlike a renaming, it never replaces what somebody put there meanwhile
     except FileExistsError:
-        raise ConfigError(f"output: {output!r} exists; name another file") from None
-    with stream:
-        yield stream
+        raise ConfigError(f"output: {output!r} exists by now; name another file") from None
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _write_lines(stream: IO[str], entries: Iterable[Entry]) -> int:
@@ -186,16 +205,22 @@ def rebuild(common: Common, reason: str | None) -> int:
 def prune(common: Common, before: str, reason: str | None) -> int:
     """Sum old entries into one that stands for them, and drop windows that are long over. What is left stays provable.
 
+    Reports keep what was spent: the file of calls beside the store is brought up to date first.
+
     \b
     Example:
       budget ledger prune --before 90d --reason retention
     """
     from budget.admin import actor
     from budget.books.pruning import prune as prune_books
+    from budget.records import CallFile
     from budget.sinks.places import Places, beside
 
     with opened(common) as (_, books):
         now = time.time_ns() // 1000
+        with closing(CallFile(books)) as calls:
+            if calls.path is not None:
+                calls.catch_up()  # afterwards nobody could tell whose the spend was
         done = prune_books(books, _before(before, now), now, actor(reason))
         places = Places(beside(books, "-sinks")).known(books.account)
     if not done.audit.ok:
@@ -237,7 +262,7 @@ def drain(common: Common, follow: bool) -> None:
     total = 0
     with opened(common) as (budget, books):
         budget.engine.drainer.stop()  # what is done here is counted
-        books.adopt(Records(default_records()), always=True)
+        books.adopt(Records(default_records(budget.engine.store.url)), always=True)
         if not books.drains:
             raise ConfigError("drain: this store keeps its own ledger; only a server's is drained")
         while True:

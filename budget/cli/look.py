@@ -15,9 +15,12 @@ from budget.pools import Pool
 
 if TYPE_CHECKING:
     from budget.engine import Budget
+    from budget.estimate import Estimate
 
 _REFUSED = 3
 _BAR = 10
+_RULE = 48  # columns of the longest rule: it stays whole while other columns can be left out
+_NO_PRICE = "no price"
 
 
 @click.command("status")
@@ -45,8 +48,9 @@ def status(common: Common, words: tuple[str, ...]) -> None:
             note(f"frozen: {subject}")
         return
     columns = [
-        Column("subject", shrink=True), Column("limit"), Column("spent", True), Column("reserved", True),
-        Column("available", True), *([Column("used", drop=2)] if is_terminal() else []), Column("resets", drop=1),
+        Column("subject", shrink=True), Column("limit", shrink=True, least=_RULE), Column("spent", True),
+        Column("reserved", True), Column("available", True),
+        *([Column("used", drop=2)] if is_terminal() else []), Column("resets", drop=1),
     ]  # fmt: skip
     empty = ["-"] * (len(columns) - 2)
     rows: list[list[Cell]] = [[subject, ("FROZEN", "bold red"), *empty] for subject in frozen]
@@ -83,7 +87,7 @@ def check(
     if common.json:
         print_json(decision.to_dict())
     elif decision.admitted:
-        say(f"admitted: at most {amount(estimate.usd_max)}")
+        say(f"admitted: at most {amount(estimate.usd_max)}" if estimate.priced else f"admitted: {_NO_PRICE}")
     else:
         for refusal in decision.refusals:
             say(f"refused: {refusal}")
@@ -111,21 +115,31 @@ def estimate(
     limit = None if cap is None else parse_usd(cap, "cap")
     with common.open() as budget:
         found = budget.estimate(_body(request), provider=provider, endpoint=endpoint)
-    over = cap is not None and found.exceeds(cap)
+    over = cap is not None and (not found.priced or found.exceeds(cap))
     if common.json:
+        mark = {} if found.priced else {"priced": False}
         verdict = {} if limit is None else {"cap": format_usd(limit), "exceeds": over}
-        print_json({**found.to_dict(), **verdict})
+        print_json({**found.to_dict(), **mark, **verdict})
         return _REFUSED if over else 0
+    most = amount(found.usd_max) if found.closed else f"no bound: {'; '.join(found.reasons)}"
     pairs([
-        ("model", f"{found.model} ({found.provider or 'own price'})"),
+        ("model", f"{found.model} ({found.provider or 'own price'})" if found.priced else found.model),
         ("input tokens", f"{found.input_tokens:,}, at most {found.input_tokens_max:,}"),
         ("output tokens", f"at most {found.output_tokens_max:,}"),
-        ("expected", amount(found.usd)),
-        ("at most", amount(found.usd_max) if found.closed else f"no bound: {'; '.join(found.reasons)}"),
-        *([] if cap is None else [("cap", f"{amount(found.usd_max)} is {'above' if over else 'within'} {cap}"
-                                   if found.closed else f"no bound, so above {cap}")]),
+        ("expected", amount(found.usd) if found.priced else _NO_PRICE),
+        ("at most", most if found.priced else _NO_PRICE),
+        *([] if cap is None else [("cap", _against(found, cap))]),
     ])  # fmt: skip
     return _REFUSED if over else 0
+
+
+def _against(found: Estimate, cap: str) -> str:
+    """Say how an estimate stands to a cap. What has no price or no bound may cost anything, so that it is above."""
+    if not found.priced:
+        return f"{_NO_PRICE}, so above {cap}"
+    if not found.closed:
+        return f"no bound, so above {cap}"
+    return f"{amount(found.usd_max)} is {'above' if found.exceeds(cap) else 'within'} {cap}"
 
 
 def _body(request: IO[bytes]) -> Mapping[str, Any]:

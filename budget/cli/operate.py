@@ -11,12 +11,17 @@ from budget.cli.ledger import opened
 from budget.cli.output import note, print_json, say
 from budget.errors import ConfigError
 
+_CALLS = "-calls"
+"""What follows a store's name in that of the file of its calls (`budget.records`)."""
+
 
 @click.command("backup")
 @click.argument("file")
 @common
 def backup(common: Common, file: str) -> None:
     """Copy the store's file while others write to it. The copy is proved before it has its name.
+
+    Beside it, as FILE-calls, goes what reports know and the ledger does not: imported calls, sums of pruned ones.
 
     \b
     Example:
@@ -29,7 +34,9 @@ def backup(common: Common, file: str) -> None:
         store = budget.engine.store
         if not isinstance(store, SqliteStore):
             raise ConfigError("backup: only an SQLite file is copied; drain a server, and back up its records store")
-        entries = back_up(store, Path(file).absolute())
+        entries = back_up(store, Path(file).absolute(), [_CALLS])
+    if Path(f"{file}{_CALLS}").exists():
+        note(f"imported calls, and sums of those that were pruned, are in {file}{_CALLS}: keep it with {file}")
     print_json({"file": file, "entries": entries}) if common.json else say(f"backed up: {entries} entries to {file}")
 
 
@@ -39,6 +46,8 @@ def backup(common: Common, file: str) -> None:
 @common
 def move(common: Common, to: str, reason: str | None) -> None:
     """Move the account to another store: limits, pools, open reservations and ledger. The old one stays frozen.
+
+    Imported calls go with it. Sums of calls that were pruned do not: reports of the old store still have them.
 
     \b
     Example:
@@ -52,17 +61,22 @@ def move(common: Common, to: str, reason: str | None) -> None:
     from budget.stores.base import open_store
     from budget.stores.records import Records
 
+    if to in ("memory://", "disabled://"):
+        raise ConfigError(f"to: {to!r} keeps nothing beyond this command; name a file or a server")
     with opened(common) as (budget, source):
         store = open_store(to)
-        configured = budget.settings.records or default_records()
+        configured = budget.settings.records or default_records(store.url)
         target = Books(store, source.account, Records(configured))
         try:
             done = move_account(source, target, actor(reason))
             move_imported(source, target)
+            pruned = source.ledger().checkpoint(source.account) is not None
         finally:
             store.close()
             if target.records is not None:
                 target.records.close()
+    if pruned:
+        note("what calls cost that were pruned before is not in the reports of the new store; keep the old one for it")
     told = {"entries": done.entries, "pools": done.pools, "reservations": done.reservations}
     if common.json:
         print_json(told)

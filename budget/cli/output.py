@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -18,6 +19,7 @@ from typing import Any
 import click
 
 from budget.money import NANOS, show_usd
+from budget.subject import show_value
 
 __all__ = [
     "Cell", "Column", "amount", "csv_cell", "is_terminal", "note", "pairs", "print_json", "safe", "say", "scope_text",
@@ -51,8 +53,9 @@ def safe(text: str) -> str:
 
 
 def note(text: str) -> None:
-    """Print a message, one line, on stderr."""
-    click.echo(safe(text), err=True)
+    """Print a message, one line, on stderr. One that cannot be printed changes nothing about what is done."""
+    with suppress(OSError):
+        click.echo(safe(text), err=True)
 
 
 def say(text: str) -> None:
@@ -79,7 +82,7 @@ def when(moment: datetime | None) -> str:
 
 def scope_text(scope: Any) -> str:
     """Write attributes as "user=alice,agent=support"."""
-    return ",".join(f"{name}={value}" for name, value in scope.items())
+    return ",".join(f"{name}={show_value(value)}" for name, value in scope.items())
 
 
 def some(names: Sequence[str], most: int = 10) -> str:

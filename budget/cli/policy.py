@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from budget.admin import Limits, moment
+from budget.admin import moment
 from budget.backfill import takes_backfill
 from budget.cli.common import Common, Words, attributes_of, common, read_words
 from budget.cli.output import Cell, Column, amount, note, print_json, say, scope_text, table, when
 from budget.errors import ConfigError
-from budget.limits import MODES, Limit
+from budget.limits import MODES, Limit, name_model
 from budget.money import format_usd
 from budget.subject import Subject
+
+if TYPE_CHECKING:
+    from budget.engine import Budget
 
 _MEANS: dict[str, Callable[[Limit], bool]] = {
     "tz": lambda limit: limit.window.calendar,
@@ -86,7 +89,8 @@ def set_limits(common: Common, words: tuple[str, ...], reason: str | None, backf
 def unset_limits(common: Common, words: tuple[str, ...], mode: str | None, reason: str | None) -> None:
     """Remove limits from the store, whatever their amount; without a limit, all of that selector.
 
-    Limits of code and of budget.toml stay: they are not in the store.
+    Of one that was set with --until, what was set before holds again. Limits of code and of budget.toml stay: they are
+    not in the store.
 
     \b
     Example:
@@ -97,11 +101,12 @@ def unset_limits(common: Common, words: tuple[str, ...], mode: str | None, reaso
     read = read_words(words)
     with common.open() as budget:
         if read.rules:
-            found = _stored(budget.limits, [Limit(read.text(rule)) for rule in read.rules], mode)
+            found = _stored(budget, [Limit(read.text(rule)) for rule in read.rules], mode)
         else:
-            selector = tuple(sorted(read.attributes.items()))
-            found = [x for x in budget.limits if (x.selector, x.per) == (selector, read.per) and x.source == "store"]
-            found = [x for x in found if mode in (None, x.mode)]
+            subjects = (name_model(budget.settings.book, read.attributes), read.attributes)
+            selectors = [tuple(sorted(subject.items())) for subject in subjects]
+            stored = [x for x in budget.limits if x.source == "store" and x.per == read.per and mode in (None, x.mode)]
+            found = next(filter(None, ([x for x in stored if x.selector == each] for each in selectors)), [])
             if not found:
                 raise ConfigError(f"unset: no such limit in the store: {read.selector or 'everybody'}")
         removed = [gone for x in found for gone in budget.limits.unset(str(x), mode=x.mode, reason=reason)]
@@ -222,12 +227,16 @@ def _limits(read: Words, options: Mapping[str, Any], backfill: bool) -> list[tup
     return rows
 
 
-def _stored(limits: Limits, wanted: Sequence[Limit], mode: str | None) -> list[Limit]:
-    """Return the store's limits of these identities, but for the mode: the enforcing ones, else the shadow ones."""
-    stored = {known.identity: known for known in limits if known.source == "store"}
-    found = []
+def _stored(budget: Budget, wanted: Sequence[Limit], mode: str | None) -> list[Limit]:
+    """Return the store's limits of these identities, but for the mode: the enforcing ones, else the shadow ones.
+
+    The model has the name of the book, else the one that is written.
+    """
+    stored = {known.identity: known for known in budget.limits if known.source == "store"}
+    modes, found = MODES if mode is None else (mode,), []
     for limit in wanted:
-        known = [stored.get((*limit.identity[:-1], each)) for each in (MODES if mode is None else (mode,))]
+        names = (limit.named(budget.settings.book), limit)
+        known = [stored.get((*name.identity[:-1], each)) for name in names for each in modes]
         meant = next((each for each in known if each is not None), None)
         if meant is None:
             raise ConfigError(f"unset: the store has no limit {str(limit)!r}, whatever its amount")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 import sys
 import time
 import tomllib
@@ -98,6 +99,7 @@ def replay(
     at = prices_at or ("today" if not ledger else "then" if prices or cache else "booked")
     pricing, before = _pricing(settings.book, at, ledger, plan)
     with ExitStack() as opened:
+        opened.enter_context(_terminated())
         past = _past(opened, shared, trace, ledger, since, reading)
         store = Scratch() if ledger else _store(opened, shared, settings)
         advance = opened.enter_context(_progress(past))
@@ -111,6 +113,16 @@ def replay(
         _print(one)
     else:
         _print_all(found)
+
+
+@contextmanager
+def _terminated() -> Iterator[None]:
+    """Take a SIGTERM as an interruption, which leaves no account behind in a store."""
+    was = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, was)
 
 
 def _policies(limits: Sequence[str], files: Sequence[str]) -> dict[str, Sequence[str | Limit]]:

@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from time import monotonic
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ from budget.errors import BudgetError, ConfigError
 from budget.runargs import make_run
 
 if TYPE_CHECKING:
+    from budget.config import Settings
     from budget.engine import Budget
     from budget.run import Run
 
@@ -77,13 +79,24 @@ def run(common: Common, words: tuple[str, ...], **options: Any) -> int:
             raise ConfigError("store: memory:// is private to one process; a run over several needs another store")
         made = make_run(budget.engine.verbs, **options, counted=True, attributes=attributes)
         note(f"budget: run {made.id}")
-        environment = {
-            "BUDGET_STORE": budget.settings.store, "BUDGET_ACCOUNT": budget.settings.account, **made.to_environment()
-        }  # fmt: skip
+        environment = {**_whereabouts(budget.settings), **made.to_environment()}
         began = monotonic()
         code = _supervise(command, {**os.environ, **environment}, sys.stderr if common.json else None)
         _tell(common, budget, made, code, monotonic() - began)
     return code
+
+
+def _whereabouts(settings: Settings) -> dict[str, str]:
+    """Return the variables that name store and account, in every folder that the command may change to."""
+    stores = {"BUDGET_STORE": settings.store, "BUDGET_RECORDS": settings.records}
+    told = {name: _absolute(url) for name, url in stores.items() if url is not None}
+    return {**told, "BUDGET_ACCOUNT": settings.account}
+
+
+def _absolute(url: str) -> str:
+    """Return the URL of a store as it is in another folder, with the password of one that has a password."""
+    path = url.removeprefix("sqlite:///")
+    return url if path == url else f"sqlite:///{Path(path).absolute()}"
 
 
 def _supervise(command: Sequence[str], environment: dict[str, str], stdout: Any) -> int:

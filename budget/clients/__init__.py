@@ -47,10 +47,11 @@ def wrap(budget: Budget, client: C, deployments: Mapping[str, str] | None = None
     other = next((_GUARDS[name] for name in _packages(client) if name in _GUARDS), None)
     if owner not in (None, budget):
         raise ConfigError("wrap: the client is guarded by another engine already")
-    if deployments is not None and (owner is not None or other is not None):
-        known = "the client is guarded already; say them when it is wrapped first"
-        raise ConfigError(f"deployments: {'only clients of anthropic and openai have them' if other else known}")
+    if deployments is not None and other is not None:
+        raise ConfigError("deployments: only clients of anthropic and openai have them")
     if owner is not None:
+        if deployments is not None and deployments != vars(client)["_budget_protocol"].site.deployments:
+            raise ConfigError("deployments: the client is guarded already, without these; name them at its first wrap")
         return client
     if other is None:
         return guard_client(budget, client, _protocol(client, deployments))

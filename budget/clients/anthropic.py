@@ -13,6 +13,7 @@ from typing import Any
 from budget.clients.flavours import Site
 from budget.clients.meter import StreamMeter, fields_of
 from budget.clients.protocol import Api
+from budget.errors import Unbounded
 from budget.estimate import Estimate
 
 __all__ = ["PROTOCOL"]
@@ -28,7 +29,11 @@ class _Messages(Api):
     sdk = "anthropic"
 
     def body(self, endpoint: str, options: Any) -> Mapping[str, Any]:
-        return {**(options.json_data or {}), **(getattr(options, "extra_json", None) or {})}
+        given, more = options.json_data, getattr(options, "extra_json", None)
+        other = any(not isinstance(each, Mapping) for each in (given, more) if each is not None)
+        if other or getattr(options, "content", None) is not None:
+            raise Unbounded([f"the body of {options.url[:100]} cannot be read before it is sent"])
+        return {**(given or {}), **(more or {})}
 
     def sent(self, endpoint: str, options: Any, body: Mapping[str, Any], changes: Mapping[str, Any]) -> Any:
         return options.model_copy(update={"json_data": {**body, **changes}, "extra_json": None}) if changes else options

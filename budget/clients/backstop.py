@@ -1,43 +1,30 @@
 """What may pass a wrapped client: paths, attempts that nobody reserved for, and the time that a run has left.
 
-A POST path that is refused, or not known, passes where money was set aside by hand, with a block of
-`budget.reservation(...)` around it: who opened the block says what it cost. So does one of media, of whose models only
-some can be metered, and a batch of a file that nobody saw.
+Where money was set aside by hand, with a block of `budget.reservation(...)` around it, what is refused for want of a
+bound or a price passes: who opened the block says what it cost. A path that is refused, or not known, does so at once;
+one that is metered only if its own estimate finds no bound or no price, since what can be metered is, in a block too.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from budget.clients.call import Call
 from budget.clients.protocol import Protocol
-from budget.errors import Unbounded
+from budget.clients.sending import is_passing
+from budget.errors import Unbounded, UnknownModel
 from budget.guard import set_aside
 from budget.run import current
 
 if TYPE_CHECKING:
     from budget.engine import Budget
 
-__all__ = ["HOW", "by_hand", "endpoint_of", "hand_deadline", "passing", "unreserved"]
+__all__ = ["HOW", "UnlessByHand", "by_hand", "endpoint_of", "hand_deadline", "unreserved"]
 
 HOW = 'set money aside for it: with budget.reservation("$1"): ...'
 """What to do about what is refused."""
-_MEDIA = ("images", "speech", "transcriptions")
-_PASSES: ContextVar[bool] = ContextVar("budget_passes", default=False)
-
-
-@contextmanager
-def passing(protocol: Protocol) -> Iterator[None]:
-    """Let the attempts of a request through that passed as what it was made for; its SDK may send it elsewhere."""
-    token = _PASSES.set(protocol.site.rewrites)
-    try:
-        yield
-    finally:
-        _PASSES.reset(token)
 
 
 def by_hand(budget: Budget) -> bool:
@@ -45,13 +32,24 @@ def by_hand(budget: Budget) -> bool:
     return set_aside(budget.engine)
 
 
-def endpoint_of(
-    budget: Budget, protocol: Protocol, method: str, url: str, body: Callable[[], Mapping[str, Any]]
-) -> str | None:
-    """Return the endpoint of a request that is metered or late, None if it passes.
+class UnlessByHand:
+    """Blocks that what has no bound or no price just leaves, where money was set aside for it by hand.
 
-    Args:
-        body: Returns the request's body, which hardly any decision needs.
+    It keeps nothing of a block, and so one serves all: entering it costs next to nothing.
+    """
+
+    def __init__(self, budget: Budget):
+        self._budget = budget
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+        return isinstance(error, Unbounded | UnknownModel) and by_hand(self._budget)
+
+
+def endpoint_of(budget: Budget, protocol: Protocol, method: str, url: str) -> str | None:
+    """Return the endpoint of a request that is metered or late, None if it passes.
 
     Raises:
         Unbounded: It may cost money, nobody knows how much, and none was set aside by hand.
@@ -60,15 +58,9 @@ def endpoint_of(
         return None
     path = _path(url)
     endpoint = protocol.endpoint(path)
-    if endpoint in _MEDIA and by_hand(budget):
-        return None
     if endpoint is None and not by_hand(budget):
         what = f"POST {path[:100]} is not metered in this version"
         raise Unbounded([f"{what}: {protocol.reason(path)}; {HOW}"])
-    if endpoint == "batches" and by_hand(budget):
-        from budget.clients.late.files import is_unseen  # which itself says how to do it by hand
-
-        return None if is_unseen(budget, body()) else endpoint
     return endpoint or None
 
 
@@ -78,23 +70,26 @@ def unreserved(budget: Budget, protocol: Protocol, client: Any, request: Any) ->
     Raises:
         Unbounded: It may cost money, and its body is not known, or its cost not when it is answered.
     """
-    if _PASSES.get():
+    if is_passing():
         return None
     path = request.url.path.removeprefix(client.base_url.path.rstrip("/"))
-
-    def read() -> Any:
-        try:
-            return json.loads(request.content)
-        except Exception:
-            raise Unbounded([f"the body of {path[:100]} cannot be read before it is sent"]) from None
-
-    endpoint = endpoint_of(budget, protocol, request.method, path, read)
+    endpoint = endpoint_of(budget, protocol, request.method, path)
     if endpoint is None:
         return None
-    body = read()
+    body = _read(path, request)
     if endpoint == "batches" or body.get("background"):
         raise Unbounded([f"{path[:100]} is answered later, and went around the client's own `request`"])
     return Call(budget, protocol, endpoint, body, fixed=True)
+
+
+def _read(path: str, request: Any) -> Mapping[str, Any]:
+    try:
+        body = json.loads(request.content)
+    except Exception:
+        body = None
+    if not isinstance(body, Mapping):
+        raise Unbounded([f"the body of {path[:100]} cannot be read before it is sent"])
+    return body
 
 
 def hand_deadline(request: Any) -> None:

@@ -86,6 +86,7 @@ class Call:
         self._begun = self._first = 0.0
         self._attempts: list[Attempt] = []
         self._judged: Any = None
+        self._unparsed: Any = None
         self._statuses: list[int] = []
 
     # Before the call.
@@ -238,13 +239,21 @@ class Call:
         self._statuses.append(response.status_code)
 
     def telling(self, options: Any) -> Any:
-        """Return a call's options with which what is parsed from a raw response says it too: see `tell`."""
-        if self._told == _NOTHING:
+        """Return a call's options with which what is parsed from a raw response says it too: see `tell`.
+
+        What the SDK's own parser fails for is kept: the answer is paid for, and says for how much.
+        """
+        parse = options.post_parser if callable(options.post_parser) else None
+        if self._told == _NOTHING and (parse is None or self.streams):
             return options
-        parse = options.post_parser
 
         def parser(parsed: Any) -> Any:
-            parsed = parse(parsed) if callable(parse) else parsed
+            if parse is not None:
+                try:
+                    parsed = parse(parsed)
+                except Exception:
+                    self._unparsed = parsed
+                    raise
             self.tell(parsed)
             return parsed
 
@@ -266,24 +275,30 @@ class Call:
         try:
             assert self._estimate is not None
             (amounts, detail), refund = by_answer(self._budget.settings, self._estimate, stored, result), False
-        except BudgetError as error:
-            # The answer is paid for; what it cost cannot be read from it.
-            _log.warning("a call is charged its reservation: %s", error)
+        except Exception as error:
+            # The answer is paid for; what it cost cannot be read from it, which is no reason to withhold it.
+            _log.warning("a call is charged its reservation: %s", _named(error))
             amounts, detail, refund = self._unanswered(None, [200])
         return amounts, {**detail, **self._timing()}, refund
 
     def failed(self, error: BaseException) -> End:
         """Return how a call ends that raised."""
-        answer = getattr(error, "completion", None)  # OpenAI's `parse` raises for an answer that it cannot parse
-        if getattr(answer, "usage", None) is not None:
-            return self.answered(answer)
         response = getattr(error, "response", None)
+        if (answer := self._answer_in(error, response)) is not None:
+            return self.answered(answer)
         if response is not None and response is not self._judged and hasattr(response, "status_code"):
             self.judged(response)
         if self._attempts and never_connected(error):
             self._attempts[-1].traced = True  # also by a transport that does not trace
         amounts, detail, refund = self._unanswered(error, [])
         return amounts, {**detail, **self._timing()}, refund
+
+    def _answer_in(self, error: BaseException, response: Any) -> Any:
+        """Return the answer of a call that raised because the SDK could not parse it, or not validate it."""
+        if self._unparsed is not None:
+            return self._unparsed
+        body = getattr(error, "body", None) if getattr(response, "is_success", False) else None
+        return body if isinstance(body, Mapping) and body.get("usage") else None
 
     def streamed(self, error: BaseException | None, *, whole: bool = False) -> End:
         """Return how a stream ends, which may have been read to its end: by its meter, or charged whole."""
@@ -295,8 +310,8 @@ class Call:
                 found = self._meter.end(self._budget.settings, stored, error)
             elif self._estimate is not None:  # such as speech, which comes as sound alone
                 found = by_units(self._budget.settings, self._estimate, stored)
-        except BudgetError as unread:
-            _log.warning("a stream is charged its reservation: %s", unread)
+        except Exception as unread:
+            _log.warning("a stream is charged its reservation: %s", _named(unread))
         if found is not None:
             return found[0], {**found[1], **self._timing()}, False
         amounts, detail, refund = self._unanswered(error, [200])
@@ -332,6 +347,11 @@ class Call:
         if self._first:
             timing["first_token_ms"] = int((self._first - self._begun) * 1000)
         return timing
+
+
+def _named(error: Exception) -> str:
+    """Return what may be said of an error: ours has no words of the answer in it, any other might."""
+    return str(error) if isinstance(error, BudgetError) else type(error).__name__
 
 
 def _uncounted(error: Exception) -> None:

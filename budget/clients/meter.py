@@ -3,7 +3,8 @@
 A stream is booked by the usage it said, if it said all of it. One that was cut short, or left, is booked at the input
 it said (else its bound) plus the larger of the output it said and the output that was received, counted with the
 tokenizer's bound. Where that says nothing about what is billed, the whole reservation is charged: an error came, or the
-model may have worked out of sight, or the request has no bound, or nothing was received, or it ended without a usage.
+model may have worked out of sight, or the request has no bound, or no output was said or received, or it ended without
+a usage.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from typing import Any
 from budget.asks import price
 from budget.commands import Amounts, Reservation
 from budget.config import Settings
-from budget.errors import UnknownModel
+from budget.errors import ArgumentTypeError, UnknownModel
 from budget.estimate import Estimate
+from budget.reported import as_count
 from budget.usage import Usage
 
 __all__ = ["StreamMeter", "fields_of"]
@@ -79,7 +81,9 @@ class StreamMeter:
             return None  # the SDKs raise an error that came as an event with its body
         if self.complete:
             return price(settings, self._said(self.usage), None, None, reservation, 0)
-        if self.ended or self.hidden or not self.begun or not self._estimate.closed:
+        if self.ended or self.hidden or not self._estimate.closed:
+            return None
+        if not self.begun and self.usage.get(self.output_name) is None:
             return None
         amounts, detail = self.with_output(settings, reservation, self.counted(settings))
         return amounts, {**detail, "estimated": True, "outcome": "cut short"}
@@ -92,12 +96,16 @@ class StreamMeter:
         made = min(made, self._estimate.output_tokens_max)
         if not self.usage:
             return self._bound(settings, reservation, made)
-        said = self.usage.get(self.output_name) or 0
-        usage = self._said({**self.usage, self.output_name: max(said, made)})
+        made = max(made, as_count(self.usage.get(self.output_name) or 0, self.output_name))
+        try:
+            usage = self._said({**self.usage, self.output_name: made})
+        except ArgumentTypeError:  # no input was said, or none that can be read
+            return self._bound(settings, reservation, made)
         return price(settings, usage, None, None, reservation, 0)
 
     def _said(self, usage: Mapping[str, Any]) -> Usage:
-        return Usage.of({**self.answer, "usage": usage})
+        """Read a usage as that of an answer, which has to say both its counts."""
+        return Usage.of({"role": "assistant", **self.answer, "usage": usage})
 
     def _bound(self, settings: Settings, reservation: Reservation, made: int) -> Booked:
         """Return the most that the request cost if its answers are that long."""

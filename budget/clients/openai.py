@@ -33,6 +33,8 @@ _COUNTED = frozenset({
 
 _FORMS = ("images", "transcriptions")
 """Endpoints whose requests may be forms with files."""
+_DEFAULTED = (*_FORMS, "speech")
+"""Endpoints that have a model for requests that name none. (So has a prompt that is stored with OpenAI.)"""
 
 
 class _OpenAI(Api):
@@ -47,7 +49,7 @@ class _OpenAI(Api):
         if other or getattr(options, "content", None) is not None or no_form:
             raise Unbounded([f"the body of {options.url[:100]} cannot be read before it is sent"])
         body = given or {}
-        if endpoint in (*_FORMS, "speech") and not isinstance(body.get("model"), str):
+        if (endpoint in _DEFAULTED or body.get("prompt")) and not isinstance(body.get("model"), str):
             raise Unbounded(["the request names no model, and which one answers it then is not known; name one"])
         if options.extra_json is not None:  # as the SDK does it: what the caller left out with `omit` is not sent
             body = {k: v for k, v in {**body, **options.extra_json}.items() if type(v).__name__ != "Omit"}

@@ -166,5 +166,5 @@ class _Event(dict[str, Any]):
 def _json(text: str | bytes) -> Any:
     try:
         return json.loads(text, object_hook=_Event)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}  # not JSON, or cut off: there is no usage in it

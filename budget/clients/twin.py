@@ -9,16 +9,19 @@ properties are none.
 from __future__ import annotations
 
 import inspect
+from collections.abc import Collection
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from budget.clients.backstop import HOW, by_hand
+from budget.clients.flavours import PLAIN
 from budget.clients.keywords import opened
-from budget.errors import Unbounded
+from budget.errors import ConfigError, Unbounded
 
 if TYPE_CHECKING:
     from budget.engine import Budget
 
-__all__ = ["adopt", "door", "is_async", "missing", "plain_twin"]
+__all__ = ["adopt", "check_unpatched", "door", "is_async", "missing", "plain_twin"]
 
 
 def missing(base: type) -> list[str]:
@@ -30,6 +33,41 @@ def missing(base: type) -> list[str]:
     return absent
 
 
+_VERBS = ("get", "post", "put", "patch", "delete", "get_api_list", "_request_api_list")
+"""The methods of the SDKs that lead to `request`."""
+
+
+def check_unpatched(client: object, guarded: type, doors: Collection[str]) -> None:
+    """Check that nothing put on the client itself would go before what guards it: it would lead to the client given.
+
+    Args:
+        client: As it was given.
+        guarded: The class of its twin.
+        doors: Attributes that are the client's own, whatever the class has under their names.
+
+    Raises:
+        ConfigError: Something would.
+    """
+    for name, value in vars(client).items():
+        found = getattr(guarded, name, None)
+        if isinstance(found, cached_property):
+            shadows = _is_strange(value, client, found)
+        else:
+            shadows = name in _VERBS or (name in vars(guarded) and name not in doors)
+        if shadows:
+            raise ConfigError(
+                f"wrap: {name} was replaced on this very client, and calls through that would not be guarded; wrap the "
+                f"client first and replace its {name} then"
+            )
+
+
+def _is_strange(value: object, client: object, made: cached_property[Any]) -> bool:
+    """Whether a value is none that a cached property of an SDK has made: a resource of the client, or plain data."""
+    if getattr(value, "_client", None) is client or type(value).__module__ == "builtins":
+        return False
+    return made.func.__module__.partition(".")[0] in PLAIN
+
+
 def is_async(base: type) -> bool:
     """Whether clients of a class are awaited."""
     return inspect.iscoroutinefunction(base.request)  # type: ignore[attr-defined]
@@ -38,7 +76,9 @@ def is_async(base: type) -> bool:
 def adopt(twin: Any, client: Any) -> None:
     """Give the twin the client's attributes, but for those that point back to the client."""
     for name, value in vars(client).items():
-        if getattr(value, "_client", None) is not client:
+        if value is client:
+            twin.__dict__[name] = twin
+        elif getattr(value, "_client", None) is not client:
             twin.__dict__[name] = value
         elif not hasattr(type(client), name):  # a cached property makes itself again; this is a plain attribute
             twin.__dict__[name] = opened(type(value)(twin))

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,16 +31,30 @@ KEYS = {
 
 
 def find_file(name: str = FILE) -> Path | None:
-    """Return the nearest `budget.toml`, or another file: of the working folder, else of its parents."""
-    here = Path.cwd()
-    return next((folder / name for folder in (here, *here.parents) if (folder / name).is_file()), None)
+    """Return the nearest `budget.toml`, or another file: of the working folder, else of its parents.
+
+    Raises:
+        ConfigError: It cannot be told whether there is one, and what it says would be left out.
+    """
+    here = _working_folder()
+    try:
+        return next((folder / name for folder in (here, *here.parents) if (folder / name).is_file()), None)
+    except OSError as error:
+        raise ConfigError(f"{error.filename}: cannot be looked at ({error.strerror}); work in another folder") from None
+
+
+def _working_folder() -> Path:
+    try:
+        return Path.cwd()
+    except OSError as error:
+        raise ConfigError(f"{FILE}: the working folder is gone ({error.strerror}); change to another one") from None
 
 
 def read_file() -> dict[str, Any]:
     """Read the nearest `budget.toml`, or nothing.
 
     Raises:
-        ConfigError: It is not TOML, or has a key that means nothing.
+        ConfigError: It cannot be read, is not TOML, or has a key that means nothing.
     """
     path = find_file()
     if path is None:
@@ -50,6 +65,8 @@ def read_file() -> dict[str, Any]:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: {error}") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
     unknown = sorted(content.keys() - KEYS)
     if unknown:
         raise ConfigError(f"{path}: {unknown[0]!r} means nothing here; known are {', '.join(sorted(KEYS))}")
@@ -71,14 +88,14 @@ def read_limits(file: Mapping[str, Any], name: str = FILE) -> list[Limit]:
         options = dict(row)
         if not isinstance(text := options.pop("limit", None), str):
             raise ConfigError(f'{name}: each [[limits]] needs limit = "AMOUNT/WINDOW"')
-        found.append(Limit(text, **{**options, "source": "file"}))
+        found.append(Limit(text, **options).set_in("file"))
     return found
 
 
 def own_prices_file() -> Path:
     """Return the file of `budget prices set`: beside the nearest budget.toml, else the nearest such file, else here."""
     beside = find_file()
-    return beside.with_name(OWN_FILE) if beside else find_file(OWN_FILE) or Path.cwd() / OWN_FILE
+    return beside.with_name(OWN_FILE) if beside else find_file(OWN_FILE) or _working_folder() / OWN_FILE
 
 
 def price_layers(file: Mapping[str, Any] | None = None) -> list[Layer]:
@@ -111,13 +128,21 @@ def default_store() -> str:
     return f"sqlite:///{_data_folder() / 'budget.db'}"
 
 
-def default_records() -> str:
-    """Return the URL of the records store of the command line: `records.db` beside the default store."""
-    return f"sqlite:///{_data_folder() / 'records.db'}"
+def default_records(store: str) -> str:
+    """Return the URL of the command line's records store for a server, a file of its own beside the default store.
+
+    Args:
+        store: The URL of the server as the store shows it, without user and password.
+    """
+    name = blake2b(store.encode(), digest_size=6).hexdigest()
+    return f"sqlite:///{_data_folder() / f'records-{name}.db'}"
 
 
 def _data_folder() -> Path:
-    base = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    try:
+        base = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    except RuntimeError:
+        raise ConfigError("store: there is no home folder for the usual one; set XDG_DATA_HOME, or name one") from None
     folder = Path(base) / "budget"
     with suppress(OSError):  # opening the store will say that its folder is missing: a StoreUnavailable
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)

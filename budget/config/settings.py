@@ -114,13 +114,14 @@ def load(
     unpriced = values.choice("on_unpriced", pick("on_unpriced", on_unpriced, "refuse"), ("refuse", "allow"))
     counter = values.choice("count_with", pick("count_with", count_with, "tokenizer"), ("tokenizer", "provider"))
     name = values.check_account(pick("account", account, "default"))
+    book = price_book(prices, file)
     return Settings(
-        store=values.text("store", pick("store", store, None)) or default_store(),
+        store=values.store_url("store", pick("store", store, None)) or default_store(),
         account=name,
         above=values.above(above, pick("above", None, None), account, name),
-        records=values.text("records", pick("records", records, None)),
-        limits=(*values.limits(limits), *read_limits(file)),
-        book=price_book(prices, file),
+        records=values.store_url("records", pick("records", records, None)),
+        limits=_joined(values.limits(limits), read_limits(file), book),
+        book=book,
         unpriced=unpriced == "allow",
         allowance=values.on_unbounded(pick("on_unbounded", on_unbounded, "refuse")),
         ask_provider=counter == "provider",
@@ -133,11 +134,21 @@ def load(
         disabled=values.flag("BUDGET_DISABLED"),
         on_warning=values.callback("on_warning", on_warning),
         on_ask=values.callback("on_ask", on_ask),
-        outcome=outcome,
+        outcome=values.callback("outcome", outcome),
         sinks=values.sinks(pick("sinks", sinks, ())),
         alerts=values.alerts(pick("alerts", alerts, ())),
         alert_to=values.alert_to(pick("alert_to", alert_to, ("log",))),
     )
+
+
+def _joined(given: Sequence[Limit], file: Sequence[Limit], book: PriceBook) -> tuple[Limit, ...]:
+    """Join the limits of argument and file; where both have the same one, with an end or without, the argument's holds.
+
+    A limit of a model is one of the name that calls of it have.
+    """
+    mine, theirs = ([limit.named(book) for limit in some] for some in (given, file))
+    known = {(limit.identity, limit.until_us > 0) for limit in mine}
+    return (*mine, *(limit for limit in theirs if (limit.identity, limit.until_us > 0) not in known))
 
 
 def configured_sinks() -> tuple[Any, ...]:

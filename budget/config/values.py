@@ -18,12 +18,14 @@ from budget.money import parse_usd
 
 __all__ = [
     "above", "alert_to", "alerts", "callback", "check_account", "choice", "duration_us", "flag", "limits",
-    "on_store_error", "on_unbounded", "sinks", "slices", "store_timeout", "text",
+    "on_store_error", "on_unbounded", "sinks", "slices", "store_timeout", "store_url",
 ]  # fmt: skip
 
 _ACCOUNT = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 _DURATION = re.compile(r"(\d{1,9})([smhdw])", re.ASCII)
 _NUMBER = re.compile(r"\d{1,9}(\.\d{1,9})?", re.ASCII)
+_LONGEST = 1000 * 366 * 86400 * 1_000_000
+"""Microseconds: of what is longer, no instant so far away can be told."""
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _ALLOW = "allow:i-accept-unbounded-spend"
 _YES = {"1", "true", "yes", "on"}
@@ -53,7 +55,10 @@ def duration_us(text: str, name: str) -> int:
     match = _DURATION.fullmatch(text) if isinstance(text, str) else None
     if match is None:
         raise ConfigError(f"{name}: {str(text)[:40]!r} is not a duration such as '7d', '12h' or '30m'")
-    return int(match[1]) * _SECONDS[match[2]] * 1_000_000
+    found = int(match[1]) * _SECONDS[match[2]] * 1_000_000
+    if found > _LONGEST:
+        raise ConfigError(f"{name}: {text!r} is longer than 1,000 years")
+    return found
 
 
 def choice(name: str, value: object, known: Sequence[str]) -> str:
@@ -65,8 +70,10 @@ def choice(name: str, value: object, known: Sequence[str]) -> str:
     raise ConfigError(f"{name}: {value[:40]!r} is not one of {', '.join(known)}")
 
 
-def text(name: str, value: object) -> str | None:
-    """Read a text, or nothing."""
+def store_url(name: str, value: object) -> str | None:
+    """Read the URL of a store, or nothing. An empty one is an error: it would hide the one that the file names."""
+    if value == "":
+        raise ConfigError(f"{name}: '' names no store; leave it out (unset BUDGET_{name.upper()}) or give a URL")
     if value is None or isinstance(value, str):
         return value
     raise ArgumentTypeError(f"{name}: {type(value).__name__} is not a string")

@@ -21,9 +21,10 @@ from budget.importing import claude_code, codex, litellm, otel, own, tables
 from budget.importing.call import FIGURES, Bad, Call, Found, LeftOut, Source
 from budget.importing.files import documents, rows_of
 from budget.limits import check_attributes
-from budget.money import format_usd
+from budget.money import format_usd, show_usd
 from budget.prices import PriceBook
 from budget.records import CallFile, Record
+from budget.records.sums import MOST
 
 __all__ = ["FORMATS", "Imported", "import_files"]
 
@@ -170,22 +171,21 @@ def _records(
     on_bad: Callable[[str], None] | None,
 ) -> Iterator[Record]:  # fmt: skip
     for item in items:
-        if isinstance(item, Bad):
+        made = _priced(kind, item, book, found) if isinstance(item, Call) else item
+        if isinstance(made, Bad):
             found.bad += 1
             if on_bad is not None:
-                on_bad(f"{path}, line {item.line}: {item.why}; not imported")
-        elif isinstance(item, LeftOut):
-            found.left_out[item.why] += 1
-        else:
-            record = item if isinstance(item, Record) else _priced(kind, item, book, found)
-            if record is not None:
-                found.calls += 1
-                found.usd += record.nanos
-                yield record
+                on_bad(f"{path}, line {made.line}: {made.why}; not imported")
+        elif isinstance(made, LeftOut):
+            found.left_out[made.why] += 1
+        elif made is not None:
+            found.calls += 1
+            found.usd += made.nanos
+            yield made
 
 
-def _priced(kind: str, call: Call, book: PriceBook, found: Imported) -> Record | None:
-    """Return the record of a call at the prices of when it began, or None if it has none."""
+def _priced(kind: str, call: Call, book: PriceBook, found: Imported) -> Record | Bad | None:
+    """Return the record of a call at the prices of when it began, None if it has none, `Bad` if it is too much."""
     usage, provider = call.usage, call.provider
     priced: tuple[int, Mapping[str, Any] | None, str | None, bool]
     try:
@@ -198,6 +198,8 @@ def _priced(kind: str, call: Call, book: PriceBook, found: Imported) -> Record |
         priced = call.told, None, None, True
     else:
         cost = model.rates(call.at_us - (call.latency_ms or 0) * 1000).cost(usage)
+        if cost.nanos > MOST:
+            return Bad(call.line, f"costs more than {show_usd(MOST)}, the most that a record can hold")
         found.partly.update(cost.unpriced)
         provider = model.provider or provider
         priced = cost.nanos, cost.rates, book.hash, bool(cost.unpriced)

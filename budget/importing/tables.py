@@ -1,12 +1,14 @@
 """Tables of calls: CSV with a header, or JSON objects with such fields, one per call.
 
-Input tokens have the cached ones inside. A row's id is that of its `id` column; without one it follows from what the
-row says and from how many rows of the file have said the same before, so that two equal calls are two.
+Input tokens have the cached ones inside. A row's id is that of its `id` column; without one it follows from the row's
+own cells and from how many rows of the file have had the same before, so that two equal calls are two. What is filled
+in for it has no part in that: a file that is imported again with another `--set` is known.
 """
 
 from __future__ import annotations
 
 import csv
+import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from hashlib import blake2b
@@ -73,7 +75,7 @@ def read_lines(source: Source) -> Iterator[Found]:
         BudgetError: The file cannot be read.
     """
     makers: dict[tuple[str, ...], Callable[[int, Mapping[str, Any]], Call]] = {}
-    seen: Counter[bytes] = Counter()
+    seen: Counter[str] = Counter()
 
     def call(line: int, item: Any) -> Call:
         if not isinstance(item, Mapping):
@@ -98,7 +100,7 @@ def _renamed(header: Any, source: Source) -> dict[str, str]:
 
 
 def _maker(
-    source: Source, names: Mapping[str, str], seen: Counter[bytes] | None = None
+    source: Source, names: Mapping[str, str], seen: Counter[str] | None = None
 ) -> Callable[[int, Mapping[str, Any]], Call]:
     seen = Counter() if seen is None else seen
     lasts = names.get("duration")
@@ -119,15 +121,20 @@ def _maker(
         told = usd_of(get("cost_usd"), "cost_usd")
         key = get("id")
         if key is None:
-            said = repr((at, took, model, sorted(scope.items()), usage.to_dict(), told)).encode()
-            digest = blake2b(said, digest_size=8).digest()
-            seen[digest] += 1
-            key = f"{said.decode('utf-8', 'surrogateescape')} {seen[digest]}"
+            said = _digest(row)
+            seen[said] += 1
+            key = f"{said} {seen[said]}"
         return Call(
             line, str(key), at + (took or 0) * 1000, model, provider_of(get("provider")), usage, scope, told, took
         )
 
     return call
+
+
+def _digest(row: Mapping[str, Any]) -> str:
+    """Return what tells rows apart: their cells, but for empty ones, in any order."""
+    cells = {name: value for name, value in row.items() if value is not None and value != ""}
+    return blake2b(json.dumps(cells, sort_keys=True, default=str).encode(), digest_size=16).hexdigest()
 
 
 def _name(value: Any) -> Any:

@@ -17,6 +17,7 @@ import logging
 import os
 import weakref
 from collections.abc import Callable, Container, Iterable, Sequence
+from sys import is_finalizing
 from threading import Event, Lock, Thread
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -175,7 +176,8 @@ class Outage:
     # The thread.
 
     def _ensure(self) -> None:
-        if self._thread is None and self._starting.acquire(blocking=False):
+        # While the interpreter ends Python 3.11 would wait for ever for a new thread; the outbox writes at once then.
+        if self._thread is None and not is_finalizing() and self._starting.acquire(blocking=False):
             try:
                 if self._thread is None:
                     self._wake.clear()

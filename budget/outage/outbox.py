@@ -110,7 +110,10 @@ def folder_of(url: str, account: str) -> Path:
     Args:
         url: The store's, without user and password.
     """
-    base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    try:
+        base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    except RuntimeError:
+        base = os.devnull  # no home: nothing can be written below it, so what waits stays in memory
     name = blake2b(f"{url}\n{account}".encode(), digest_size=12).hexdigest()
     return Path(base) / "budget" / "outbox" / name
 

@@ -14,6 +14,7 @@ from typing import Any
 from budget.ledger import Entry, dumps
 from budget.records.changes import Corrected, Ended, Refused, Shadowed, Withdrawn, changes_of
 from budget.records.record import COLUMNS, Record
+from budget.records.sums import MOST, held, summed
 
 __all__ = ["DIMS", "Intake", "day_of", "merge_sums", "raw_id", "resum", "text_id"]
 
@@ -29,13 +30,13 @@ _CORRECT = """update calls set usd = ?, input = ?, output = ?, cache_read = ?, c
     saved = coalesce(?, saved), estimated = coalesce(?, estimated), outcome = ?,
     latency_ms = coalesce(?, latency_ms), first_token_ms = coalesce(?, first_token_ms) where account = ? and seq = ?"""
 _SUMS = ("calls", "usd", "input", "output", "cache_read", "cache_write", "refused")
-_ADDED = ", ".join(f"{name} = {name} + excluded.{name}" for name in _SUMS)
+_ADDED = ", ".join(f"{name} = min({MOST}, {name} + excluded.{name})" for name in _SUMS)  # above it, SQLite has a float
 _ADD = f"insert into totals values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) on conflict do update set {_ADDED}"  # noqa: S608 - what is put in is above
 _NOBODY = "delete from totals where account = ? and dim = ? and day = ? and value = ? and calls = 0 and refused = 0"
 _MERGE = f"""insert into totals select account, dim, day, ?4, {", ".join(_SUMS)} from totals
     where account = ?1 and dim = ?2 and value = ?3 on conflict do update set {_ADDED}"""  # noqa: S608 - what is put in is above
-_RESUM = f"""insert into totals select account, ?2, at / {_DAY_US}, coalesce({{column}}, 0), count(*), sum(usd),
-    sum(input), sum(output), sum(cache_read), sum(cache_write), 0 from calls
+_RESUM = f"""insert into totals select account, ?2, at / {_DAY_US}, coalesce({{column}}, 0), count(*),
+    {", ".join(map(summed, _SUMS[1:-1]))}, 0 from calls
     where account = ?1 and seq >= ?3 and seq < ?4
     group by 3, 4 on conflict do update set {_ADDED}"""  # noqa: S608 - what is put in is above
 _NAMED = (*range(5, 12), 22, 23)  # where a row has numbers of names
@@ -104,14 +105,15 @@ class Intake:
         return added
 
     def _row(self, record: Record, seq: int) -> tuple[Any, ...]:
-        scope, name = record.scope, self.name
+        scope, name, saved = record.scope, self.name, record.saved
         tags = {key: value for key, value in scope.items() if key not in COLUMNS}
         return (
-            self._account, seq, raw_id(record.id), record.at_us, record.nanos,
+            self._account, seq, raw_id(record.id), record.at_us, held(record.nanos),
             name(scope.get("user")), name(scope.get("session")), name(scope.get("agent")), name(scope.get("project")),
             name(record.model), name(record.provider), name(scope.get("run")),
-            record.input_tokens, record.output_tokens, record.cache_read_tokens, record.cache_write_tokens,
-            record.saved, record.expected, record.reserved, record.latency_ms, record.first_token_ms, record.estimated,
+            held(record.input_tokens), held(record.output_tokens), held(record.cache_read_tokens),
+            held(record.cache_write_tokens), None if saved is None else held(saved), record.expected,
+            record.reserved, record.latency_ms, record.first_token_ms, record.estimated,
             name(None if record.outcome == "ok" else record.outcome), name(record.parent),
             dumps(tags) if tags else None,
         )  # fmt: skip
@@ -149,8 +151,8 @@ class Intake:
         seq, at, usd, *rest = known
         before, dims = rest[:4], rest[4:]
         saved, _, _, latency, first, estimated, outcome = row[16:23]
-        told = row[12:16] if whole else [one + more for one, more in zip(before, row[12:16], strict=True)]
-        figures = (usd + row[4], *told, saved, estimated if whole else None, outcome, latency, first)
+        told = row[12:16] if whole else [held(one + more) for one, more in zip(before, row[12:16], strict=True)]
+        figures = (held(usd + row[4]), *told, saved, estimated if whole else None, outcome, latency, first)
         self._db.execute(_CORRECT, (*figures, self._account, seq))
         more = [new - old for new, old in zip(told, before, strict=True)]
         self._count(at, dims, 0, (row[4], *more))
@@ -193,7 +195,8 @@ class Intake:
         for (day, *values), figures in self._sums.items():
             for dim, value in zip(DIMS, (0, *values), strict=True):
                 _add(totals, (dim, day, value or 0), figures)
-        self._db.executemany(_ADD, [(self._account, *key, *figures) for key, figures in sorted(totals.items())])
+        told = sorted(totals.items())
+        self._db.executemany(_ADD, [(self._account, *key, *map(held, figures)) for key, figures in told])
         less = [(self._account, *key) for key, figures in totals.items() if figures[0] <= 0]
         self._db.executemany(_NOBODY, less)
         self._sums = {}

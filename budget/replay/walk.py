@@ -159,6 +159,10 @@ class _Walk:
         """Reserve for a call, and end it at once if nobody knows when it did."""
         found = self.found
         found.calls += 1
+        policy = self.policy.at(now)
+        if policy is not self.policy:  # a limit has ended
+            self.policy = policy
+            self._known.clear()
         who = self._known.get(call.who) or self._meet(call, known)
         reserved = self._scaled(amounts)
         until = now if call.end is None else int(call.end // 1000)

@@ -23,6 +23,7 @@ from decimal import Decimal
 from typing import Any
 
 from budget.money import to_decimal
+from budget.records.sums import summed
 from budget.report.asking import Question, decoded, grouped
 from budget.report.rows import Rows, plain, ratio, same_length
 
@@ -49,10 +50,13 @@ select {order} model, provider,
     case when most = 0 and cache_read > 0 or most > 0 and 2 * cache_read >= most then null
         when talk is null then 0 when held is null then 1 when input < {least} then 2 when used = 0 then 3
         when gap > {kept} then 4 else 5 end as miss,
-    count(*), sum(usd), sum(input), sum(cache_read), sum(cache_write), coalesce(sum(saved), 0), sum(saved is null),
-    sum(case when saved is null then 0 else usd end), sum(max(most - cache_read, 0))
+    count(*), {sums}, sum(saved is null), {rest}
 from judged group by {order} model, provider, miss
 """
+
+_SUMS = ", ".join(map(summed, ("usd", "input", "cache_read", "cache_write", "coalesce(saved, 0)")))
+_REST = ", ".join(map(summed, ("case when saved is null then 0 else usd end", "max(most - cache_read, 0)")))
+
 
 @dataclass(frozen=True, slots=True)
 class CacheRow:
@@ -125,7 +129,7 @@ def _statement(account: int, question: Question) -> tuple[str, list[Any]]:
     where, arguments = question.conditions(account)
     keys = "".join(f"{grouped(name)} as k{i}, " for i, name in enumerate(question.by))
     order = "".join(f"k{i}, " for i in range(len(question.by)))
-    return _SQL.format(keys=keys, order=order, where=where, least=_LEAST, kept=_KEPT), arguments
+    return _SQL.format(keys=keys, order=order, where=where, least=_LEAST, kept=_KEPT, sums=_SUMS, rest=_REST), arguments
 
 
 def _row(by: Sequence[str], texts: Sequence[str | None], group: _Group) -> CacheRow:

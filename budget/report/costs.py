@@ -7,6 +7,7 @@ were, come from the rows: after a pruning the sums of what was pruned are still 
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,6 +16,7 @@ from typing import Any
 
 from budget.money import to_decimal
 from budget.records.record import COLUMNS
+from budget.records.sums import MOST, summed
 from budget.report.asking import DAY, Question, decoded, grouped, of_turned
 from budget.report.rows import Row, Rows, money, nearest_rank, same_length
 from budget.window import FOREVER, at_zone
@@ -26,6 +28,7 @@ _PERCENTS = (50, 95, 99)
 _NAMES = ("calls", "usd", "input", "output", "cache_read", "cache_write", "refused")
 
 Key = tuple[Any, ...]
+_log = logging.getLogger("budget")
 
 
 def _numbers() -> array[int]:
@@ -71,6 +74,8 @@ def report(
     pairs = pairs[:most]
     if not quick:
         asked.add_details(dict(found for found, _ in pairs))
+    if any(group.figures[1] >= MOST for (_, group), _ in pairs):
+        _log.warning("a sum is above $%s, all that the file of records holds: it is shown as that", to_decimal(MOST))
     return Rows(_row(question.by, text, group) for (_, group), text in pairs)
 
 
@@ -87,17 +92,17 @@ class _Asked:
     def sums(self) -> Iterator[tuple[Key, _Group]]:
         """Iterate the groups and their sums, the dearest first."""
         width = len(self._question.by)
-        sums = ", ".join(f"sum({name})" for name in _NAMES)
+        sums = ", ".join(map(summed, _NAMES))
         sql, arguments = self._statement(", ".join(filter(None, [self._order, sums])))
-        for row in self._db.execute(f"{sql} order by sum(usd) desc", arguments):
+        for row in self._db.execute(f"{sql} order by {summed('usd')} desc", arguments):
             if row[width] or row[-1]:  # without a group there is a row of nothing
                 yield row[:width], _Group(row[width:])
 
     def below_mean(self, times: tuple[int, int]) -> int:
         """Return the largest cost that is below so many times the mean of the groups that have a value."""
-        sql, arguments = self._statement(", ".join(filter(None, [self._order, "sum(usd) as usd"])))
+        sql, arguments = self._statement(", ".join(filter(None, [self._order, f"{summed('usd')} as usd"])))
         known = "".join(f" and k{i} is not null" for i in range(len(self._question.by)))
-        mean = f"select count(*), sum(usd) from ({sql}) where true{known}"
+        mean = f"select count(*), {summed('usd')} from ({sql}) where true{known}"
         count, total = self._db.execute(mean, arguments).fetchone()
         return -(-times[0] * (total or 0) // (times[1] * count)) - 1 if count else 0
 

@@ -17,6 +17,7 @@ from typing import Any
 from budget.limits import Limit
 from budget.money import NANOS
 from budget.pools import Pool, shown
+from budget.records.sums import MOST, summed
 from budget.report.asking import DAY, HOUR, Question, decoded, grouped
 from budget.report.rows import Rows, plain
 from budget.window import FOREVER, at_zone, bounds
@@ -25,9 +26,12 @@ __all__ = ["OutlookRow", "outlook"]
 
 _PART = 6  # of the window
 _COUNTED = {
-    "usd": "sum(usd)", "tokens": "sum(input + output)", "input_tokens": "sum(input)", "output_tokens": "sum(output)",
+    "usd": summed("usd"),
+    "tokens": f"min({MOST}, {summed('input')} + {summed('output')})",
+    "input_tokens": summed("input"),
+    "output_tokens": summed("output"),
     "requests": "count(*)",
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True, slots=True)

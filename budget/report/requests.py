@@ -12,6 +12,7 @@ from typing import Any
 from budget.money import to_decimal
 from budget.records.callfile import text_id
 from budget.records.record import COLUMNS
+from budget.records.sums import summed
 from budget.report.asking import HOUR, Question, decoded
 from budget.report.rows import Rows, plain, ratio
 from budget.window import at_zone
@@ -71,7 +72,8 @@ def dear_calls(
 ) -> Rows[CallRow]:
     """Return the calls that cost more than so many times (a fraction) the mean of all, the dearest first."""
     where, arguments = question.conditions(account)
-    count, total = db.execute(f"select count(*), coalesce(sum(usd), 0) from calls where {where}", arguments).fetchone()
+    sums = f"select count(*), coalesce({summed('usd')}, 0) from calls where {where}"
+    count, total = db.execute(sums, arguments).fetchone()
     if not count:
         return Rows()
     columns = ", ".join(f'"{name}"' for name in COLUMNS)
@@ -97,7 +99,7 @@ def rates(db: sqlite3.Connection, account: int, question: Question, now: int) ->
     end = min(question.until, now)
     count = max(1, -(-(end - question.since) // HOUR))
     where, arguments = question.conditions(account, end - count * HOUR, end + 1)
-    sql = f"select (? - at) / {HOUR} as back, count(*), sum(usd) from calls where {where} group by back"
+    sql = f"select (? - at) / {HOUR} as back, count(*), {summed('usd')} from calls where {where} group by back"
     found = {back: rest for back, *rest in db.execute(sql, [end, *arguments])}
     return Rows(
         RateRow(at_zone(end - (back + 1) * HOUR), at_zone(end - back * HOUR), calls, to_decimal(usd))

@@ -81,7 +81,7 @@ class Row:
     Attributes:
         by: The value they have in common, None where a call has none; a tuple of them if grouped by several.
         calls: How many were charged.
-        usd: What they cost together.
+        usd: What they cost together; $9,223,372,036.854775807 where that is more, which the log then says.
         mean_usd: Per call, rounded to the nano-dollar; None without a call.
         p50_usd, p95_usd, p99_usd: Quantiles over the cost of each call, by nearest rank; None without a call, and where
             only sums were asked for.

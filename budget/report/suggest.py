@@ -18,6 +18,7 @@ from decimal import Decimal
 from typing import Any, NamedTuple
 
 from budget.money import MAX, format_usd, to_decimal
+from budget.records.sums import summed
 from budget.report.asking import DAY, HOUR, Question, grouped
 from budget.report.rows import Rows, nearest_rank, plain
 from budget.window import FOREVER
@@ -135,13 +136,15 @@ def _caps(db: sqlite3.Connection, where: str, arguments: list[Any]) -> Iterator[
     for percent, observed in zip(QUANTILES, nearest_rank(ordered, QUANTILES), strict=True):
         if observed:
             each = _Tried(rule, percent, observed, len(ordered), _rounded(observed), {})
-            sql = f"select count(*), coalesce(sum(usd), 0), count(distinct user) from calls where {where} and usd > ?"
+            figures = f"count(*), coalesce({summed('usd')}, 0), count(distinct user)"
+            sql = f"select {figures} from calls where {where} and usd > ?"
             yield _suggestion("", "request", each, db.execute(sql, [*arguments, each.amount]).fetchone())
 
 
 def _limits(db: sqlite3.Connection, rule: _Rule, where: str, arguments: list[Any]) -> Iterator[_Tried]:
     subject = "null" if rule.per is None else grouped(rule.per)
-    sql = f"select {subject} as k0, at / {_SPANS[rule.window]} as k1, sum(usd) from calls where {where} group by k0, k1"
+    keys = f"{subject} as k0, at / {_SPANS[rule.window]} as k1"
+    sql = f"select {keys}, {summed('usd')} from calls where {where} group by k0, k1"
     totals = {(subject, window): total for subject, window, total in db.execute(sql, arguments)}
     ordered = sorted(total for (subject, _), total in totals.items() if subject is not None or rule.per is None)
     for percent, observed in zip(QUANTILES, nearest_rank(ordered, QUANTILES), strict=True):

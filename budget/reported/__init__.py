@@ -55,7 +55,7 @@ def reported(source: object, provider: str | None) -> Fields:
         The fields of a `Usage`.
 
     Raises:
-        ArgumentTypeError: It carries no usage that is known here.
+        ArgumentTypeError: It carries no usage that is known here, or leaves out what its API always says.
         ConfigError: A count is negative, not an integer, or inconsistent.
     """
     whole, usage = _unwrapped(as_dict(source))

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from budget.errors import ArgumentTypeError, ConfigError
 
-__all__ = ["Fields", "as_count", "as_dict", "get", "snake_keys", "whole_number", "within"]
+__all__ = ["Fields", "as_count", "as_dict", "check_said", "get", "listed", "snake_keys", "whole_number", "within"]
 
 Fields = dict[str, Any]
 
 _COUNT_MAX = 2**53 - 1
+_MADE = frozenset({"choices", "output", "role"})
+"""What an answer of chat, of Responses, of Messages has: one in which the model made something."""
 
 
 def as_count(value: object, name: str) -> int:
@@ -48,6 +50,32 @@ def _snake(key: str) -> str:
 def get(source: Fields, name: str) -> int:
     value = source.get(name)
     return 0 if value is None else as_count(value, name)
+
+
+def listed(source: Fields, name: str) -> Sequence[Any]:
+    """Return a list's items; none if there is no list."""
+    value = source.get(name) or ()
+    if not isinstance(value, (list, tuple)):
+        raise ArgumentTypeError(f"usage: {name} must be a list, not {type(value).__name__}")
+    return value
+
+
+def check_said(usage: Fields, answer: Fields, inp: str, out: str) -> None:
+    """Check that an answer says both its counts, since one that is left out there is not known to be 0.
+
+    Who says the total says the output by it, which Google leaves out of an answer of thoughts alone, and all leave out
+    of embeddings. A usage by itself may be a part of one.
+
+    Raises:
+        ArgumentTypeError: A count is left out.
+    """
+    if usage.get("total_tokens") is not None:
+        needed: tuple[str, ...] = (inp,)
+    else:
+        needed = () if _MADE.isdisjoint(answer) else (inp, out)
+    for name in needed:
+        if usage.get(name) is None:
+            raise ArgumentTypeError(f"usage: the answer does not say its {name}")
 
 
 def whole_number(source: Fields, name: str) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from budget.errors import ConfigError
-from budget.reported.fields import Fields, as_dict, get, snake_keys, whole_number, within
+from budget.reported.fields import Fields, as_dict, get, listed, snake_keys, whole_number, within
 
 __all__ = ["embeddings", "gemini"]
 
@@ -36,17 +36,18 @@ def gemini(camel: Fields, _answer: Fields, _provider: str | None) -> Fields:
 
 def embeddings(_usage: Fields, answer: Fields, _provider: str | None) -> Fields:
     """Vertex's text embeddings, which count with each vector."""
-    statistics = [snake_keys(as_dict(as_dict(one).get("statistics"))) for one in answer["embeddings"] or ()]
+    statistics = [snake_keys(as_dict(as_dict(one).get("statistics"))) for one in listed(answer, "embeddings")]
     return {"input": sum(whole_number(each, "token_count") for each in statistics)}
 
 
 def _media(usage: Fields, *lists: str) -> dict[str, int]:
     """Sum the tokens of media by kind over Gemini's lists by modality."""
     found: dict[str, int] = {}
-    for each in (each for name in lists for each in usage.get(name) or ()):
+    for each in (each for name in lists for each in listed(usage, name)):
         detail = snake_keys(as_dict(each))
         modality = detail.get("modality")
-        kind = _MEDIA.get(getattr(modality, "value", modality))
+        named = getattr(modality, "value", modality)
+        kind = _MEDIA.get(named) if isinstance(named, (str, int)) else None
         if kind:
             found[kind] = found.get(kind, 0) + get(detail, "token_count")
     return found

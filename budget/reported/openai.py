@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import ceil, isfinite
 
 from budget.errors import ConfigError
-from budget.reported.fields import Fields, as_dict, get, within
+from budget.reported.fields import Fields, as_dict, check_said, get, listed, within
 
 __all__ = ["chat", "duration", "responses"]
 
@@ -18,13 +18,15 @@ _BUILT_IN = {
 _CACHED = ("cached_tokens", "num_cached_tokens", "prompt_cache_hit_tokens", "cached_prompt_text_tokens")
 
 
-def chat(usage: Fields, _answer: Fields, provider: str | None) -> Fields:
+def chat(usage: Fields, answer: Fields, provider: str | None) -> Fields:
     """Chat completions, completions, embeddings; Mistral, DeepSeek, Groq, xAI, Perplexity, OpenRouter likewise."""
+    check_said(usage, answer, "prompt_tokens", "completion_tokens")
     return {**_tokens(usage, "prompt_tokens", "completion_tokens", provider), "tools": _own_calls(usage)}
 
 
 def responses(usage: Fields, answer: Fields, provider: str | None) -> Fields:
     """Responses, realtime, images and transcripts."""
+    check_said(usage, answer, "input_tokens", "output_tokens")
     if _is_image(answer) and not _details(usage, "output_tokens"):  # such a usage means images alone
         usage = {**usage, "output_tokens_details": {"image_tokens": get(usage, "output_tokens")}}
     tokens = _tokens(usage, "input_tokens", "output_tokens", provider)
@@ -93,10 +95,10 @@ def _built_in_calls(response: Fields) -> dict[str, int]:
     Of a web search only the searches are billed, not the pages that it opens: "Search actions incur a tool call cost"
     (developers.openai.com/api/docs/guides/tools-web-search, read 2026-11-22).
     """
-    offered = {str(as_dict(tool).get("type")) for tool in response.get("tools") or ()}
+    offered = {str(as_dict(tool).get("type")) for tool in listed(response, "tools")}
     preview = any(name.startswith("web_search_preview") for name in offered)
     calls: dict[str, int] = {}
-    for item in response.get("output") or ():
+    for item in listed(response, "output"):
         fields = as_dict(item)
         name = _BUILT_IN.get(str(fields.get("type")))
         if name == "web_search":

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from budget.reported.fields import Fields, as_dict, get, snake_keys, whole_number
+from budget.reported.fields import Fields, as_dict, check_said, get, listed, snake_keys, whole_number
 
 __all__ = ["anthropic", "cohere", "converse", "llama", "metrics", "titan"]
 
 
-def anthropic(usage: Fields, _answer: Fields, _provider: str | None) -> Fields:
+def anthropic(usage: Fields, answer: Fields, _provider: str | None) -> Fields:
     """Messages. Cached tokens are beside the input figure, and what a compaction used is beside all of them.
 
     "To calculate total tokens consumed and billed, sum across all entries" of `iterations`
@@ -15,13 +15,13 @@ def anthropic(usage: Fields, _answer: Fields, _provider: str | None) -> Fields:
     model, which this usage cannot price: they are counted as calls of a tool, which then shows as unpriced.
     """
     own, advised = [usage], 0
-    if iterations := usage.get("iterations"):
-        parts = [as_dict(each) for each in iterations]
+    if parts := [as_dict(each) for each in listed(usage, "iterations")]:
         said = [part for part in parts if part.get("type") != "advisor_message"]
         advised = len(parts) - len(said)
         own = said if any(part.get("type") == "compaction" for part in said) else own
     writes: dict[str, int] = {}
     for part in own:
+        check_said(part, answer, "input_tokens", "output_tokens")
         for ttl, tokens in _anthropic_writes(part).items():
             writes[ttl] = writes.get(ttl, 0) + tokens
     calls = as_dict(usage.get("server_tool_use"))
@@ -49,7 +49,7 @@ def converse(camel: Fields, _answer: Fields, _provider: str | None) -> Fields:
     usage = snake_keys(camel)
     written = get(usage, "cache_write_input_tokens") or get(usage, "cache_write_input_token_count")
     by_ttl: dict[str, int] = {}
-    for each in usage.get("cache_details") or ():
+    for each in listed(usage, "cache_details"):
         detail = snake_keys(as_dict(each))
         by_ttl[str(detail.get("ttl"))] = by_ttl.get(str(detail.get("ttl")), 0) + get(detail, "input_tokens")
     if unsaid := max(0, written - sum(by_ttl.values())):
@@ -67,7 +67,7 @@ def converse(camel: Fields, _answer: Fields, _provider: str | None) -> Fields:
 def titan(camel: Fields, _answer: Fields, _provider: str | None) -> Fields:
     """Titan's own shape."""
     usage = snake_keys(camel)
-    results = [snake_keys(as_dict(each)) for each in usage.get("results") or ()]
+    results = [snake_keys(as_dict(each)) for each in listed(usage, "results")]
     streamed = whole_number(usage, "total_output_text_token_count")
     made = sum(whole_number(each, "token_count") for each in results)
     return {"input": whole_number(usage, "input_text_token_count"), "output": max(made, streamed)}

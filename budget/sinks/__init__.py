@@ -50,7 +50,10 @@ def make_sink(what: str | Sink) -> Sink:
     if spec.kind not in _KINDS:
         raise ConfigError(f"sinks: {spec.kind!r} is not a kind of sink; known are {', '.join(sorted(_KINDS))}")
     module, _, name = _KINDS[spec.kind].partition(":")
-    made: Sink = getattr(import_module(f"budget.sinks.{module}"), name).of(spec)
+    try:
+        made: Sink = getattr(import_module(f"budget.sinks.{module}"), name).of(spec)
+    except ConfigError as error:  # of what channels of warnings use too, which does not know whose it is
+        raise ConfigError(f"sinks: {str(error).removeprefix('sinks: ')}") from None
     return made
 
 

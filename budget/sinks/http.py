@@ -32,7 +32,11 @@ class Poster:
     """
 
     def __init__(self, url: str, timeout: float = 10.0):
-        parts = urlsplit(url)
+        try:
+            parts = urlsplit(url)
+            self._port = parts.port
+        except ValueError:
+            raise ConfigError("a port up to 65535 is needed, such as in https://example.com:8443/calls") from None
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ConfigError(
                 "an http:// or https:// URL with a host is needed, such as webhook+https://example.com/calls"
@@ -42,7 +46,7 @@ class Poster:
         self.path = f"{parts.path or '/'}?{parts.query}" if parts.query else parts.path or "/"
         self.origin, self._timeout = f"{parts.scheme}://{parts.netloc}", timeout
         self._make = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-        self._host, self._port = parts.hostname, parts.port
+        self._host = parts.hostname
         self._connection: http.client.HTTPConnection | None = None
 
     def post(self, body: bytes, headers: Mapping[str, str], path: str | None = None) -> int:

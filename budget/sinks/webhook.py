@@ -17,6 +17,7 @@ import hashlib
 import hmac
 import json
 import os
+import re
 import time
 
 from budget.errors import ConfigError
@@ -24,7 +25,10 @@ from budget.sinks.base import Batch, Spec
 from budget.sinks.http import Poster
 from budget.sinks.rows import lines_of
 
-__all__ = ["Webhook", "sign"]
+__all__ = ["Webhook", "secret_of", "sign"]
+
+_VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]{0,79}", re.ASCII)
+"""What is surely meant as a name. Lower case would be one too, but also many a password."""
 
 
 class Webhook:
@@ -68,13 +72,19 @@ def secret_of(variable: str | None) -> str | None:
     """Return the secret in an environment variable; None where none is named.
 
     Raises:
-        ConfigError: The variable is not set.
+        ConfigError: The variable is not set. What does not look like the name of one is not shown: many a secret was
+            written where its variable belongs.
     """
     if variable is None:
         return None
-    if not (secret := os.environ.get(variable)):
-        raise ConfigError(f"the environment variable {variable[:80]} is not set")
-    return secret
+    if secret := os.environ.get(variable):
+        return secret
+    if _VARIABLE.fullmatch(variable):
+        raise ConfigError(f"the environment variable {variable} is not set")
+    raise ConfigError(
+        "no environment variable is called what is written where the name of one belongs (it is not shown here, for it "
+        "may be the secret itself): put the secret into a variable, and write its name, such as WEBHOOK_TOKEN"
+    )
 
 
 def sign(body: bytes, secret: str, timestamp: int) -> dict[str, str]:

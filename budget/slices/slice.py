@@ -133,9 +133,12 @@ class Taken(NamedTuple):
         )  # fmt: skip
 
     def outcome(self) -> Outcome:
-        """Return what a store would have answered."""
-        made = self.reservation()
-        return Outcome("reserved", made.made, self.call.version, self.slice.buckets, reservation=made)
+        """Return what a store would have answered: a bucket for each draw, and none for a cap."""
+        made, buckets, draws = self.reservation(), self.slice.buckets, self.call.draws
+        if len(buckets) < len(draws):  # a slice is bought without the caps: they are about one request
+            known = iter(buckets)
+            buckets = [None if draw.pool is None else next(known) for draw in draws]
+        return Outcome("reserved", made.made, self.call.version, buckets, reservation=made)
 
 
 def key_of(command: Reserve) -> tuple[Any, ...]:

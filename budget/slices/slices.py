@@ -16,7 +16,8 @@ Two uses, one mechanism:
 
 What a slice decides is in the ledger from its end on, and the id of such a call is known to this process alone. So
 only calls whose id was made here are decided so, and none that takes a slot or is watched by a limit in shadow mode. A
-process that is killed loses its slices: their leases end and they are charged, as every reservation is.
+process that is killed loses its slices: their leases end and they are charged, as every reservation is. A call has no
+lease beside that of its slice: one that nobody ends stays reserved for as long as the process lives.
 """
 
 from __future__ import annotations

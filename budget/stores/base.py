@@ -232,8 +232,9 @@ def open_store(url: str, clock: Callable[[], int] | None = None) -> Store:
         return MemoryStore(clock)
     if url.startswith("sqlite:///") and len(url) > len("sqlite:///"):
         from budget.stores.sqlite import SqliteStore
+        from budget.stores.sqlitefile import read_path
 
-        return SqliteStore(url.removeprefix("sqlite:///"))
+        return SqliteStore(read_path(url))
     scheme = url.partition("://")[0].partition("+")[0][:20] if "://" in url else ""
     if scheme in ("redis", "rediss", "valkey", "valkeys", "unix"):
         from budget.stores.redis import RedisStore

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from budget.commands import Command, Outcome, Reconcile, Record, Refund, Reservation, Reserve, Status
+from budget.commands import ChangePolicy, Command, Outcome, Reconcile, Record, Refund, Reservation, Reserve, Status
 from budget.ledger import Entry
 from budget.stores.base import Snapshot
 from budget.stores.watches import LedgerWatch
@@ -27,7 +27,10 @@ class DisabledStore:
         now = time.time_ns() // 1000
         if isinstance(command, Reserve):
             until = now + command.lease_us
-            made = Reservation(command.id, command.digest, "open", command.amounts, (), command.lease_us, until, now)
+            made = Reservation(
+                command.id, command.digest, "open", command.amounts, (), command.lease_us, until, now,
+                scope=command.scope, detail=command.detail, parent=command.parent,
+            )  # fmt: skip
             return Outcome("reserved", now, 0, reservation=made)
         if isinstance(command, Reconcile | Refund | Record):
             how = "refunded" if isinstance(command, Refund) else "reconciled"
@@ -36,7 +39,7 @@ class DisabledStore:
             return Outcome(how, now, 0, reservation=ended)
         if isinstance(command, Status):
             return Outcome("status", now, 0, [None] * len(command.pools))
-        return Outcome("unchanged", now, 0)
+        return Outcome("changed" if isinstance(command, ChangePolicy) else "unchanged", now, 0)
 
     async def acall(self, account: str, command: Command, timeout: float) -> Outcome:
         """Answer as if there were no limit."""

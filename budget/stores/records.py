@@ -30,6 +30,7 @@ _CURSOR = """select mark, epoch, since, seq, digest, refusal from drained
 # The server numbers anew what comes after the place to which it was thrown back: the last entry of a number counts.
 _NUMBER = """select max(seq) from entries
     where account = (select id from accounts where name = ?) and origin = ?"""
+_ANY = "select 1 from entries where account = ? limit 1"
 _BEYOND = """select max(seq) as here from entries where account = (select id from accounts where name = ?)
     and origin > ? and origin <= ? group by origin order by here"""
 
@@ -64,12 +65,18 @@ class Records:
     def write(
         self, account: str, was: Cursor | None, now: Cursor, entries: Sequence[Entry], names: Mapping[str, str]
     ) -> bool:
-        """Add what was read of a server's ledger, if nobody else did meanwhile; whether it was added."""
+        """Add what was read of a server's ledger, if nobody else did meanwhile; whether it was added.
+
+        Raises:
+            ConfigError: The file has entries of the account that were not drained: those of a store that is in use.
+        """
         with transaction(self.path) as db:
             id = account_id(db, account)
             row = db.execute(_PLACE, (id,)).fetchone()
             if (Cursor(*row) if row else None) != was:
                 return False
+            if row is None and db.execute(_ANY, (id,)).fetchone():
+                raise ConfigError(f"records: {self.path} has a ledger of its own for {account!r}; name another file")
             put_entries(db, id, entries)
             db.executemany("insert or ignore into pools values (?, ?, ?)", [(id, *pair) for pair in names.items()])
             _put_cursor(db, id, now)

@@ -9,6 +9,9 @@ lost, `redisreads.py` reads.
 Within its deadline a command whose connection was lost is sent again with the same id, which the scripts know it by. A
 command that was left with `post`, or whose caller was cancelled, is carried out by a thread that waits longer
 (`redisposted.py`); others of this process wait for those, so that whoever looks sees what was handed over before.
+
+When the interpreter ends, the connection of its threads stays: finalizers may still end what they have set aside, and
+another one could not be made then.
 """
 
 from __future__ import annotations
@@ -93,7 +96,11 @@ class RedisStore:
 
     def post(self, account: str, command: Command) -> None:
         """Leave a command with a thread of the store. A finalizer may call this anywhere: it waits for no lock."""
-        self._posted.put(account, command)
+        if _ended:
+            self._posted.queue.put((account, command))
+            self._posted.close(OPEN_TIMEOUT, self._flow)
+        else:
+            self._posted.put(account, command)
 
     # How.
 
@@ -108,10 +115,16 @@ class RedisStore:
 
     def _flow(self, name: str, command: Command, timeout: float, now: int | None = None) -> Outcome:
         account = self._account(name)
-        outcome: Outcome = self._driver.drive(account, _steps(account, command, now), timeout)
+        outcome: Outcome = self._drive(account, _steps(account, command, now), timeout)
         if outcome.status in _TOLD and (steps := account.told(outcome)):
-            self._driver.drive(account, steps, timeout)
+            self._drive(account, steps, timeout)
         return outcome
+
+    def _drive(self, account: Account, steps: Steps, timeout: float) -> Any:
+        try:
+            return self._driver.drive(account, steps, timeout)
+        except ImportError as error:  # redis-py imports as it connects, and modules are being taken down
+            raise StoreUnavailable(f"the interpreter is ending: {error}") from error
 
     async def _aflow(self, name: str, command: Command, timeout: float) -> Outcome:
         account = self._accounts.get(name) or self._account(name)
@@ -217,11 +230,11 @@ class RedisStore:
 
     def _ask(self, account: str, *words: str | bytes | int | float) -> Any:
         self._posted.settle(OPEN_TIMEOUT)
-        return self._driver.drive(self._account(account), _read(words), OPEN_TIMEOUT)
+        return self._drive(self._account(account), _read(words), OPEN_TIMEOUT)
 
     def _run(self, account: str, verb: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
         self._posted.settle(OPEN_TIMEOUT)
-        return self._driver.drive(self._account(account), run_script(encoded(verb, keys, args)), OPEN_TIMEOUT)
+        return self._drive(self._account(account), run_script(encoded(verb, keys, args)), OPEN_TIMEOUT)
 
     # Ends.
 
@@ -262,9 +275,14 @@ def _forked() -> None:
         store._reset()
 
 
+_ended = False  # the interpreter is ending: a thread that is started does not run any more
+
+
 def _exit() -> None:
+    global _ended
+    _ended = True
     for store in list(_STORES):
-        store.close()
+        store._posted.close(OPEN_TIMEOUT, store._flow)
 
 
 _ABANDONED: list[Any] = []

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from budget.errors import StoreUnavailable
+from budget.errors import ReservationConflict
 from budget.pseudonym import Swap
 from budget.stores import redisreads
 from budget.stores.base import PAGE, Cursor
@@ -24,11 +24,11 @@ def swap_all(ask: Ask, run: Callable[..., Any], keys: Keys, swap: Swap) -> None:
     """Put the pseudonym wherever the server has the value, but in the policy and the ledger.
 
     Raises:
-        StoreUnavailable: The subject was erased before, and its pools of then are in use. Nothing was changed.
+        ReservationConflict: The subject was erased before, and its pools of then are in use. Nothing was changed.
     """
     for other, _ in swap.pools.values():
         if ask("EXISTS", keys.pool + other):
-            raise StoreUnavailable(
+            raise ReservationConflict(
                 "the subject was erased before, and a window of then is open; erase it when that is over"
             )
     for pool, (other, name) in swap.pools.items():

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Generator, Sequence
 from typing import Any, NamedTuple, Protocol
+from urllib.parse import parse_qs
 
 from redis.crc import key_slot
 
@@ -177,18 +178,23 @@ def read_location(url: str) -> Location:
         raise ValueError
     net, path, query = parts[1], parts[2], parts[3] or ""
     user, at, hosts = net.rpartition("@")
+    database = parse_qs(query[1:]).get("db", [""])[0]  # another one is another store; it holds before that of a path
     shown = f"{scheme}://{hosts}{path}"
     if not kind:
+        if database:
+            shown = f"{shown}?db={database}" if base == "unix" else f"{scheme}://{hosts}/{database}"
         return Location(f"{base}://{rest}", shown, Here())
     nodes = [_node(each, _PORTS[kind]) for each in hosts.split(",")]
     if kind == "cluster":
         if path.strip("/") not in ("", "0"):
             raise ConfigError("store: a cluster has no database but 0")
         return Location(f"{base}://{user}{at}cluster/0{query}", shown, Cluster(nodes))
-    service, _, database = path.strip("/").partition("/")
-    if not service or not (database or "0").isdigit():
+    service, _, named = path.strip("/").partition("/")
+    if not service or not (named or "0").isdigit():
         raise ConfigError("store: name the service of the Sentinels, such as redis+sentinel://one,two,three/mymaster/0")
-    return Location(f"{base}://{user}{at}sentinel/{database or 0}{query}", shown, Sentinels(nodes, service))
+    if database:
+        shown = f"{scheme}://{hosts}/{service}/{database}"
+    return Location(f"{base}://{user}{at}sentinel/{named or 0}{query}", shown, Sentinels(nodes, service))
 
 
 def _node(text: str, port: int) -> Address:

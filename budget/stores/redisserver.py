@@ -14,9 +14,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
 from collections.abc import Generator
 from typing import Any
+from urllib.parse import urlsplit
 
 import redis
 import redis.asyncio
@@ -32,6 +34,7 @@ OPEN_TIMEOUT = 5.0
 """Seconds in which a connection is opened."""
 _OLDEST = (7, 0)
 _CLOCKS_APART = 5.0
+_DATABASE = re.compile(r"(?:/\d{0,9})?", re.ASCII)
 _PROFILES = ("fast", "strict")
 _FORMS = (
     "not the URL of a server, such as redis://user:password@cache:6379/0, redis+sentinel://one,two,three/mymaster "
@@ -55,6 +58,7 @@ class Server:
     def __init__(self, url: str):
         try:
             location = read_location(url)
+            _check_database(location.url)
             read: Any = redis.connection.parse_url  # it has no types
             options: dict[str, Any] = read(location.url)
         except ConfigError:
@@ -228,6 +232,13 @@ class Server:
         if warning not in self._said:
             self._said.add(warning)
             _log.warning(warning)
+
+
+def _check_database(url: str) -> None:
+    """Refuse a path that is no database: redis-py would take 0, or what is left without the slashes."""
+    scheme, path = url.partition("://")[0], urlsplit(url).path
+    if scheme != "unix" and not _DATABASE.fullmatch(path):
+        raise ConfigError("store: what follows the host is the number of a database, such as redis://cache:6379/0")
 
 
 def _check_strict(found: dict[str, str], rules: dict[str, str]) -> None:

@@ -6,17 +6,22 @@ hands the outcomes back. So a hundred tasks share the price of one fsync, no tra
 cancellation or a Ctrl-C, and the decision is the very code of `pool.py`: SQL stays mechanical.
 
 Readers use a connection of their own and see what was committed.
+
+When the interpreter ends, the file is closed. What finalizers still ask for after that is carried out in their thread,
+for no other one runs any more.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import sqlite3
+import sys
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Event, Lock, Thread
@@ -32,8 +37,8 @@ from budget.stores.sqliteadmin import forget_entries
 from budget.stores.sqlitefile import connect
 from budget.stores.sqlitelines import CHECKPOINT, LINES
 from budget.stores.sqlitestate import read_entry, read_reservation
-from budget.stores.sqlitewriter import OPEN_TIMEOUT, Writer
-from budget.stores.tickets import Deadlines, Ticket, hand_back, late
+from budget.stores.sqlitewriter import MOVED, OPEN_TIMEOUT, Writer
+from budget.stores.tickets import Deadlines, Halt, Ticket, hand_back, late
 from budget.stores.watches import LedgerWatch
 
 if TYPE_CHECKING:
@@ -71,7 +76,7 @@ class SqliteStore:
         _STORES.add(self)
 
     def _reset(self) -> None:
-        self._queue: deque[Ticket | None] = deque()
+        self._queue: deque[Ticket | Halt] = deque()
         self._bell: SimpleQueue[None] = SimpleQueue()  # rung after the queue got something
         self._ringer: asyncio.AbstractEventLoop | None = None  # who will ring it when its tick is over
         self._deadlines: Deadlines | None = None  # of the loop that was served last
@@ -111,9 +116,11 @@ class SqliteStore:
         """Leave a command with the writer. A finalizer may call this anywhere: it waits for no lock."""
         self._queue.append(Ticket(account, command))
         self._bell.put(None)
-        if self._thread is None and self._start_lock.acquire(blocking=False):
+        if self._thread is None and _ended:
+            self._serve()
+        elif self._thread is None and self._start_lock.acquire(blocking=False):
             try:
-                with suppress(RuntimeError):  # the interpreter is ending: no thread starts any more
+                with suppress(StoreUnavailable):  # the interpreter is ending: `close` has it
                     self._start()
             finally:
                 self._start_lock.release()
@@ -134,7 +141,9 @@ class SqliteStore:
         if ticket is not None:
             self._queue.append(ticket)
         self._bell.put(None)
-        if self._thread is None:
+        if self._thread is None and _ended:
+            self._serve()
+        elif self._thread is None:
             with self._start_lock:
                 self._start()
 
@@ -146,7 +155,11 @@ class SqliteStore:
         if self._thread is None:
             self._opened.clear()
             self._thread = Thread(target=self._write, name="budget-sqlite", daemon=True)
-            self._thread.start()
+            try:
+                self._thread.start()
+            except RuntimeError as error:
+                self._thread = None
+                raise StoreUnavailable(f"the store has no thread: {error}") from error
 
     def _patience(self, timeout: float) -> float:
         """A verb's deadline counts from an open store; opening has its own."""
@@ -161,37 +174,86 @@ class SqliteStore:
             self._give_up(error)
             return
         self._opened.set()
-        stop = False
-        while not stop:
-            if not self._queue:
-                self._bell.get()
-            with suppress(Empty):
-                while True:  # who rang before is in the queue by now
-                    self._bell.get_nowait()
-            group: list[Ticket] = []
-            while self._queue and len(group) < GROUP:
-                ticket = self._queue.popleft()
-                if ticket is None:
-                    stop = True
-                    break
-                group.append(ticket)
+        while True:
+            group, halt = self._next_group()
             if group:
                 writer.commit(group)
+                if writer.moved:
+                    break
                 hand_back(group, self.undelivered)
                 for watch in list(self._watches):
                     watch.nudge()
+            if halt is not None and halt.settle():
+                return
+        with self._read_lock:
+            self._let_go()
+        self._give_up(StoreUnavailable(MOVED), group)
 
-    def _give_up(self, error: Exception) -> None:
-        """Answer all that wait with an error; the next command tries to open again."""
+    def _next_group(self) -> tuple[list[Ticket], Halt | None]:
+        """Wait for what is handed over. A halt ends a group."""
+        if not self._queue:
+            self._bell.get()
+        with suppress(Empty):
+            while True:  # who rang before is in the queue by now
+                self._bell.get_nowait()
+        group: list[Ticket] = []
+        while self._queue and len(group) < GROUP:
+            item = self._queue.popleft()
+            if isinstance(item, Halt):
+                return group, item
+            group.append(item)
+        return group, None
+
+    def _give_up(self, error: Exception, answered: Sequence[Ticket] = ()) -> None:
+        """Answer all that wait with an error, and those that have their answer; the next command opens again."""
         self._failure, self._thread = error, None
         self._opened.set()
-        group: list[Ticket] = []
+        rest = self._rest()
+        for ticket in rest:
+            ticket.error = error
+        hand_back([*answered, *rest], self.undelivered)
+
+    def _rest(self) -> list[Ticket]:
+        """Take all that waits."""
+        rest: list[Ticket] = []
         while self._queue:
-            ticket = self._queue.popleft()
-            if ticket is not None:
-                ticket.error = error
-                group.append(ticket)
-        hand_back(group, self.undelivered)
+            item = self._queue.popleft()
+            if isinstance(item, Ticket):
+                rest.append(item)
+        return rest
+
+    # What any thread does when the interpreter is ending.
+
+    def _serve(self) -> None:
+        """Carry out what was handed over."""
+        while group := self._rest():
+            try:
+                with self._here() as writer:
+                    writer.commit(group, OPEN_TIMEOUT)
+            except StoreUnavailable as error:
+                for ticket in group:
+                    ticket.error = error
+            hand_back(group, self.undelivered)
+
+    @contextmanager
+    def _here(self) -> Iterator[Writer]:
+        """Open the file for a moment. Nobody is waited for longer than that takes: threads may stand still by now."""
+        if not self._start_lock.acquire(timeout=OPEN_TIMEOUT):
+            raise late(OPEN_TIMEOUT)
+        try:
+            sys.modules["fcntl"] = fcntl  # the lock imports it, and modules may have been taken down
+            writer = Writer(self._path)
+            try:
+                yield writer
+            finally:
+                try:
+                    writer.close(timeout=OPEN_TIMEOUT)
+                except StoreUnavailable:
+                    _ABANDONED.append(writer)
+        except ImportError as error:  # modules are being taken down
+            raise StoreUnavailable(f"the interpreter is ending: {error}") from error
+        finally:
+            self._start_lock.release()
 
     # Reading.
 
@@ -239,35 +301,40 @@ class SqliteStore:
 
     def snapshot(self, account: str) -> Snapshot:
         """Read all counters at one instant."""
-        try:
-            return self._snapshot(account)
-        except sqlite3.Error as error:
-            raise StoreUnavailable(f"the store cannot read: {error}") from error
-
-    def _snapshot(self, account: str) -> Snapshot:
-        db = self._open_reader()
-        with self._read_lock:
+        with self._reading() as db:
             db.execute("begin")
             try:
                 row = db.execute("select id, seq, head from accounts where name = ?", (account,)).fetchone()
                 id, seq, head = row or (None, 0, bytes(32))
+                newest = db.execute("select max(seq) from entries where account = ?", (id,)).fetchone()[0]
                 query = 'select pool, start, "end", since, spent, reserved, carry, span from buckets where account = ?'
                 buckets = {(pool, rest[0]): Bucket(*rest) for pool, *rest in db.execute(query, (id,))}
                 names = dict(db.execute("select pool, name from pools where account = ?", (id,)))
             finally:
                 db.execute("commit")
-        return Snapshot(buckets, names, seq, head)
+        # An entry above the account's last was put in by somebody else: an audit must come to it.
+        return Snapshot(buckets, names, max(seq, newest or 0), head)
 
     def rows(self, query: str, *values: Any) -> list[Any]:
         """Read rows, as the records store asks for them."""
         return self._read(query, *values)
 
     def _read(self, query: str, *values: Any) -> list[Any]:
+        with self._reading() as db:
+            return db.execute(query, values).fetchall()
+
+    @contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection]:
+        """Have a connection that reads to oneself."""
         try:
-            db = self._open_reader()
-            with self._read_lock:
-                return db.execute(query, values).fetchall()
-        except sqlite3.Error as error:
+            if self._thread is None and _ended:
+                with self._here() as writer:
+                    yield writer.db
+            else:
+                db = self._open_reader()
+                with self._read_lock:
+                    yield db
+        except (sqlite3.Error, OSError) as error:
             raise StoreUnavailable(f"the store cannot read: {error}") from error
 
     def _open_reader(self) -> sqlite3.Connection:
@@ -281,7 +348,13 @@ class SqliteStore:
                 with writer.lock.held(OPEN_TIMEOUT):
                     self._reader = connect(self._path)
                 self._reader.execute("pragma query_only = on")
-            return self._reader
+            reader = self._reader
+        try:
+            writer.check_file()
+        except StoreUnavailable:
+            self.close()
+            raise
+        return reader
 
     # Ends.
 
@@ -297,20 +370,27 @@ class SqliteStore:
 
     def _stop(self) -> None:
         thread = self._thread
-        if thread is None or not self._opened.wait(OPEN_TIMEOUT) or (writer := self._writer) is None:
+        if thread is None or not self._opened.wait(OPEN_TIMEOUT) or self._writer is None:
             return
-        self._queue.append(None)
+        halt = Halt()
+        self._queue.append(halt)
         self._bell.put(None)
         thread.join(OPEN_TIMEOUT)
         if thread.is_alive():
-            return  # it waits for another process; what it has is still written if that ends
-        with self._read_lock, writer.lock.held():
-            for db in (self._reader, writer.db):
-                if db is not None:
-                    db.close()
-            self._reader = self._writer = self._thread = None
+            if halt.settle():
+                return  # it waits for another process, and goes on when that ends
+            thread.join()
+        with self._read_lock:
+            self._let_go()
+            self._thread = None
             self._opened.clear()
-        writer.lock.close()
+
+    def _let_go(self) -> None:
+        """Close the file, under `_read_lock`."""
+        writer, reader = self._writer, self._reader
+        self._writer = self._reader = None
+        if writer is not None:
+            writer.close(reader)
 
     def _go_on(self) -> None:
         if self._queue:  # handed over while it closed
@@ -358,7 +438,12 @@ def _after_in_child() -> None:
         _PAUSED.pop()._forked()
 
 
+_ended = False  # the interpreter is ending: a thread that is started does not run any more, and is waited for for ever
+
+
 def _exit() -> None:
+    global _ended
+    _ended = True
     # Finalizers run in reverse at exit: those of streams, which are younger, hand over their ends before this.
     for store in list(_STORES):
         store.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -70,15 +70,19 @@ def forget_entries(path: Path, account: str, upto: int) -> None:
             dropped = db.execute(_FORGET, (id, upto, _PORTION)).rowcount
 
 
-def copy_file(path: Path, target: Path) -> None:
+def copy_file(path: Path, target: Path, opened: Callable[[Path], sqlite3.Connection] = connect) -> None:
     """Copy a file at one instant, by SQLite's backup, in one step: who writes meanwhile is not held up, nor seen.
+
+    Args:
+        path, target: From where, and to where.
+        opened: Opens it; by default as the file of a store.
 
     Raises:
         sqlite3.Error, OSError: It cannot be read, or the copy cannot be written.
     """
     os.close(os.open(target, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     with file_lock(path):
-        source = connect(path)
+        source = opened(path)
     try:
         with closing(sqlite3.connect(target)) as copy:
             source.backup(copy)

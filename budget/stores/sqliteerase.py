@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from budget.audit import Vouch
-from budget.errors import StoreUnavailable
+from budget.errors import ReservationConflict
 from budget.ledger import Entry, dumps, make_entry
 from budget.pseudonym import Swap
 from budget.stores.sqliteadmin import account_id, file_lock, transaction
@@ -39,7 +39,8 @@ def erase(path: Path, account: str, swap_of: Callable[[Mapping[str, str]], Swap]
         detail: Who and why, for the ledger.
 
     Raises:
-        StoreUnavailable: The subject has an open reservation, or the file cannot be written. Nothing was changed.
+        ReservationConflict: The subject has an open reservation; nothing was changed.
+        StoreUnavailable: The file cannot be written; nothing was changed.
     """
     with transaction(path) as db:
         id = account_id(db, account)
@@ -64,7 +65,7 @@ def _reservations(db: sqlite3.Connection, account: int, swap: Swap) -> None:
         if known is None or not swap.concerns(known):
             continue
         if known.state == "open":
-            raise StoreUnavailable(f"{known.id} is open: end it, or wait until its lease ends; nothing was erased")
+            raise ReservationConflict(f"{known.id} is open: end it, or wait until its lease ends; nothing was erased")
         parts = json.loads(row[0])
         changed = swap.reservation(known)
         parts[2], parts[7], parts[8] = changed.shares, changed.scope, changed.detail

@@ -17,15 +17,29 @@ from pathlib import Path
 from threading import Lock
 from time import monotonic, sleep
 
-from budget.errors import StoreUnavailable
+from budget.errors import ConfigError, StoreUnavailable
 from budget.stores.sqlitelines import rechain
 
-__all__ = ["SCHEMA_VERSION", "FileLock", "check_version", "connect", "prepare"]
+__all__ = ["SCHEMA_VERSION", "FileLock", "check_version", "connect", "prepare", "read_path"]
 
 SCHEMA_VERSION = 3
 _SINCE = r"-- since version \d+\n"  # what follows is added to a file of an earlier version
 _KEPT = "another thread or process keeps the store's lock"
 _NETWORK = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "glusterfs", "lustre", "fuse.sshfs", "ncpfs"}
+
+
+def read_path(url: str) -> str:
+    """Return the path in the URL of a file.
+
+    Raises:
+        ConfigError: It means something to SQLite or to another library that it does not mean here.
+    """
+    path = url.removeprefix("sqlite:///")
+    if path == ":memory:":
+        raise ConfigError("store: 'sqlite:///:memory:' is no file; use 'memory://' for a store of this object alone")
+    if "?" in path:
+        raise ConfigError("store: the URL of a file takes no options; leave out '?' and what follows")
+    return path
 
 
 class FileLock:
@@ -119,6 +133,7 @@ def connect(path: Path) -> sqlite3.Connection:
     """Open the file and bring its schema into being. Call it under the lock.
 
     Raises:
+        ConfigError: It is a database of something else; nothing was written.
         StoreUnavailable: The file was written by a newer version of this package.
         sqlite3.Error: It cannot be opened or written, or is not a database.
     """
@@ -126,6 +141,7 @@ def connect(path: Path) -> sqlite3.Connection:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     db = sqlite3.connect(path, timeout=1.0, isolation_level=None, check_same_thread=False, cached_statements=64)
     try:
+        _check_ours(db, path)
         for pragma in ("journal_mode = wal", "synchronous = full", "trusted_schema = off", "cell_size_check = on"):
             db.execute(f"pragma {pragma}")
         found = check_version(db)
@@ -135,6 +151,13 @@ def connect(path: Path) -> sqlite3.Connection:
         db.close()
         raise
     return db
+
+
+def _check_ours(db: sqlite3.Connection, path: Path) -> None:
+    """See that the file has our tables, or none; before anything is written, and that is also how it keeps its log."""
+    names = {name for (name,) in db.execute("select name from sqlite_master where type = 'table'")}
+    if names and not ({"accounts", "entries"} <= names and db.execute("pragma user_version").fetchone()[0]):
+        raise ConfigError(f"store: {str(path)!r} is a database of something else; name another file")
 
 
 def check_version(db: sqlite3.Connection) -> int:

@@ -6,6 +6,8 @@ answer.
 
 from __future__ import annotations
 
+import logging
+import os
 import sqlite3
 import time
 from collections.abc import Sequence
@@ -18,7 +20,9 @@ from budget.stores.sqlitefile import FileLock, check_version, connect, prepare
 from budget.stores.sqlitestate import SqliteState
 from budget.stores.tickets import Ticket
 
-__all__ = ["OPEN_TIMEOUT", "Writer"]
+__all__ = ["MOVED", "OPEN_TIMEOUT", "Writer"]
+
+MOVED = "the store's file was removed or replaced; the next call opens what is there now"
 
 OPEN_TIMEOUT = 5.0
 """Seconds that opening the file may take."""
@@ -36,8 +40,16 @@ _REMOVE = (
 )
 
 
+_log = logging.getLogger("budget")
+
+
 class Writer:
     """Opens the file, and carries out groups of tickets.
+
+    Attributes:
+        lock: The lock beside the file.
+        db: The connection.
+        moved: The file was seen to be removed or replaced: nothing is written any more.
 
     Raises:
         StoreUnavailable: The file cannot be opened.
@@ -50,29 +62,62 @@ class Writer:
             try:
                 with self.lock.held(OPEN_TIMEOUT):
                     self.db = connect(path)
+                    self._path, self._file = path, _identity(path)
             except BaseException:
                 self.lock.close()
                 raise
         except (sqlite3.Error, OSError) as error:
             raise StoreUnavailable(f"the store {str(path)!r} cannot be opened: {error}") from error
+        self.moved = False
         self._synchronous = "full"
         self._states: dict[str, SqliteState] = {}
         self._seen = -1  # the file's version as of the last transaction; another connection's commit makes it another
         self._next_forget = 0.0
 
-    def commit(self, group: Sequence[Ticket]) -> None:
-        """Carry out a group in one transaction; each ticket then has its outcome or its error."""
+    def commit(self, group: Sequence[Ticket], timeout: float | None = None) -> None:
+        """Carry out a group in one transaction; each ticket then has its outcome or its error.
+
+        Args:
+            group: The tickets.
+            timeout: Seconds to wait for the lock; None is for ever.
+        """
         try:
-            with self.lock.held():
+            with self.lock.held(timeout):
+                self.check_file()
                 self._transact(group)
         except Exception as error:
             if len(group) > 1:
                 for ticket in group:
-                    self.commit([ticket])
+                    self.commit([ticket], timeout)
                 return
-            expected = isinstance(error, sqlite3.Error | OSError)
+            expected = isinstance(error, sqlite3.Error | OSError | ImportError)
             ticket = group[0]
             ticket.error = StoreUnavailable(f"the store cannot write: {error}") if expected else error
+
+    def check_file(self) -> None:
+        """See that the file is still where it was opened: what is written to a removed one is lost.
+
+        Raises:
+            StoreUnavailable: It was removed, or another one is in its place.
+        """
+        if self.moved or _identity(self._path) != self._file:
+            if not self.moved:
+                self.moved = True
+                _log.error("the store's file was removed or replaced while it was open, and is opened anew: %s",
+                           self._path)  # fmt: skip
+            raise StoreUnavailable(MOVED)
+
+    def close(self, reader: sqlite3.Connection | None = None, timeout: float | None = None) -> None:
+        """Close the file, and a reader of it. SQLite leaves alone what is beside a file that has taken its place.
+
+        Raises:
+            StoreUnavailable: The lock was not to be had within `timeout` seconds; the file stays open.
+        """
+        with self.lock.held(timeout):
+            if reader is not None:
+                reader.close()
+            self.db.close()
+        self.lock.close()
 
     def _transact(self, group: Sequence[Ticket]) -> None:
         db = self.db
@@ -136,6 +181,15 @@ class Writer:
         if how != self._synchronous:
             self.db.execute(_SYNC[how])
             self._synchronous = how
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Return which file is there. While it is open, no other has the same."""
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _remove(db: sqlite3.Connection, account: str) -> Outcome:

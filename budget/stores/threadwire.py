@@ -6,7 +6,8 @@ hands replies out in the order of the requests until it has its own, and wakes t
 makes three system calls and no switch.
 
 An interrupt (Ctrl-C) may come between any two steps. Whoever leaves a request half sent or a reply half read leaves the
-line marked as torn, and the next to use it closes it.
+line marked as torn, and the next to use it closes it. If it strikes just after a lock was taken, that is never given
+back: nobody waits for one beyond his deadline, and a line whose turn does not come is given up.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import ssl
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from threading import Lock
 from time import monotonic
 from typing import Any
@@ -74,8 +76,18 @@ class _Line:
         self.queue.append(waiter)
         self.flush()
         if self.lost:  # it may have been told to all before this one came
-            with self.turn:
-                self.fail()
+            self.in_turn(self.fail, waiter.until)
+
+    def in_turn(self, step: Callable[[], object], until: float) -> bool:
+        """Take a step when it is one's turn; False if that does not come in time, and then the line is given up."""
+        if not self.turn.acquire(timeout=max(_TURN, until - monotonic())):
+            self.lost = True
+            return False
+        try:
+            step()
+        finally:
+            self.turn.release()
+        return True
 
     def flush(self) -> None:
         """Send what is queued, unless somebody else has the socket: who gives it back looks again."""
@@ -145,10 +157,17 @@ class _Line:
             self.fail()
         self._torn = False
 
-    def check(self) -> None:
-        """Give up a connection that has been silent for too long."""
+    def withdraw(self, waiter: _Waiter) -> None:
+        """Take back what was not sent yet, for one whose time is over; a connection long silent is given up.
+
+        Raises:
+            Unsent: It was taken back: the server never saw it.
+        """
         if monotonic() - self._heard > STALLED:
             self.fail()
+        if waiter in self.queue:
+            self.queue.remove(waiter)
+            raise Unsent
 
     def fail(self) -> None:
         """Close it, and tell all who wait."""
@@ -251,24 +270,18 @@ class ThreadWire:
         with self._lock:
             line, self._line = self._line, None
         if line is not None:
-            with line.turn:
-                line.fail()
+            line.in_turn(line.fail, monotonic())
 
     def leave(self, line: object) -> None:
         """Close this connection, if it is the present one."""
         if line is self._line and self._line is not None:
-            with self._line.turn:
-                self._line.fail()
+            self._line.in_turn(self._line.fail, monotonic())
 
     def _wait(self, line: _Line, waiter: _Waiter, until: float) -> None:
         """Wait one turn: read for all if nobody else does, else be woken by who does."""
         left = until - monotonic()
         if left <= 0:
-            with line.turn:
-                line.check()
-                if waiter in line.queue:
-                    line.queue.remove(waiter)
-                    raise Unsent
+            line.in_turn(partial(line.withdraw, waiter), until)
             raise TimeoutError
         if not line.lead.acquire(blocking=False):
             waiter.wake.acquire(timeout=min(left, _TURN))
@@ -276,8 +289,7 @@ class ThreadWire:
         try:
             while not waiter.done and (left := until - monotonic()) > 0:
                 if line.wait(min(left, _TURN)):  # a socket closed just before may be another's by its number now
-                    with line.turn:
-                        line.receive()
+                    line.in_turn(line.receive, until)
                 line.flush()
         finally:
             line.lead.release()

@@ -13,7 +13,7 @@ from budget.errors import StoreUnavailable
 if TYPE_CHECKING:
     import asyncio
 
-__all__ = ["Deadlines", "Ticket", "hand_back", "late"]
+__all__ = ["Deadlines", "Halt", "Ticket", "hand_back", "late"]
 
 Undelivered = Callable[[str, Command], None]
 _TICK = 0.02  # seconds between looks at deadlines
@@ -33,6 +33,19 @@ class Ticket:
         self.loop: asyncio.AbstractEventLoop | None = None
         self.future: asyncio.Future[Outcome] | None = None  # None again once it has its answer
         self.timeout = self.until = 0.0  # of its future, by the clock of its loop
+
+
+class Halt:
+    """The wish that a writer ends. Who settles it first decides: the writer, who ends, or who wished it and goes on."""
+
+    __slots__ = ("_lock",)
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+
+    def settle(self) -> bool:
+        """Decide; False if the other one has."""
+        return self._lock.acquire(blocking=False)
 
 
 def hand_back(group: Sequence[Ticket], undelivered: Undelivered | None) -> None:

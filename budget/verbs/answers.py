@@ -48,24 +48,22 @@ class Answers(Applies):
             self.line.told(zip(map(_pool_of, draws), outcome.buckets, strict=False), outcome.seq)
             if self._policy is not None and self._policy.warns:
                 self._thresholds.look(matches, draws, outcome.buckets)
-        if run is None:
-            return self._stored(None, outcome, ())
-        pairs = zip(draws, outcome.buckets, strict=False)
-        return self._stored(run, outcome, [bucket for draw, bucket in pairs if draw.pool is not None])
-
-    def _stored(self, run: Run | None, outcome: Outcome, buckets: Sequence[Bucket | None]) -> Reservation:
-        """Return the reservation that the store keeps; `buckets` are those of its shares."""
-        if outcome.status == "clock":
-            raise StoreUnavailable("the clock went back by more than 5 s; nothing is admitted until it catches up")
-        reservation = outcome.reservation
-        assert reservation is not None
-        if outcome.status == "conflict":
-            raise ReservationConflict(f"id {reservation.id}: it was used with other arguments")
+        reservation = _kept(outcome)
         if run is not None:
+            pairs = zip(draws, outcome.buckets, strict=False)
+            buckets = [bucket for draw, bucket in pairs if draw.pool is not None]  # of a cap there is no share either
             self._run_of[reservation.id] = run
             for each in run.chain():
                 each.saw(reservation, buckets)
         return reservation
+
+    @staticmethod
+    def _stored(run: Run | None, outcome: Outcome, buckets: Sequence[Bucket | None]) -> Reservation:
+        """Return what the store keeps of a record; `buckets` are those of its shares."""
+        made = _kept(outcome)
+        for each in () if run is None else run.chain():
+            each.recorded(made, buckets)
+        return made
 
     def _ended(self, id: str, outcome: Outcome) -> Reservation:
         """Return the reservation as it has ended."""
@@ -89,3 +87,14 @@ class Answers(Applies):
         charged = (0, 0, 0, 0, 0) if refund else filled(amounts, known.amounts)
         ended = known.ended_as("refunded" if refund else "reconciled", 0, charged)
         self.note(known.id, Outcome(ended.state, 0, 0, reservation=ended))
+
+
+def _kept(outcome: Outcome) -> Reservation:
+    """Return the reservation that the store keeps, or raise if it took nothing."""
+    if outcome.status == "clock":
+        raise StoreUnavailable("the clock went back by more than 5 s; nothing is admitted until it catches up")
+    reservation = outcome.reservation
+    assert reservation is not None
+    if outcome.status == "conflict":
+        raise ReservationConflict(f"id {reservation.id}: it was used with other arguments")
+    return reservation

@@ -109,6 +109,8 @@ class Applies:
         return [{**run.scope, **call} for run in runs]
 
     def _matches(self, policy: Policy, ask: Ask) -> Matches:
+        if self.settings.disabled:
+            return Matches()
         own = [(limit, ask.scope) for limit in ask.limits]
         if ask.run is None:
             return policy.matches(ask.scope, (), own) if own else policy.matches(ask.scope)

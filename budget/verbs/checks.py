@@ -11,7 +11,7 @@ from budget.asks import Ask
 from budget.buckets import opened
 from budget.commands import Learn, Status
 from budget.config import Settings
-from budget.errors import Refusal, StoreUnavailable
+from budget.errors import Frozen, Refusal, RunStopped, StoreUnavailable
 from budget.estimate import Estimate, again
 from budget.expect import Counts
 from budget.learn import Forecast, Learner
@@ -32,7 +32,8 @@ class Decision:
 
     Attributes:
         admitted: Whether it would be.
-        refusal: The deciding refusal, or None.
+        refusal: The deciding refusal, or None. Of a rolling limit its `resets_at` is when all that is used now will
+            have left: the call fits by then at the latest, and often before. A refused reserve says when first.
         refusals: Every limit that would refuse.
         shadows: Every limit in shadow mode that would refuse if it were not.
     """
@@ -73,6 +74,26 @@ class Checks(Answers):
             return Decision(True)
         if ask.estimate is not None:
             yield from self._expect(ask, ask.estimate)
+        try:
+            matches, draws, buckets = yield from self.look(ask)
+        except (Frozen, RunStopped) as stopped:
+            return Decision(False, stopped.refusal, stopped.refusals)
+        shadows = tuple(refusals(matches, draws, buckets, shadowed_by(draws, buckets)))
+        refused = refused_by(draws, buckets)
+        if refused:
+            error = exceeded(ask, matches, draws, buckets, refused, *self._advice(ask))
+            return Decision(False, error.refusal, error.refusals, shadows)
+        if self.above is None:
+            return Decision(True, shadows=shadows)
+        decision = yield Also(self.above.check(replace(ask.above(None), estimate=None)))
+        return replace(decision, shadows=(*shadows, *decision.shadows))
+
+    def look(self, ask: Ask) -> Flow:
+        """Return the limits that would decide on a call now, its draws, and what their pools show.
+
+        Raises:
+            Frozen, RunStopped: It would not come to that.
+        """
         for _ in range(TRIES):
             policy = yield from self.policy()
             frozen = self._guard(policy, ask)
@@ -82,28 +103,23 @@ class Checks(Answers):
                 break
             self.forget_policy()
         if frozen is not None:
-            found = frozen_error(ask, frozen)
-            return Decision(False, found.refusal, found.refusals)
+            raise frozen_error(ask, frozen)
         now = outcome.now
         draws = policy.draws(matches, ask.amounts, now, ask.most)
         pairs = zip(draws, outcome.buckets, strict=True)
-        buckets = [b if b is not None and now < b.end else opened(draw, b, now) for draw, b in pairs]
-        shadows = tuple(refusals(matches, draws, buckets, shadowed_by(draws, buckets)))
-        refused = refused_by(draws, buckets)
-        if not refused and self.above is not None:
-            return (yield Also(self.above.check(Ask(ask.amounts, ask.scope, None, ask.detail, None, ask.most))))
-        if not refused:
-            return Decision(True, shadows=shadows)
-        error = exceeded(ask, matches, draws, buckets, refused, *self._advice(ask))
-        return Decision(False, error.refusal, error.refusals, shadows)
+        return matches, draws, [b if b is not None and now < b.end else opened(draw, b, now) for draw, b in pairs]
 
     def _advice(self, ask: Ask) -> tuple[Any, ...]:
         """Return what an error of a refusal needs to answer questions: guards, prices, time, and `fits`."""
         own = [limit for run in self._runs(ask) for limit in run.limits]
         guards = [limit for limit in own if limit.unit == "requests" and limit.window.kind == "run"]
+        return guards, self.settings.book, self.now(), ask.fits or self._fits(ask)
+
+    def _fits(self, ask: Ask) -> Callable[[str], bool] | None:
+        """Return what says of an estimated call whether it would be admitted on another model."""
         estimate = ask.estimate
         if estimate is None:
-            return guards, self.settings.book, self.now(), None
+            return None
 
         def fits(model: str) -> bool:
             other = again(self.settings.book, estimate, model, self.now())
@@ -111,7 +127,7 @@ class Checks(Answers):
             asked = replace(ask, amounts=other.amounts, most=None, scope=scope, estimate=other)
             return bool(self.drive(self.check(asked)))
 
-        return guards, self.settings.book, self.now(), fits
+        return fits
 
     def _expect(self, ask: Ask, estimate: Estimate) -> Flow:
         """Put into what is asked for what is expected of such calls, and return what its end is held against."""

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Self
 
 from budget.above import Also
 from budget.asks import Ask, digest
-from budget.commands import Refund, Reserve
+from budget.commands import Draw, Outcome, Refund, Reserve
 from budget.errors import BudgetError, BudgetExceeded, Frozen, ReservationConflict, RunStopped, StoreUnavailable
 from budget.ledger import dumps
 from budget.limits import CONCURRENT
+from budget.policy import Match
 from budget.refusals import exceeded, frozen_error
 from budget.verbs.applies import TRIES, Flow, not_too_many
 from budget.verbs.checks import Checks
@@ -61,23 +63,39 @@ class Reserves(Checks):
                 if outcome.status != "refused":
                     return matches, draws, outcome
                 if place is None or not place.stays(draws, outcome) or not (yield place):
-                    raise exceeded(ask, matches, draws, outcome.buckets, outcome.refused, *self._advice(ask))
+                    raise (yield from self._exceeded(ask, matches, draws, outcome))
         finally:
             if place is not None:
                 place.leave()
+
+    def _exceeded(self, ask: Ask, matches: Sequence[Match], draws: Sequence[Draw], outcome: Outcome) -> Flow:
+        """Return the error of a refusal; what it advises is to fit in the account above, too, which is looked at."""
+        rules, drawn, buckets, known = tuple(matches), tuple(draws), tuple(outcome.buckets), ask
+        if self.above is not None and ask.estimate is not None and ask.estimate.closed:
+            try:
+                more = yield Also(self.above.look(ask.above(None)))
+            except BudgetError:
+                known = replace(ask, estimate=None)  # no shorter answer fits, or nobody knows
+            else:
+                rules, drawn, buckets = (*rules, *more[0]), (*drawn, *more[1]), (*buckets, *more[2])
+        return exceeded(known, rules, drawn, buckets, outcome.refused, *self._advice(ask))
 
     def _also_above(
         self, above: Self, ask: Ask, id: str, lease_us: int, place: Place | None, patience: Patience | None
     ) -> Flow:
         """Have the account above set it aside too; if it does not, nothing is set aside here either."""
-        there = Ask(ask.amounts, ask.scope, None, ask.detail, None, ask.most)
         room = None if place is None else above.line.place(place.left_us / 1e6)
         try:
-            yield Also(above.reserve(there, id, lease_us, place=room, patience=patience), held=id)
+            yield Also(above.reserve_too(ask.above(self._fits(ask)), id, lease_us, room, patience), held=id)
         except BudgetError:
             self.learner.ended(id)
             yield Refund(id, {"outcome": "not admitted above"})
             raise
+
+    def reserve_too(self, ask: Ask, id: str, lease_us: int, place: Place | None, patience: Patience | None) -> Flow:
+        """Set aside what a call takes that an account below has admitted; what is learned of it is learned there."""
+        words = (id, digest(ask, lease_us, None), lease_us, None)
+        return self._admitted(None, *(yield from _or_wait(partial(self._here, ask, words), self.line, place, patience)))
 
     def _attempt(self, ask: Ask, words: tuple[str, str, int, str | None], place: Place | None) -> Flow:
         """Ask the store once, with the policy and the windows that hold now; return matches, draws and the outcome."""

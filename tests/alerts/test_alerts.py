@@ -214,6 +214,19 @@ def test_who_is_erased_is_in_no_warning(tmp_path: Path) -> None:
     assert b"user=mallory\x00" not in (tmp_path / "cli.db-alerts").read_bytes()
 
 
+def test_a_user_called_none_is_erased_too(tmp_path: Path) -> None:
+    cli = Cli(tmp_path)
+    Path("budget.toml").write_text('alerts = ["limit at 50%"]\n[[limits]]\nlimit = "$1/day"\nper = "user"\n')
+    cli("sinks", "run", "--once")
+    with Budget(cli.url, sinks=(), alerts=()) as budget:
+        budget.record(usd="0.7", user="(none)")
+    cli("sinks", "run", "--once")
+    [(_, text, _)] = cli.lines("alerts", "history")
+    assert 'user="(none)"' in text
+    cli("erase", "user=(none)")
+    assert cli.lines("alerts", "history") == []
+
+
 def test_a_channel_that_does_not_take_the_sample_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cli = Cli(tmp_path)
     monkeypatch.setenv("SLACK_URL", "http://127.0.0.1:9/services")

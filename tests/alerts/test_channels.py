@@ -175,6 +175,22 @@ def test_what_is_no_channel_is_said_before_anything_is_opened(text: str) -> None
         make_channel(text)
 
 
+@pytest.mark.parametrize("secret", ["https://hooks.slack.com/services/T0/B0/SECRET", "ghp_Secret123", "hunter2", "A B"])
+@pytest.mark.parametrize("form", ["slack:{}", "webhook+http://h/?secret_env={}",
+                                  "email:a@b.c?host=h&from=x&password_env={}"])  # fmt: skip
+def test_a_secret_in_the_place_of_its_variable_is_not_shown(form: str, secret: str) -> None:
+    with pytest.raises(ConfigError, match="alert_to: no environment variable is called") as failed:
+        make_channel(form.format(secret))
+    assert not any(part in str(failed.value) for part in (secret, secret[:8], secret[-6:]))
+
+
+def test_a_variable_may_have_any_name_that_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("slack.url", "https://hooks.slack.com/services/T0/B0/SECRET")
+    assert make_channel("slack:slack.url").name == "slack"
+    with pytest.raises(ConfigError, match=r"^alert_to: the environment variable SLACK_WEBHOOK_URL is not set$"):
+        make_channel("slack:SLACK_WEBHOOK_URL")
+
+
 def test_channels_are_a_list_with_names_of_their_own() -> None:
     with pytest.raises(ConfigError, match="name"):
         make_channels(["log", "log"])

@@ -121,7 +121,7 @@ def test_the_memory_store_does_not_crash(cli: Cli) -> None:
                 "audit": ["--no-pull"], "sinks run": ["--once", "--sink", "jsonl:a.jsonl"],
                 "sinks reset": ["jsonl", "--to", "0"],
             }  # fmt: skip
-            refused = ("unset", "unfreeze", "adjust", "estimate", "backup", "drain", "run", "import")
+            refused = ("unset", "unfreeze", "adjust", "estimate", "backup", "drain", "run", "import", "move")
             code = 2 if path[0] in refused else 1 if path[-1] == "refund" else 0
             cli(*path, *words.get(" ".join(path), []), "--store", "memory://", code=code)
 
@@ -292,3 +292,35 @@ def test_a_real_terminal_gets_colours_unless_it_asks_for_none(cli: Cli, no_color
     os.close(parent)
     assert "░░░░".encode() in shown
     assert (b"\x1b[32m" in shown) == (not no_color)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no full device")
+@pytest.mark.parametrize(
+    "command", ["status", "status --json", "ledger export", "ledger export --format csv", "doctor --json"]
+)
+def test_a_full_disk_is_an_error_in_one_line(cli: Cli, command: str) -> None:
+    cli("set", "per=user", "$5/day")
+    done = shell(cli, f"{command} > /dev/full")
+    assert (done.returncode, done.stderr) == (1, b"budget: [Errno 28] No space left on device\n")
+    assert shell(cli, "status user 2> /dev/full").returncode == 2
+    assert shell(cli, "run -- true 2> /dev/full").returncode == 0
+
+
+def test_a_process_without_streams(cli: Cli) -> None:
+    cli("set", "$5/day")
+    for command in ("status", "status --json", "limits", "ledger export", "ledger export --format csv"):
+        done = shell(cli, f"{command} >&-")
+        assert (done.returncode, done.stderr) == (0, b""), command
+    assert shell(cli, "status 2>&-").stdout.startswith(b"subject\t")
+    assert shell(cli, "status user 2>&-").returncode == 2
+    assert shell(cli, "status <&- >&- 2>&-").returncode == 0
+    assert b"not JSON" in shell(cli, "estimate - <&-").stderr
+    assert shell(cli, "status | true").stderr == b""
+    assert cli.json("limits") != []
+    assert cli.json("ledger", "verify")["ok"]
+
+
+def shell(cli: Cli, command: str) -> subprocess.CompletedProcess[bytes]:
+    words = [f"{sys.executable} -m budget.cli {command}"]
+    environment = {**os.environ, "BUDGET_STORE": cli.url}
+    return subprocess.run(words, shell=True, capture_output=True, timeout=120, env=environment, check=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import sqlite3
 from pathlib import Path
 
@@ -106,6 +107,50 @@ def test_ledger_verify_reports_what_is_saturated_and_is_no_fault(cli: Cli) -> No
     assert found["ok"]
     assert len(found["saturated"]) == 1
     assert "saturated: pool" in cli("ledger", "verify").stdout
+
+
+@pytest.mark.parametrize(("wrong", "code"), [(["--since", "7days"], 2), (["--store", "sqlite:///text.db"], 4)])
+def test_an_export_that_failed_leaves_no_file(cli: Cli, tmp_path: Path, wrong: list[str], code: int) -> None:
+    cli("set", "$5/day")
+    target = tmp_path / "x.jsonl"
+    Path("text.db").write_text("this is not a database, whatever its name says" * 100)
+    for kind in ("jsonl", "csv"):
+        cli("ledger", "export", "--format", kind, "-o", str(target), *wrong, code=code)
+        assert not list(tmp_path.glob("x.jsonl*"))
+        assert cli("ledger", "export", "--format", "jsonl", *wrong, code=code).stdout == ""
+    cli("ledger", "export", "--since", "7d", "-o", str(target))
+    assert json.loads(target.read_text())["kind"] == "limit_set"
+    assert list(tmp_path.glob("x.jsonl*")) == [target]
+
+
+def test_an_export_replaces_nothing(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cli("set", "$5/day")
+    target = tmp_path / "x.jsonl"
+    target.symlink_to(tmp_path / "nowhere")
+    assert "exists; name" in cli("ledger", "export", "-o", str(target), code=2).stderr
+    target.unlink()
+    link = os.link
+
+    def meanwhile(*args: Path) -> None:
+        target.write_text("somebody's")
+        link(*args)
+
+    monkeypatch.setattr("os.link", meanwhile)
+    assert "exists by now" in cli("ledger", "export", "-o", str(target), code=2).stderr
+    assert [path.read_text() for path in tmp_path.glob("x.jsonl*")] == ["somebody's"]
+    missing = cli("ledger", "export", "-o", str(tmp_path / "no" / "x.jsonl"), code=2).stderr
+    assert "does not exist" in missing
+
+
+def test_export_json_is_one_document(cli: Cli, tmp_path: Path) -> None:
+    assert cli.json("ledger", "export") == []
+    cli("set", "$5/day", "$1/hour")
+    lines = cli("ledger", "export").stdout.splitlines()
+    assert len(lines) == 2
+    assert cli.json("ledger", "export") == [json.loads(line) for line in lines]
+    assert "choose one" in cli.json("ledger", "export", "--format", "csv", code=2)["message"]
+    target = str(tmp_path / "x.jsonl")
+    assert cli.json("ledger", "export", "-o", target) == {"entries": 2, "file": target}
 
 
 def test_export_as_lines_and_as_csv(cli: Cli, tmp_path: Path) -> None:

@@ -29,6 +29,27 @@ def test_status_shows_what_is_spent_and_reserved(cli: Cli) -> None:
     assert [row["subject"] for row in cli.json("status", "user=bob")] == ["user=bob"]
 
 
+def test_a_user_called_none_is_not_taken_for_no_user(cli: Cli) -> None:
+    """What is printed for such an id names it on the command line, and no id collides with "no user"."""
+    ids = ["(none)", '"(none)"', '""(none)""', '"(none)', "'(none)'", "( none )", "none"]
+    cli("set", "per=user", "$50/day")
+    with cli.budget() as budget:
+        budget.record(usd="30")
+        for number, user in enumerate(ids, 1):
+            budget.record(usd=str(number), user=user)
+    rows = {row["spent"]: row["subject"] for row in cli.json("status")}
+    assert len(rows) == len(set(rows.values())) == len(ids) + 1
+    assert (rows["30"], rows["1"]) == ("user=(none)", 'user="(none)"')
+    assert [rows[str(number)] for number in range(4, 8)] == [f"user={user}" for user in ids[3:]]
+    for number in range(1, len(ids) + 1):
+        [row] = cli.json("status", rows[str(number)])
+        assert (row["spent"], row["subject"]) == (str(number), rows[str(number)])
+    assert [row["spent"] for row in cli.json("status", "user=(none)")] == ["1"]
+    cli("freeze", "user=(none)")
+    assert cli.lines("status", "user=(none)")[0][:2] == ['user="(none)"', "FROZEN"]
+    assert cli.json("unfreeze", 'user="(none)"') == {"subject": 'user="(none)"', "frozen": False}
+
+
 def test_status_is_money_as_plain_decimals(cli: Cli) -> None:
     cli("set", "$5000000/day")
     with cli.budget() as budget:
@@ -123,6 +144,19 @@ def test_estimate_of_a_request_without_a_bound_is_above_any_cap(cli: Cli) -> Non
     assert "no bound" in cli("estimate", "-", stdin=json.dumps(body)).stdout
 
 
+def test_estimate_of_a_model_without_a_price_is_above_any_cap(cli: Cli) -> None:
+    Path("budget.toml").write_text('on_unpriced = "allow"\n')
+    body = json.dumps({**REQUEST, "model": "nomodel"})
+    found = cli.json("estimate", "-", "--cap", "$1000", stdin=body, code=3)
+    assert (found["priced"], found["exceeds"], found["usd_max"]) == (False, True, "0")
+    assert cli.json("estimate", "-", stdin=body)["priced"] is False
+    lines = cli("estimate", "-", "--cap", "$1000", stdin=body, code=3).stdout.splitlines()
+    told = dict(line.split("\t") for line in lines)
+    assert (told["model"], told["expected"], told["at most"]) == ("nomodel", "no price", "no price")
+    assert told["cap"] == "no price, so above $1000"
+    assert cli("check", "--model", "nomodel", "--in", "1", "--max-out", "1").stdout == "admitted: no price\n"
+
+
 @pytest.mark.parametrize(
     "body", [b"", b"{", b'"a secret"', b"[1]", b"\xff\xfe", b"[" * 100_000, b'{"model": 5}', b'{"messages": []}']
 )
@@ -142,3 +176,16 @@ def test_nothing_of_a_prompt_is_printed_or_stored(cli: Cli, tmp_path: Path) -> N
     shown = cli("estimate", "-", "--json", stdin=json.dumps(REQUEST))
     assert "secret" not in shown.output
     assert not any(b"secret" in path.read_bytes() for path in tmp_path.glob("cli.db*"))
+
+
+def test_status_fits_80_columns_whatever_the_limit(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("look", "output"):
+        monkeypatch.setattr(f"budget.cli.{module}.is_terminal", lambda: True)
+    cli("set", "per=user", "100M tokens/7d rolling", "--mode", "shadow")
+    with cli.budget() as budget:
+        budget.record(usd="1", tokens=12_345_678, user="alexandra.hamilton")
+    [_, line] = cli("status").stdout.splitlines()
+    assert len(line) <= 80, line
+    assert "(shadow)" in line
+    assert "87,654,322" in line
+    assert "100000000 tokens/7d rolling (shadow)" in cli("status", columns=120).stdout

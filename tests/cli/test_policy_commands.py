@@ -214,6 +214,24 @@ def test_a_temporary_raise(cli: Cli) -> None:
     assert row["limit"] == "user=alice $50/day"
     assert row["options"].keys() == {"until"}
     cli("unset", "user=alice", "$50/day")
+    assert rules(cli) == ["user=alice $5/day"]  # what it stood before
+    cli("unset", "user=alice", "$50/day")
+    assert rules(cli) == []
+
+
+def test_a_model_is_unset_by_any_name(cli: Cli) -> None:
+    for words in (("$9/day",), ()):
+        cli("set", "model=claude-haiku-4-5-20251001", "$5/day")
+        assert rules(cli) == rules(cli, "model=claude-haiku-4-5-20251001") == ["model=claude-haiku-4-5 $5/day"]
+        cli("unset", "model=claude-haiku-4-5-20251001", *words)
+        assert rules(cli) == []
+
+
+def test_source_is_an_attribute_as_any_other(cli: Cli) -> None:
+    cli("set", "source=web", "created_us=1", "$5/day")
+    assert rules(cli) == ["created_us=1 source=web $5/day"]
+    assert cli.json("status")[0]["limit"] == "created_us=1 source=web $5/day"
+    cli("unset", "source=web", "created_us=1", "$5/day")
     assert rules(cli) == []
 
 

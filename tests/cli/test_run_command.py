@@ -306,6 +306,22 @@ def test_the_commands_store_and_account_are_its_own(cli: Cli, script: Callable[[
     assert len(cli.json("ledger", "--store", store, "--account", "team-a")) == 4
 
 
+def test_a_relative_store_stays_where_it_is(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command changes its folder: it spends from the store of the folder where `budget run` was called."""
+    monkeypatch.chdir(tmp_path)
+    elsewhere = tmp_path / "a folder"
+    elsewhere.mkdir()
+    cli.url = "sqlite:///here.db"
+    spend = "from budget import Budget\nwith Budget() as b: b.record(usd='0.30'); print(b.settings.records)"
+    script = f"import os\nos.chdir({str(elsewhere)!r})\n{spend}"
+    command = ["run", "--limit", "$1", "--", sys.executable, "-c", script]
+    out, err = output(cli.child(*command, env={"BUDGET_RECORDS": "sqlite:///records.db"}))
+    assert err[-1].endswith("spent $0.30 of $1.00 in 1 call")
+    assert out == f"sqlite:///{tmp_path}/records.db\n"
+    assert list(elsewhere.iterdir()) == []
+    assert output(cli.child(*command))[0] == "None\n"
+
+
 def test_the_example_of_the_help(cli: Cli, script: Callable[[str], str]) -> None:
     shown = cli("run", "--help").stdout
     example = next(text for text in shown.splitlines() if "-- python agent.py" in text).split("--", 3)

@@ -17,6 +17,7 @@ import pytest
 from budget import Budget, budgeted
 from budget.clients.anthropic import MessagesMeter
 from budget.demo.provider import Provider
+from budget.errors import ArgumentTypeError
 from budget.ledger import Entry
 
 from .conftest import IN, OUT, REQUEST, cost, ends, only_end, reserved_usd, run_async, steer, words
@@ -178,8 +179,10 @@ def test_a_stream_cut_at_every_event(
         assert "estimated" not in end.detail
         return
     assert end.detail["estimated"]
-    if cut <= 1:  # nothing says what was produced
+    if cut == 0:  # nothing says what was produced
         assert end.usd == reserved_usd(budget)
+    elif cut == 1:  # the input, and the one token that `message_start` says
+        assert end.usd == INPUT * IN + OUT
     else:
         assert INPUT * IN + produced * OUT <= end.usd <= reserved_usd(budget)
         assert end.usd < reserved_usd(budget) / 2  # what was received is what is charged
@@ -341,8 +344,8 @@ def test_a_dropped_stream_ends_at_once(
     end = only_end(budget)
     if words(text):
         _check_received(budget, end, text)
-    else:
-        assert (end.usd, end.detail["outcome"]) == (reserved_usd(budget), "cut short")
+    else:  # its first event says its input, and one token of output
+        assert (end.usd, end.detail["outcome"]) == (INPUT * IN + OUT if count else reserved_usd(budget), "cut short")
     response.close()
 
 
@@ -480,7 +483,7 @@ def test_an_async_stream_dropped_before_any_text(budget: Budget, aclient: Any, r
             await anext(stream)
         response = stream.response
         del stream
-        assert only_end(budget).usd == reserved_usd(budget)
+        assert only_end(budget).usd == (INPUT * IN + OUT if read else reserved_usd(budget))
         await response.aclose()
 
     run_async(aclient, main)
@@ -596,6 +599,31 @@ def test_the_larger_of_reported_and_counted_output_is_taken(budget: Budget) -> N
     found = _end(budget, _START, _BLOCK, _TEXT, stop)
     assert found is not None
     assert (found["usage"], found["estimated"]) == ({"input": 9, "output": 5000}, True)
+
+
+def test_an_input_that_was_not_said_is_charged_at_its_bound(budget: Budget) -> None:
+    most = budget.estimate(**REQUEST).input_tokens_max
+    silent = SimpleNamespace(type="message_start", message=SimpleNamespace(model="m", usage={"output_tokens": 1}))
+    stop = SimpleNamespace(type="message_delta", delta=SimpleNamespace(stop_reason=None), usage={"output_tokens": 50})
+    found = _end(budget, silent, _BLOCK, _TEXT, stop)
+    assert found is not None
+    assert (found["usage"], found["estimated"]) == ({"input": most, "output": 50}, True)
+    said = SimpleNamespace(output_tokens=50)
+    whole = SimpleNamespace(type="message_delta", delta=SimpleNamespace(stop_reason="end_turn"), usage=said)
+    with pytest.raises(ArgumentTypeError, match="does not say its input_tokens"):
+        _end(budget, silent, _BLOCK, _TEXT, whole)  # the call is charged its reservation then
+
+
+def test_before_any_output_what_was_said_of_it_counts(budget: Budget) -> None:
+    found = _end(budget, _START)
+    assert found is not None
+    assert (found["usage"], found["estimated"]) == ({"input": 9, "output": 1}, True)
+    unsaid = SimpleNamespace(type="message_start", message=SimpleNamespace(model="m", usage={"input_tokens": 9}))
+    assert _end(budget, unsaid) is None
+    thinks = budget.estimate(**{**REQUEST, "max_tokens": 3000, "thinking": {"type": "enabled", "budget_tokens": 2000}})
+    meter = MessagesMeter(thinks)
+    meter.feed(_START)
+    assert meter.end(budget.settings, budget.reserve(thinks), None) is None
 
 
 def test_what_an_older_sdk_does_not_know_is_priced(budget: Budget) -> None:

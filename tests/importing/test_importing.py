@@ -208,6 +208,25 @@ def test_equal_rows_are_as_many_calls(calls: CallFile, tmp_path: Path) -> None:
     assert take(calls, path)[0].added == 1
 
 
+@pytest.mark.parametrize("name", ["t.csv", "t.jsonl"])
+def test_a_row_is_known_whatever_is_filled_in(calls: CallFile, tmp_path: Path, name: str) -> None:
+    row = {"time": "2026-01-01T10:00:00Z", "model": "one", "input_tokens": "1", "output_tokens": "0", "user": ""}
+    items = [",".join(row), ",".join(row.values())] if name == "t.csv" else [row]
+    path = write(tmp_path, name, *items)
+    assert take(calls, path)[0].added == 1
+    assert take(calls, path, fill={"user": "alice"})[0].added == 0
+    assert take(calls, path, fill={"user": "bob", "team": "red", "cache_read_tokens": "1"})[0].added == 0
+    assert rows(calls, "user") == [(None,)]
+
+
+def test_a_row_that_costs_more_than_can_be_held_is_bad_and_not_the_end(calls: CallFile, tmp_path: Path) -> None:
+    lines = [f"2026-01-01T10:00:0{i}Z,one,{tokens},0" for i, tokens in enumerate(["1", str(10**11), "2"])]
+    found, said = take(calls, write(tmp_path, "t.csv", "time,model,input_tokens,output_tokens", *lines))
+    assert (found.added, found.bad, dollars(calls)) == (2, 1, [1.0, 2.0])
+    [text] = said
+    assert "line 3: costs more than $9,223,372,036.854775807, the most" in text
+
+
 def test_a_store_that_keeps_no_records_is_refused(tmp_path: Path) -> None:
     with Budget("memory://") as budget, pytest.raises(ConfigError, match="keeps no records"):
         take(CallFile(budget.engine.books), write(tmp_path, "t.jsonl", *EXAMPLES["jsonl"]))

@@ -389,6 +389,7 @@ def test_a_server_needs_its_ledger_drained(redis_url: str, make_budget: Make) ->
     ("sinks", "error", "match"),
     [
         (["nowhere"], ConfigError, "KIND:PATH"),
+        (["webhook+https://x:99999/"], ConfigError, "a port up to 65535"),
         (["carrier-pigeon:/x"], ConfigError, "KIND:PATH"),
         (["pigeon:/x"], ConfigError, "known are arc, jsonl"),
         (["jsonl:"], ConfigError, "needs a file"),
@@ -398,7 +399,8 @@ def test_a_server_needs_its_ledger_drained(redis_url: str, make_budget: Make) ->
         (["jsonl:/x", "jsonl:/y"], ConfigError, "the name 'jsonl'"),
         (["webhook+ftp://x/y"], ConfigError, "https"),
         (["webhook+https://me:secret@x/y"], ConfigError, "environment variable"),
-        (["webhook+https://x/y?secret_env=NOT_THERE"], ConfigError, "NOT_THERE is not set"),
+        (["webhook+https://x/y?secret_env=NOT_THERE"], ConfigError, "sinks: the environment variable NOT_THERE is not"),
+        (["webhook+https://x/y?secret_env=hunter2"], ConfigError, "^sinks: no environment variable is[^2]*$"),
         (["arc+http://x:1/7up"], ConfigError, "'7up'"),
         (["parquet:/x?rows=0"], ConfigError, "rows='0'"),
         (["postgresql://x/y?table=a;b"], ConfigError, "'a;b'"),

@@ -192,7 +192,8 @@ class Model:
         held = [r for r in self.reservations.values() if r["state"] == "open" and r["lease_end"] > self.moment]
         taken = [sum(b is bucket for r in held for bucket, _, _ in r["shares"]) for b in newest]
         pairs = zip(command.pools, newest, taken, strict=True)
-        return {"status": "status", "now": [{**b, "reserved": n} if b and pool == "slots" else b for pool, b, n in pairs]}
+        seen = [{**b, "reserved": n} if b and pool == "slots" else b for pool, b, n in pairs]
+        return {"status": "status", "now": seen}
 
     def changepolicy(self, command: ChangePolicy) -> dict[str, Any]:
         key = (command.kind, command.identity)

@@ -48,12 +48,13 @@ def make_call(
     body: Mapping[str, Any],
     counter: Callable[[], Any] | None = None,
     extras: Extras = NONE,
+    fixed: bool = False,
 ) -> Call:
-    """Return the call of a metered request, whose answer may be a late one."""
+    """Return the call of a metered request, whose answer may be a late one. See `Call`."""
     if endpoint == "batches":
         return _Submission(budget, protocol, endpoint, body, None, extras, fixed=True)
     kind = _Background if body.get("background") else Call
-    return kind(budget, protocol, endpoint, body, counter, extras)
+    return kind(budget, protocol, endpoint, body, counter, extras, fixed)
 
 
 class _Late(Call):

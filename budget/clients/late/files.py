@@ -9,7 +9,6 @@ refused, unless money was set aside for it by hand.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -22,7 +21,7 @@ from budget.errors import BudgetError, Unbounded
 if TYPE_CHECKING:
     from budget.engine import Budget
 
-__all__ = ["is_unseen", "read_upload", "remember", "uploaded"]
+__all__ = ["read_upload", "remember", "uploaded"]
 
 _KEPT = 1024  # files that one engine remembers
 _files: WeakKeyDictionary[Budget, OrderedDict[str, Batch | BudgetError]] = WeakKeyDictionary()
@@ -48,11 +47,6 @@ def remember(budget: Budget, id: str, found: Batch | BudgetError) -> None:
         known[id] = found
         while len(known) > _KEPT:
             known.popitem(last=False)
-
-
-def is_unseen(budget: Budget, body: Mapping[str, Any]) -> bool:
-    """Whether a batch is of a file whose requests are not known."""
-    return "input_file_id" in body and str(body["input_file_id"]) not in _files.get(budget, {})
 
 
 def uploaded(budget: Budget, id: object) -> Batch:
