@@ -65,8 +65,9 @@ class Budget:
             a second in the background, each entry once, and dropped from the server only then. One file per account.
         on_store_error: What becomes of a call whose reserve the store cannot answer. "refuse": it raises
             `StoreUnavailable`. "local_allowance:$1": this process spends so much meanwhile, bought in advance from the
-            pools. "allow:i-accept-unbounded-spend": it goes on without a reservation, and its cost is booked when the
-            store is back.
+            pools; calls that a rolling, concurrency or shadow limit applies to have no allowance.
+            "allow:i-accept-unbounded-spend": it goes on without a reservation, and its cost is booked when the store
+            is back.
         slices: For very many small calls: this process buys up to so much ("$1") of the pools at a time and decides
             from that without asking the store, for one second at most. Limits still hold; others may be refused early
             meanwhile, and a change of policy holds within a second.

@@ -1,8 +1,8 @@
 """The policy of an account: which limits a call must satisfy, and what it draws on which pool.
 
 The limits of the store hold for every process; those of code and `budget.toml` for this one. Where both have the same
-identity, the store's holds; of several of one process, the last. All that match must allow, with one exception: a limit
-of one subject (`user=alice`) replaces the `per=user` one of the same unit, window and mode.
+identity, the store's holds; of several of one process, the smallest. All that match must allow, with one exception:
+a limit of one subject (`user=alice`) replaces the `per=user` one of the same unit, window and mode.
 
 A policy is immutable, and has the store's version and an instant: what was set for a time gives way to what held
 before when that time is over (`changes_at`), without a word from the store. Python computes here what a call draws; the
@@ -267,14 +267,16 @@ class Policy:
 def _held_here(own: Sequence[Limit], now: int) -> dict[str, Limit]:
     """Return the limits of this process that hold at an instant, in declaration order, by their rows' identity.
 
-    As in the store, one that is set again is replaced, and one that ends stands before what holds afterwards.
+    One that ends stands before what holds afterwards, and one that is said later before it, as in the store. All that
+    last must allow: the smallest holds.
     """
     held: dict[str, Limit] = {}
     for limit in own:
         if 0 < limit.until_us <= now:
             continue
         row = dumps(limit.identity)
-        if limit.until_us or row not in held or not held[row].until_us:
+        known = held.get(row)
+        if known is None or limit.until_us or (not known.until_us and limit.quantity <= known.quantity):
             held[row] = limit
     return held
 

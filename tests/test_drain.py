@@ -267,6 +267,16 @@ def test_the_command_drains_into_the_default_place(
     assert "somebody else has trimmed it" in refused.stderr
 
 
+def test_what_is_missing_at_the_beginning_of_a_ledger_that_was_never_drained_is_a_fault(
+    redis_url: str, budget: Budget
+) -> None:
+    use(budget, 5)
+    with redis.Redis.from_url(redis_url) as client:
+        client.xdel("budget:{default}:j", "1-0")
+    found = budget.engine.books.verify()
+    assert (found.ok, found.partial, found.faults) == (False, False, ["entry 1 is missing: the next one is 2"])
+
+
 def test_a_store_in_use_is_no_records_store(
     redis_url: str, make_budget: Callable[..., Budget], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from budget import Budget, BudgetExceeded, CapExceeded, Frozen, Limit
+from budget.cli import main
 from budget.errors import ConfigError
 from budget.limits import name_model
 from budget.prices import PriceBook
@@ -113,3 +116,11 @@ def test_what_an_older_version_stored_under_an_alias_can_be_removed(budget: Budg
     assert (list(budget.limits), list(budget.limits.freezes())) == ([], [])
     with pytest.raises(ConfigError, match="no freeze"):
         budget.unfreeze(model=HAIKU)
+
+
+def test_the_command_line_finds_calls_by_any_name_of_their_model(sqlite_url: str) -> None:
+    with Budget(sqlite_url, limits=["$5/day"]) as b:
+        b.reserve(model=SONNET, max_tokens=10, messages=[{"role": "user", "content": "hi"}])
+    for command in (["ledger", "tail"], ["reservations", "list"]):
+        done = CliRunner().invoke(main, [*command, f"model={SONNET}", "--store", sqlite_url, "--json"])
+        assert len(json.loads(done.stdout)) == 1, command

@@ -154,12 +154,14 @@ def test_matches_by_brute_force(texts: list[str], scope: dict[str, str]) -> None
     assert [m.limit for m in policy(*own).matches(scope, [], [])] == expected
 
 
-def test_of_two_limits_of_one_identity_in_the_code_the_last_holds() -> None:
-    """As in the store: what is set again is replaced, caps too, and nothing says that the one before still held."""
-    found = policy(Limit("$100/day"), Limit("$3/request"), Limit("$0.50/day", tz="Asia/Tokyo"), Limit("$2/request"))
-    assert [str(limit) for limit in found.limits] == ["$0.5/day", "$2/request"]
-    draws = found.draws(found.matches({}), AMOUNTS, 5)
-    assert [draw.limit for draw in draws] == [5 * 10**8, 2 * 10**9]
+def test_of_two_limits_of_one_identity_in_the_code_the_smallest_holds() -> None:
+    """All that match must allow, and a pool is drawn on once; none is shown that does not hold."""
+    rules = [Limit("$100/day"), Limit("$3/request"), Limit("$0.50/day", tz="Asia/Tokyo"), Limit("$2/request")]
+    for own in (rules, rules[::-1]):
+        found = policy(*own)
+        assert sorted(str(limit) for limit in found.limits) == ["$0.5/day", "$2/request"]
+        draws = found.draws(found.matches({}), AMOUNTS, 5)
+        assert sorted(draw.limit for draw in draws) == [5 * 10**8, 2 * 10**9]
     in_store = policy(Limit("$100/day"), Limit("$50/day"), stored=[Limit("$7/day").set_in("store", 3)])
     assert [str(limit) for limit in in_store.limits] == ["$7/day"]
 

@@ -59,11 +59,11 @@ def test_the_argument_s_limit_stands_in_the_place_of_the_file_s(
     Path("budget.toml").write_text("".join(f'[[limits]]\nlimit = "{row}"\n' for row in rows))
     ends = Limit("$9/week", until=datetime(2099, 1, 1, tzinfo=UTC))
     with Budget("memory://", limits=["$4/day", "$5/day", "$3/request", ends]) as budget:
-        assert [str(limit) for limit in budget.limits] == ["$5/day", "$3/request", "$9/week"]
+        assert [str(limit) for limit in budget.limits] == ["$4/day", "$3/request", "$9/week"]
         assert [str(limit) for limit in budget.settings.limits][-2:] == ["$7/week", "$8/week"]  # when that one ends
         assert budget.reserve("$2.50").state == "open"
         first = budget.status()[0]
-        assert (str(first.limit), str(first.available)) == ("$5/day", "2.5")
+        assert (str(first.limit), str(first.available)) == ("$4/day", "1.5")
 
 
 def test_without_a_home_the_usual_store_is_asked_for(no_home: None) -> None:

@@ -433,3 +433,17 @@ def test_the_allowance_lets_so_much_through_and_no_more(
         assert books(budget.engine.store).faults == []
     finally:
         server.stop()
+
+
+@pytest.mark.parametrize("limit", ["$20/7d rolling", "8 concurrent", Limit("$3/day", per="user", mode="shadow")])
+def test_where_there_is_no_allowance_it_is_said_once(
+    limit: object, make_budget: Callable[..., Budget], caplog: pytest.LogCaptureFixture
+) -> None:
+    budget = make_budget("memory://", limits=["$5/day", limit], on_store_error="local_allowance:$1")
+    for user in ("alice", "bob"):
+        budget.refund(budget.reserve("$0.1", user=user))
+    assert [record.message for record in caplog.records] == [
+        "on_store_error: calls that a rolling, concurrency or shadow limit applies to have no allowance; "
+        "they are refused while the store is away"
+    ]
+    assert not any("allowance" in entry.detail for entry in budget.entries())

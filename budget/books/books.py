@@ -157,7 +157,8 @@ class Books:
         """Prove the ledger up to a snapshot of the counters, and compare the sums with these."""
         ledger = self.ledger()
         start = ledger.checkpoint(self.account)
-        auditor = Auditor(start, touches=touches, anywhere=ledger is self._server)
+        elsewhere = self._server is not None and ledger is self._server and self._server.is_trimmed(self.account)
+        auditor = Auditor(start, touches=touches, anywhere=elsewhere)
         lines = ledger.lines(self.account, auditor.seq)
         upto, end = found.seq, found
         if ledger is not self.store and self.records is not None:

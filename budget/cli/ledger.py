@@ -19,6 +19,7 @@ from budget.cli.common import Commands, Common, attributes_of, common
 from budget.cli.output import Column, amount, csv_cell, note, print_json, say, scope_text, table
 from budget.errors import ConfigError
 from budget.ledger import Entry
+from budget.limits import name_model
 
 if TYPE_CHECKING:
     from budget.audit import Audit
@@ -58,8 +59,8 @@ def tail(common: Common, words: tuple[str, ...], count: int) -> None:
       budget ledger tail -n 5 user=alice
     """
     wanted = attributes_of(words)
-    with opened(common) as (_, books):
-        found = books.last(wanted, count)
+    with opened(common) as (budget, books):
+        found = books.last(name_model(budget.settings.book, wanted), count)
     if common.json:
         print_json([entry.to_dict() for entry in found])
         return

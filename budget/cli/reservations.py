@@ -11,7 +11,7 @@ import click
 from budget.cli.common import Commands, Common, attributes_of, common
 from budget.cli.output import Column, amount, note, print_json, say, scope_text, table, when
 from budget.errors import ReservationConflict
-from budget.limits import UNITS, Limit
+from budget.limits import UNITS, Limit, name_model
 from budget.money import format_usd
 from budget.policy import read_name
 from budget.pools import shown
@@ -66,9 +66,9 @@ def list_reservations(common: Common, words: tuple[str, ...], rule: str | None) 
       budget reservations list user=alice
       budget reservations list --limit 'per=user $5/day' --json
     """
-    wanted = attributes_of(words)
-    identity = None if rule is None else Limit(rule).identity
     with common.open() as budget:
+        wanted = name_model(budget.settings.book, attributes_of(words))
+        identity = None if rule is None else Limit(rule).named(budget.settings.book).identity
         found = budget.engine.store.reservations(budget.settings.account)
         holds = _holdings(budget, found)
     rows = [(known, holds[known.id]) for known in found if wanted.items() <= known.scope.items()]

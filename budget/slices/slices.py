@@ -22,6 +22,7 @@ lease beside that of its slice: one that nobody ends stays reserved for as long 
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import deque
 from collections.abc import Callable, Generator
@@ -51,6 +52,7 @@ _CALLS = 1000  # calls that one slice is bought for at most
 _AGAIN = 60.0  # seconds after which an allowance that was refused is asked for again
 _EVER = 1e9
 _NOTHING: Amounts = (0, 0, 0, 0, 0)
+_log = logging.getLogger("budget")
 
 Flow = Generator[Command | Place | Also, Any, Any]
 
@@ -76,6 +78,7 @@ class Slices:
 
     def _begin(self) -> None:
         self._pid = os.getpid()
+        self._told = False
         self._groups: dict[tuple[Any, ...], Group] = {}
         self._taken: dict[str, Taken] = {}  # by the id of the call
         self._ended: deque[tuple[Slice, Amounts]] = deque()  # calls that have ended, and what they give back
@@ -187,6 +190,10 @@ class Slices:
                 self.close()
                 self._groups.clear()
             group = self._groups[key] = Group(command.draws)
+            if self._allowance and not self._told and not _has_allowance(group, command):
+                self._told = True
+                _log.warning("on_store_error: calls that a rolling, concurrency or shadow limit applies to have no "
+                             "allowance; they are refused while the store is away")  # fmt: skip
         return group
 
     def _take(self, group: Group, slice: Slice, command: Reserve, id: str) -> Taken | None:
@@ -220,7 +227,7 @@ class Slices:
 
     def _wants_spare(self, group: Group, command: Reserve, now: float) -> bool:
         """Whether an allowance is to be bought: there is none, it is not whole, or not of this policy or window."""
-        if not self._allowance or now < group.after or any(draw.span for draw in command.draws):
+        if not self._allowance or now < group.after or not _has_allowance(group, command):
             return False
         spare = group.spare
         if spare is not None and spare.lives and now < spare.until and spare.version == command.version:
@@ -310,3 +317,8 @@ class Slices:
                 # What was retired waits for its calls; what lives, for its time.
                 waits = min(slice.until - now if slice.lives else LIFE for slice in self._living)
             sleep(min(LIFE, max(0.01, waits)))
+
+
+def _has_allowance(group: Group, command: Reserve) -> bool:
+    """Whether an allowance may be bought for the pools of a call: it would leave a rolling one while it is kept."""
+    return group.fits and not any(draw.span for draw in command.draws)

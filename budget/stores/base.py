@@ -187,6 +187,10 @@ class Drained(Protocol):
         """Drop every entry up to a place."""
         ...
 
+    def is_trimmed(self, account: str) -> bool:
+        """Whether entries were ever dropped, so that the first ones may be in a records store alone."""
+        ...
+
     def retire(self, account: str, pool: str, windows: Sequence[Bucket], whole: bool) -> None:
         """Drop windows of a pool, if nothing has moved them since; and the pool, if those are all that it has."""
         ...

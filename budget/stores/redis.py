@@ -177,6 +177,10 @@ class RedisStore:
         """Drop every entry up to a place."""
         rediserase.trim_all(self._asker(account), self._keys_of(account), cursor)
 
+    def is_trimmed(self, account: str) -> bool:
+        """Whether a drain has dropped entries."""
+        return self._ask(account, "GET", self._keys_of(account).drain) is not None
+
     def retire(self, account: str, pool: str, windows: Sequence[Bucket], whole: bool) -> None:
         """Drop windows of a pool, if nothing has moved them since."""
         asker, run = self._asker(account), partial(self._run, account)

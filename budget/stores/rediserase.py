@@ -46,6 +46,7 @@ def swap_all(ask: Ask, run: Callable[..., Any], keys: Keys, swap: Swap) -> None:
 
 def trim_all(ask: Ask, keys: Keys, cursor: Cursor) -> None:
     """Drop everything up to a place from ledger and refusals; what was drained is elsewhere."""
+    ask("SET", keys.drain, cursor.mark, "NX")
     ask("XTRIM", keys.ledger, "MINID", "=", f"{cursor.seq + 1}-0")
     if cursor.refusal != "0-0":
         first, _, second = cursor.refusal.partition("-")
