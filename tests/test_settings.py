@@ -130,9 +130,21 @@ def test_a_url_that_means_something_else_is_refused(url: str, says: str) -> None
     assert "secret" not in str(caught.value)
 
 
-@pytest.mark.parametrize("url", ["redis://h", "redis://h/", "redis://h/3", "redis://h?db=3", "unix:///run/x.sock?db=1"])
-def test_a_url_of_a_database(url: str) -> None:
-    open_store(url).close()
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://h", "redis://h"),
+        ("redis://h/3", "redis://h/3"),
+        ("redis://u:secret@h?db=3", "redis://h/3"),
+        ("redis://h/1?db=3", "redis://h/3"),
+        ("unix:///run/x.sock?db=1", "unix:///run/x.sock?db=1"),
+        ("redis+sentinel://h/mymaster/0?db=3", "redis+sentinel://h/mymaster/3"),
+    ],
+)
+def test_a_database_is_shown_for_it_is_a_store_of_its_own(url: str, shown: str) -> None:
+    store = open_store(url)
+    store.close()
+    assert store.url == shown
 
 
 def test_what_an_outcome_must_be() -> None:

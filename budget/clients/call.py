@@ -58,7 +58,6 @@ class Call:
         streams: The answer comes in pieces, so that what is reserved for it may grow.
         growth: What sees to that, if it does.
         reader: The thread or task that is reading an event of its stream now.
-        prepared: The options that the seam has prepared, while the SDK has them: a body is walked once.
     """
 
     def __init__(
@@ -78,7 +77,6 @@ class Call:
         self.streams = not fixed and streams(body)
         self.growth: Growth | None = None
         self.reader: object = None
-        self.prepared: object = None
         self._grows = False
         self._guard: Guard | None = None
         self._meter: Meter | None = None
