@@ -6,6 +6,7 @@ Limits in the store hold for every process from its next call; those of code and
 from __future__ import annotations
 
 import getpass
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
@@ -40,6 +41,7 @@ class Limits:
 
     def __init__(self, budget: Budget):
         self._budget = budget
+        self._latest = 0  # when a limit was last set here: the next one was later, whatever the clock says
 
     def set(
         self, limit: str, *, tz: str | None = None, per: str | None = None, starts: str | int | None = None,
@@ -70,18 +72,23 @@ class Limits:
             ConfigError, ArgumentTypeError: It is not a limit, or cannot have such an option.
             StoreUnavailable: The store did not answer.
         """
+        if not isinstance(backfill, bool):
+            raise ArgumentTypeError(f"backfill: {type(backfill).__name__} is not True or False")
         now = self._budget.engine.verbs.now()
         ends = moment(until, tz, now)
         made = Limit(
             limit, tz=tz, per=per, starts=starts, mode=mode, until=ends, rollover=rollover, warn=warn,
             on_short=on_short, **attributes,
         ).named(self._budget.settings.book)  # fmt: skip
-        made = made.set_in("store", max(1, window_start(made, now)) if backfill else now)
         if backfill and not takes_backfill(made):
             raise ConfigError(f"backfill: {made.rule} takes nothing from before; calendar, rolling and lifetime do")
         # Else nothing of what was set before matters, and nobody reads 100,000 limits to set one.
         policy, who = self._policy() if ends or backfill or made.on_short else None, actor(reason)
-        identity, body = limit_body(made, policy.body(dumps(made.identity)) if policy and ends else None)
+        before = policy.body(dumps(made.identity)) if policy and ends else None
+        self._latest = max(now, self._latest + 1)
+        since = max(1, window_start(made, now)) if backfill else self._latest
+        made = made.set_in("store", _free(since, before))
+        identity, body = limit_body(made, before)
         if policy is not None:
             self._put_short(policy, made, body, who)
         detail = {"limit": str(made), **_told(made), **({"backfill": True} if backfill else {}), **who}
@@ -205,8 +212,11 @@ def adjust(engine: Engine, amount: object, reason: str | None, attributes: Mappi
     subject = Subject(name_model(engine.settings.book, check_attributes(attributes)))
     policy = load_policy(engine)
     found = list(_money(policy, subject))
+    if not found and engine.settings.disabled:
+        return []
     if not found:
-        raise ConfigError(f"adjust: there is no limit of money for {subject} alone")
+        own = "; what a run was given itself, its own process alone knows" if subject.keys() == {"run"} else ""
+        raise ConfigError(f"adjust: there is no limit of money for {subject} alone{own}")
     return _raise(engine, policy, found, nanos, who)
 
 
@@ -214,7 +224,7 @@ def adjust_refused(engine: Engine, amount: object, refused: Sequence[Refusal], w
     """Raise the money pools that refused a call, in their present window; that of a run, for 30 days at most.
 
     Args:
-        engine: Whose account it is.
+        engine: Whose account it is; where the account above it refused, that one's pools are raised.
         amount: How much more, such as "+$2".
         refused: Who said no. Also a limit of code, or of a run, that no policy of the store has.
         who: Who raises it, for the ledger.
@@ -223,6 +233,8 @@ def adjust_refused(engine: Engine, amount: object, refused: Sequence[Refusal], w
         ConfigError, ArgumentTypeError: It is no such amount, or none of them is a pool of money.
         StoreUnavailable: The store did not answer.
     """
+    if refused[0].account is not None and engine.above is not None:
+        engine = engine.above
     nanos, policy, found = _read_more(amount, who), load_policy(engine), []
     known = {limit.identity: limit for limit in policy.limits}  # a refusal shows them as they were raised before
     for each in refused:
@@ -298,6 +310,17 @@ def moment(until: datetime | str | None, tz: str | None, now: int) -> datetime |
     if isinstance(ends, datetime) and ends.tzinfo is not None and ends <= at_zone(now):
         raise ConfigError(f"until: {ends.isoformat()} is over")
     return ends  # type: ignore[return-value]  # what else it is, `Limit` refuses
+
+
+def _free(at_us: int, body: str | None) -> int:
+    """Return the instant, or the next one at which no limit of a row was set: by it they are told apart."""
+    taken, row = set(), json.loads(body) if body else None
+    while row is not None:
+        taken.add(row["created_us"])
+        row = row.get("then")
+    while at_us in taken:
+        at_us += 1
+    return at_us
 
 
 def _told(limit: Limit) -> dict[str, Any]:

@@ -13,14 +13,14 @@ entry "erased" (or "pruned"): it has the digest of all of them as they then were
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any, NamedTuple, Protocol
 
 from budget.ledger import GENESIS
 from budget.money import MAX
-from budget.window import at_zone
+from budget.window import Window, at_zone
 
 __all__ = ["Audit", "Auditor", "Checkpoint", "Line", "Vouch", "audit", "read_checkpoint", "rolling_pools"]
 
@@ -210,6 +210,7 @@ class Auditor:
         self._checkpoint, self._met = start, start.seq == 0
         self._sealed, self._vouched = Vouch(), True
         self._claims = self._so = ""  # what the last entry that vouches for others says of them, and what is so
+        self._last: Chained | None = None
 
     def read(self, lines: Iterable[Chained], upto: int | None = None) -> bool:
         """Read lines, the oldest first, up to a number; whether all of them follow."""
@@ -225,7 +226,7 @@ class Auditor:
                 if not self._anywhere or seq == 1:
                     return self._broken(seq)
                 found.since, found.partial = seq, True
-            self.seq, found.head, self._anywhere = seq, line.digest, False
+            self.seq, found.head, self._anywhere, self._last = seq, line.digest, False, line
             found.entries += 1
             if line.sealed:
                 self._sealed.add(line)
@@ -289,22 +290,28 @@ class Auditor:
             self._fault("an erased entry was changed: the last erasure does not vouch for what it says")
         return found
 
-    def _retired(self) -> set[Key]:
-        return {key for key in self._checkpoint.retired if key not in self.sums}
+    def lost(self, there: Container[Key], rolling: Mapping[str, int]) -> list[Key]:
+        """Return the buckets with a sum that should be among the counters after the entry that was read last.
 
-    def compare(self, counters: Mapping[Key, tuple[int, int]], rolling: Collection[str] = ()) -> None:
+        A rolling pool forgets what has left its window; the entries do not.
+        """
+        now = self._last.at_us if self._last is not None else 0
+        gone = [key for key, sums in self.sums.items() if key not in there and any(sums)]
+        return [(pool, start) for pool, start in gone if pool not in rolling or start > now - rolling[pool]]
+
+    def compare(self, counters: Mapping[Key, tuple[int, int]], rolling: Mapping[str, int] = {}) -> None:
         """Compare the sums with the counters as they were after the entry that was read last."""
-        nothing = (0, 0)
-        there = () if self.found.partial else (self.sums.keys() | counters.keys()) - self._retired()
-        for bucket in there:
-            # A rolling pool forgets what has left its window; the entries do not.
-            if bucket in counters or bucket[0] not in rolling:
-                _compare(self.found, bucket, self.sums.get(bucket, nothing), counters.get(bucket, nothing))
+        if self.found.partial:
+            return
+        nothing, retired = (0, 0), self._checkpoint.retired
+        there = [key for key in counters if key in self.sums or key not in retired]
+        for bucket in (*there, *self.lost(counters, rolling)):
+            _compare(self.found, bucket, self.sums.get(bucket, nothing), counters.get(bucket, nothing))
 
 
 def audit(
     entries: Iterable[Chained], counters: Mapping[Key, tuple[int, int]], head: bytes, seq: int,
-    rolling: Collection[str] = (), start: Checkpoint | None = None,
+    rolling: Mapping[str, int] = {}, start: Checkpoint | None = None,
 ) -> Audit:  # fmt: skip
     """Prove that the ledger is whole and that the sum of its entries is what the pools say.
 
@@ -313,7 +320,8 @@ def audit(
         counters: (spent, reserved) of every bucket, by (pool, start), at the instant of the last entry.
         head: The account's digest after its last entry.
         seq: The account's sequence number after its last entry.
-        rolling: The ids of rolling pools, whose old buckets need not be there any more (see `rolling_pools`).
+        rolling: The ids of rolling pools, whose old buckets need not be there any more, and their lengths (see
+            `rolling_pools`).
         start: The checkpoint that the entries begin after.
     """
     auditor = Auditor(start)
@@ -323,10 +331,10 @@ def audit(
     return auditor.found
 
 
-def rolling_pools(names: Mapping[str, str]) -> set[str]:
-    """Return the ids of pools whose window is a rolling one, which their name says."""
-    likely = ((pool, name) for pool, name in names.items() if " rolling" in name)
-    return {pool for pool, name in likely if json.loads(name)[1].endswith(" rolling")}
+def rolling_pools(names: Mapping[str, str]) -> dict[str, int]:
+    """Return the ids of pools whose window is a rolling one, which their name says, and its length in microseconds."""
+    likely = ((pool, json.loads(name)[1]) for pool, name in names.items() if " rolling" in name)
+    return {pool: Window.parse(window).span for pool, window in likely if window.endswith(" rolling")}
 
 
 def _compare(found: Audit, bucket: Key, ledger: Sequence[int], pool: Sequence[int]) -> None:

@@ -20,7 +20,8 @@ from budget.commands import Bucket, Draw, State
 from budget.money import MAX
 
 __all__ = [
-    "add", "after", "allowed", "bar", "bucket_at", "following", "freed_at", "opened", "present", "put", "seen", "view",
+    "add", "after", "allowed", "bar", "bucket_at", "following", "freed_at", "opened", "part_length", "present", "put",
+    "seen", "view",
 ]  # fmt: skip
 
 _PARTS = 60  # sub-buckets of a rolling window
@@ -147,8 +148,13 @@ def after(state: State, pool: str, bucket: Bucket | None, now: int) -> Bucket | 
     return bucket if bucket is not None and not bucket.span else view(state.parts(pool), now)
 
 
+def part_length(span: int) -> int:
+    """Return the length of a sub-bucket of a rolling window."""
+    return -(-span // _PARTS)
+
+
 def _part(draw: Draw, newest: Bucket | None, at: int, now: int) -> Bucket:
-    size = -(-draw.span // _PARTS)
+    size = part_length(draw.span)
     start = at // size * size
     since = newest.since if newest is not None else max(draw.start, min(draw.since, now))
     return Bucket(start, start + size, since, 0, 0, 0, draw.span)

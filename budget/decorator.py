@@ -4,8 +4,8 @@ Functions, coroutines, generators and async generators alike. In a generator the
 executes, never between yields, so that the consumer's own calls are not counted in it; it begins at the first `next`
 and ends when the generator does. So it is with what the body enters itself, runs and blocks, and holds over a yield.
 
-What a plain function returns may be a coroutine or generator, as behind another decorator: its body is in the run too,
-which has begun with the call then.
+What a plain function returns may be a coroutine or generator, as behind another decorator, or a context manager made of
+one: its body is in the run too, which has begun with the call then.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
+from contextlib import _AsyncGeneratorContextManager, _GeneratorContextManager
 from contextvars import ContextVar, Token
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import TYPE_CHECKING, Any, TypeVar, overload
@@ -191,7 +192,13 @@ async def _agenerate(make: Callable[[], Run], body: AsyncGenerator[Any, Any]) ->
             await body.aclose()
 
 
+def _manage(make: Callable[[], Run], manager: Any) -> Any:
+    manager.gen = _DRIVERS[type(manager.gen)](make, manager.gen)
+    return manager
+
+
 _DRIVERS: dict[type, Callable[[Callable[[], Run], Any], Any]] = {
-    CoroutineType: _await, GeneratorType: _generate, AsyncGeneratorType: _agenerate
+    CoroutineType: _await, GeneratorType: _generate, AsyncGeneratorType: _agenerate,
+    _GeneratorContextManager: _manage, _AsyncGeneratorContextManager: _manage,
 }  # fmt: skip
 """What executes in its run what a function has returned instead of an answer."""

@@ -15,7 +15,7 @@ from budget.commands import Amounts, Bucket, Draw, Outcome, Reconcile, Record, R
 from budget.ledger import Move, make_entry
 from budget.limits import CONCURRENT
 
-__all__ = ["MOVES_ALONE", "NOTHING", "booked", "end", "log", "reconcile", "record", "refund", "rest"]
+__all__ = ["MOVES_ALONE", "NOTHING", "booked", "end", "kept", "log", "reconcile", "record", "refund", "rest"]
 
 NOTHING: Amounts = (0, 0, 0, 0, 0)
 MOVES_ALONE = ("backfilled", "recovered")
@@ -163,6 +163,11 @@ def rest(known: Reservation) -> Amounts:
         return known.amounts
     pairs = zip(known.amounts, known.charged, strict=True)
     return tuple((amount or 0) - (given or 0) for amount, given in pairs)  # type: ignore[return-value]
+
+
+def kept(known: Reservation, share: Share) -> int:
+    """Return how much of a share an open reservation still holds."""
+    return share.amount - _given(known, share)
 
 
 def _given(known: Reservation, share: Share) -> int:

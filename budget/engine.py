@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from budget.admin import Limits, actor, adjust
 from budget.aio import AsyncBudget
 from budget.arguments import GUARDED_LEASE, known_reservation, lease_us
-from budget.commands import ChangePolicy, Reservation
+from budget.commands import ChangePolicy, LoadPolicy, Reservation
 from budget.config import Settings, duration_us, load
 from budget.core import Engine
 from budget.errors import ArgumentTypeError, BudgetExceeded, ConfigError
@@ -235,7 +235,10 @@ class Budget:
         return self.settings.book.find(name, provider).rates(self._engine.verbs.now()).cost(found)
 
     def check(self, what: object = None, *, tokens: int | None = None, **request: Any) -> Decision:
-        """Say whether a call would be admitted now. Takes what `reserve` takes; writes and counts nothing."""
+        """Say whether a call would be admitted now; writes and counts nothing.
+
+        Takes what `reserve` takes of a call: an estimate, an amount or a request, and attributes.
+        """
         decision: Decision = self._engine.drive(self._engine.verbs.check(self._engine.ask_for(what, tokens, request)))
         return decision
 
@@ -473,6 +476,7 @@ class Budget:
 
     def _entries(self, wanted: Sequence[Any], since_us: int) -> Iterator[Entry]:
         """Iterate entries of a model as the book names it, and as written: the book may not have known it then."""
+        self._engine.outage.check(LoadPolicy())
         entries = self._engine.books.entries(since_us)
         return (entry for entry in entries if any(some <= entry.scope.items() for some in wanted))
 
@@ -544,6 +548,8 @@ class Budget:
 
     def _set_freeze(self, body: str | None, everybody: bool, reason: str | None, attributes: Mapping[str, str]) -> bool:
         given = check_attributes(attributes)
+        if not isinstance(everybody, bool):
+            raise ArgumentTypeError(f"everybody: {type(everybody).__name__} is not True or False")
         if everybody == bool(given):
             raise ConfigError("freeze: name a subject (user='alice') or everybody=True")
         who, named, changed = actor(reason), name_model(self.settings.book, given), False
@@ -567,5 +573,7 @@ def _since(since: datetime | str | None, now: int) -> int:
     if isinstance(since, str):
         return now - duration_us(since, "since")
     if isinstance(since, datetime):
+        if since.tzinfo is None:
+            raise ConfigError("since: a datetime without a time zone is ambiguous; pass an aware one")
         return instant(since)
     raise ArgumentTypeError(f"since: {type(since).__name__} is neither an aware datetime nor a text such as '7d'")

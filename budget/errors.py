@@ -17,7 +17,7 @@ An error keeps token bounds, sizes and amounts, never the request. All of them p
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from budget.subject import Subject
@@ -120,6 +120,7 @@ class Refusal:
         resets_at: When the window ends, aware, in the limit's zone; of a rolling window, when this request would fit
             if nothing else happened. None if it does not end.
         verdict: "wait" (it will fit later) or "never" (it cannot fit this limit).
+        account: The account above (`above=`) that refused; None: the one that was asked.
     """
 
     limit: Any
@@ -131,6 +132,7 @@ class Refusal:
     available: Decimal | int
     resets_at: datetime | None
     verdict: str
+    account: str | None = None
 
     @property
     def held(self) -> bool:
@@ -149,15 +151,17 @@ class Refusal:
             "available": _plain(self.available),
             "resets_at": self.resets_at.isoformat() if self.resets_at else None,
             "verdict": self.verdict,
+            **({"account": self.account} if self.account is not None else {}),
         }
 
     def __str__(self) -> str:
+        whose = f"{self.account}: {self.subject}" if self.account is not None else str(self.subject)
         if self.limit is None:
             guards = {"deadline": "over its deadline", "loop": f"the same tool calls {self.spent} times over"}
-            return f"{self.subject}: {guards.get(self.unit, 'frozen')}"
+            return f"{whose}: {guards.get(self.unit, 'frozen')}"
         until = f"; resets {self.resets_at.isoformat()}" if self.resets_at else ""
         spent, reserved, needs = self._shown(self.spent), self._shown(self.reserved), self._shown(self.requested)
-        pool = f"{self.limit.rule} ({self.subject}): {spent} spent + {reserved} reserved"
+        pool = f"{self.limit.rule} ({whose}): {spent} spent + {reserved} reserved"
         return f"{pool}, needs {needs}{until} [{self.verdict}]"
 
     def _shown(self, amount: Decimal | int) -> str:
@@ -199,6 +203,11 @@ class BudgetExceeded(BudgetError):
     def __str__(self) -> str:
         held = " (calls under way hold enough of it: `budget reservations`)" if self.refusal.held else ""
         return f"{self.refusal}{held}"
+
+    def name_account(self, account: str) -> None:
+        """Note that it was the account above which refused."""
+        self.refusals = tuple(replace(refusal, account=account) for refusal in self.refusals)
+        self.args = (self.refusals, self.scope)
 
     @property
     def refusal(self) -> Refusal:

@@ -14,7 +14,9 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from budget.errors import ArgumentTypeError, ConfigError, UnknownModel
-from budget.money import format_usd, parse_usd, to_decimal
+from budget.limits import check_attributes
+from budget.money import MAX, format_usd, parse_usd, to_decimal
+from budget.usage import Usage
 
 if TYPE_CHECKING:
     from budget.commands import Amounts
@@ -27,6 +29,8 @@ _TOKENIZER = "other"  # of a model whose row names none: the one that bounds hig
 _PROVIDER_OF = {"messages": "anthropic", "generateContent": "google", "converse": "aws-bedrock"}
 """Of a model that is of no provider, by endpoint; else "openai"."""
 _MAX_TOKENS = 2**31
+_NEVER_DEARER = frozenset(f"service_tier={tier}" for tier in ("batch", "flex", "scale", "reserved"))
+"""Traits that need no price for a bound: who asks for them pays at most the standard price, or has paid beforehand."""
 NO_CEILING = "no max_tokens, and the model has no known ceiling"
 """Why a request has no bound whose answer alone has none."""
 _PRICE_IT = (
@@ -96,8 +100,17 @@ class Estimate:
 
     @property
     def amounts(self) -> Amounts:
-        """The most that it can take, per unit; what a reservation sets aside unless it is soft."""
+        """The most that it can take, per unit; what a reservation sets aside unless it is soft.
+
+        Raises:
+            ConfigError: It is more than can be set aside.
+        """
         tokens = self.input_tokens_max + self.output_tokens_max
+        if self.nanos_max > MAX:
+            most = f"${format_usd(MAX)}, the largest amount"
+            raise ConfigError(f"estimate: the request can cost ${format_usd(self.nanos_max)}, above {most}")
+        if tokens > MAX:
+            raise ConfigError(f"estimate: the request can have {tokens} tokens, above 2^53 - 1")
         return self.nanos_max, tokens, self.input_tokens_max, self.output_tokens_max, 1
 
     def to_dict(self) -> dict[str, Any]:
@@ -133,18 +146,21 @@ def estimate_body(
         UnknownModel: The model has no price, and `unpriced` is False.
         ConfigError, ArgumentTypeError: The body has no model, or is not of the endpoint's shape.
     """
-    from budget.estimator import measure
+    from budget.estimator import PROVIDERS, measure
 
     name = model_name(body)
     model = _find(book, name, provider, unpriced)
-    whose = provider or (model.provider if model else None) or _PROVIDER_OF.get(endpoint, "openai")
+    whose = provider or (model.provider if model else None)
+    if whose not in PROVIDERS:
+        whose = _PROVIDER_OF.get(endpoint, "openai")
     tokenizer = _tokenizer(model)
     found = measure(body, provider=whose, endpoint=endpoint, vocabulary=_vocabulary(tokenizer))
     name = model.id if model else name
     units, unsold = _units(found, model, name, at_us)
     output, why = _output(found, model, units)
     counts = found.expected(tokenizer, name), found.bound(tokenizer, name), output
-    traits, reasons = tuple(sorted(found.traits.items())), (*found.open(tokenizer, name), *why, *unsold)
+    traits = tuple(sorted(found.traits.items()))
+    reasons = (*found.open(tokenizer, name), *why, *unsold, *_unpriced(found, model, at_us))
     nanos = _cost(model, at_us, counts, found.cache_ttls, found.traits, found.parts_named, units)
     return Estimate(
         name, (model.provider if model else provider) or "", *counts, *nanos, reasons, model is not None,
@@ -172,15 +188,18 @@ def estimate_counts(
 
     Raises:
         UnknownModel: The model has no price, and `unpriced` is False.
-        ConfigError, ArgumentTypeError: A count is not an int from 0 to 2^31, or the caches are not named in a list.
+        ConfigError, ArgumentTypeError: A count is not an int from 0 to 2^31, the caches are not named in a list, or no
+            provider has that name.
     """
-    if isinstance(cache_ttls, str) or not all(isinstance(ttl, str) for ttl in cache_ttls):
+    book.check_provider(provider)
+    named = isinstance(cache_ttls, Collection) and not isinstance(cache_ttls, str | bytes)
+    if not named or not all(isinstance(ttl, str) for ttl in cache_ttls):
         raise ArgumentTypeError("cache_ttls: a list of names is needed, such as ['5m', '1h']")
     for argument, count in (("input_tokens", input_tokens), ("output_tokens", output_tokens)):
         if type(count) is not int:
             raise ArgumentTypeError(f"{argument}: {type(count).__name__} is not an int")
         if not 0 <= count <= _MAX_TOKENS:
-            raise ConfigError(f"{argument}: {count} is not from 0 to 2^31")
+            raise ConfigError(f"{argument}: must be from 0 to 2^31")
     model = _find(book, name, provider, unpriced)
     names = (model.id, model.provider) if model else (name, provider or "")
     counted = Estimate(
@@ -210,14 +229,19 @@ def again(book: PriceBook, estimate: Estimate, model_name: str, at_us: int) -> E
     tokenizer, (output, why) = _tokenizer(model), _output(measure, model, units)
     counted = replace(
         same, input_tokens=measure.expected(tokenizer, model.id), input_tokens_max=measure.bound(tokenizer, model.id),
-        output_tokens_max=output, reasons=(*measure.open(tokenizer, model.id), *why, *unsold), counted_by="tokenizer",
-        units=tuple(units.items()),
+        output_tokens_max=output, counted_by="tokenizer", units=tuple(units.items()),
+        reasons=(*measure.open(tokenizer, model.id), *why, *unsold, *_unpriced(measure, model, at_us)),
     )  # fmt: skip
     return _price(counted, model, at_us)
 
 
 def with_output(book: PriceBook, estimate: Estimate, output_tokens: int, at_us: int) -> Estimate:
-    """Estimate the same request with another output bound, `output_tokens` for each answer that it asks for."""
+    """Estimate the same request with another output bound, `output_tokens` for each answer that it asks for.
+
+    Images have no such bound: what they cost follows from their size and quality.
+    """
+    if estimate.measure is not None and estimate.measure.drawing is not None:
+        return estimate
     model = book.find(estimate.model, estimate.provider or None) if estimate.priced else None
     if estimate.measure is not None:
         output_tokens = estimate.measure.output(output_tokens, _tokenizer(model))
@@ -269,6 +293,17 @@ def _units(measure: Measure, model: Model | None, name: str, at_us: int) -> tupl
     units = {unit: count for unit, count in measure.units.items() if unit in priced}
     lacking = [unit for unit in measure.units if unit not in units and measure.drawing is None]
     return units, tuple(f"{name} has no price per {unit}; {_PRICE_IT.format(name, unit)}" for unit in lacking)
+
+
+def _unpriced(measure: Measure, model: Model | None, at_us: int) -> tuple[str, ...]:
+    """Return why there is no bound if a tier, a speed or a region is asked for that has no price and may be dearer.
+
+    The user's own price holds for all that it does not tell apart.
+    """
+    if model is None or not measure.traits or (row := model.row(at_us)).status == "own":
+        return ()
+    unpriced = row.rates.cost(Usage(traits=measure.traits)).unpriced
+    return tuple(f"{model.id} has no price for {trait}" for trait in unpriced if trait not in _NEVER_DEARER)
 
 
 def _output(measure: Measure, model: Model | None, units: Collection[str]) -> tuple[int, tuple[str, ...]]:
@@ -331,6 +366,7 @@ def _find(book: PriceBook, name: str, provider: str | None, unpriced: bool) -> M
     try:
         return book.find(name, provider)
     except UnknownModel:
-        if unpriced:
-            return None
-        raise
+        if not unpriced:
+            raise
+        check_attributes({"model": name})
+        return None

@@ -194,7 +194,8 @@ class Learner:
             miss = LEVELS[level]
             output, most = _sketch("output", known), estimate.input_tokens_max
             answer = answer if output is None else min(answer, output.value(miss))
-            cost = nanos if level == "expected" else found.cost(over.value(miss))
+            # Where output is free, nothing was learned of how far above its input a call's cost goes.
+            cost = nanos if level == "expected" else found.cost(over.value(miss)) if found.rate else estimate.nanos_max
             asked = (cost, most + answer, most, answer, 1)
             soft = tuple(min(a, b or 0) for a, b in zip(asked, bound, strict=True))  # type: ignore[assignment]
         return Forecast(*found[:6], nanos, soft)

@@ -50,6 +50,8 @@ class Renewer:
 
     def close(self) -> None:
         """End the thread."""
+        if self._pid != os.getpid():  # forked: the thread is the parent's, and so may be who has the lock
+            return
         with self._changed:
             self._closed = True
             self._changed.notify()

@@ -138,7 +138,7 @@ class Limit:
             _check_zone(tz, unit, window), "" if starts is None else check_starts(window, starts),
             0 if rollover is None else _check_rollover(rollover, unit, quantity, window),
             () if warn is None else _check_warn(warn, window), "" if on_short is None else short_text(on_short),
-            0 if until is None else _check_until(until), "code", 0,
+            0 if until is None else _check_until(until, tz or "UTC"), "code", 0,
         )  # fmt: skip
         for name, item in zip(self.__slots__, values, strict=True):
             object.__setattr__(self, name, item)
@@ -282,11 +282,17 @@ def _check_warn(warn: str | Sequence[str], window: Window) -> tuple[int, ...]:
     return tuple(sorted({int(match[1]) for match in found.values() if match is not None}))
 
 
-def _check_until(until: object) -> int:
+def _check_until(until: object, tz: str) -> int:
     if not isinstance(until, datetime):
         raise ArgumentTypeError(f"until: {type(until).__name__} is not a datetime")
     if until.tzinfo is None:
         raise ConfigError("until: a datetime without a time zone is ambiguous; pass an aware one")
+    try:
+        for shown in ("UTC", tz):  # which are those that it is kept and shown in
+            at_zone(instant(until), shown)
+    except OverflowError:
+        far = f"until: {until.isoformat()} has no date in {shown}"
+        raise ConfigError(f"{far}; a limit without it does not end") from None
     return instant(until)
 
 

@@ -8,7 +8,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from budget.buckets import following
-from budget.commands import Bucket, Status, Sweep
+from budget.commands import Bucket, Outcome, Status, Sweep
 from budget.limits import Limit, name_model
 from budget.policy import Policy, match, read_name
 from budget.pools import Pool, make_pool
@@ -19,7 +19,7 @@ from budget.window import bounds
 if TYPE_CHECKING:
     from budget.core import Engine
 
-__all__ = ["applies", "load_policy", "pools_of", "present", "replaced", "show_pool"]
+__all__ = ["applies", "load_policy", "pools_of", "present", "replaced", "show_pool", "sweep"]
 
 
 def load_policy(engine: Engine) -> Policy:
@@ -27,6 +27,17 @@ def load_policy(engine: Engine) -> Policy:
     engine.verbs.forget_policy()
     policy: Policy = engine.drive(engine.verbs.policy())
     return policy
+
+
+def sweep(engine: Engine) -> Outcome:
+    """Expire all that is due, in as many commands as it takes; return the last answer, with the count of all."""
+    outcome = engine.do(Sweep())
+    total = count = outcome.count
+    while count:
+        outcome = engine.do(Sweep())
+        total, count = total + outcome.count, outcome.count
+    outcome.count = total
+    return outcome
 
 
 def applies(limit: Limit, attributes: Mapping[str, str]) -> bool:
@@ -47,13 +58,12 @@ def pools_of(engine: Engine, attributes: Mapping[str, str]) -> list[Pool]:
 
 
 def _pools_of(engine: Engine, attributes: Mapping[str, str]) -> list[Pool]:
-    policy = load_policy(engine)
+    policy, now = load_policy(engine), sweep(engine).now
     if attributes:
         found = list(_asked(policy, name_model(engine.settings.book, attributes)))
-        outcome = engine.do(Status([pool for _, _, pool in found]))
+        outcome = engine.do(Status([pool for _, _, pool in found], sweep=False))
         pairs = zip(found, outcome.buckets, strict=True)
         return [show_pool(policy, found, bucket, outcome.now) for found, bucket in pairs]
-    now = engine.do(Sweep()).now
     names = engine.store.names(engine.settings.account)
     newest: dict[str, Bucket] = {}
     for some in _batched(names):

@@ -59,9 +59,13 @@ from budget.limits import CONCURRENT
 from budget.prune import load, prune
 from budget.window import FOREVER, SECOND
 
-__all__ = ["POLICY_KINDS", "SWEEP", "admits", "apply", "booked", "keep_until", "refused_by", "shadowed_by", "verdict"]
+__all__ = [
+    "POLICY_KINDS", "SWEEP", "SWEEP_FOR_A_SLOT", "admits", "apply", "booked", "keep_until", "refused_by", "shadowed_by",
+    "takes_slot", "verdict",
+]  # fmt: skip
 
 SWEEP = 64  # due reservations that one command expires before its own work
+SWEEP_FOR_A_SLOT = 256  # and one that takes a slot: money that is due stays taken, but a slot has nobody any more
 _CLOCK_BACK = 5 * SECOND  # how far the clock may go back before nothing is admitted on it
 _KEPT = {"reconciled": 3600 * SECOND, "refunded": 3600 * SECOND, "expired": 7 * 86400 * SECOND}
 
@@ -81,7 +85,7 @@ def _carry_out(state: State, command: Command, now: int, behind: int) -> Outcome
         return Outcome("clock", now, version)
     if type(command) in _UNSWEPT or (type(command) is Status and not command.sweep):
         return _VERBS[type(command)](state, command, now)
-    expired = _sweep(state, now)
+    expired = _sweep(state, command, now)
     if type(command) is Sweep:
         return Outcome("swept", now, version, count=expired)
     return _VERBS[type(command)](state, command, now)
@@ -196,9 +200,16 @@ def _renew(state: State, command: Renew, now: int) -> Outcome:
     return Outcome("renewed", now, state.account.version, reservation=renewed)
 
 
-def _sweep(state: State, now: int) -> int:
+def takes_slot(command: Command) -> bool:
+    """Whether a command asks for a slot."""
+    return type(command) is Reserve and any(draw.unit == CONCURRENT for draw in command.draws)
+
+
+def _sweep(state: State, command: Command, now: int) -> int:
     """Charge what is due: a reservation whose lease has ended is presumed spent."""
     ids = state.due(now, SWEEP)
+    if len(ids) == SWEEP and takes_slot(command):
+        ids = state.due(now, SWEEP_FOR_A_SLOT)
     for id in ids:
         known = state.reservation(id)
         assert known is not None
@@ -220,7 +231,7 @@ def _status(state: State, command: Status, now: int) -> Outcome:
 def _slots_due(state: State, now: int) -> dict[str, int]:
     """Return the slots that a sweep would give back, by pool; money that is due stays taken, so it needs no look."""
     free: dict[str, int] = {}
-    for id in state.due(now, SWEEP):
+    for id in state.due(now, SWEEP_FOR_A_SLOT):
         known = state.reservation(id)
         assert known is not None
         for share in known.shares:

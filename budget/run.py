@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import _AsyncGeneratorContextManager, _GeneratorContextManager
 from contextvars import ContextVar
 from decimal import Decimal
 from functools import lru_cache, wraps
@@ -44,7 +45,9 @@ ENVIRONMENT = "BUDGET_RUN"
 MOST_NESTED = 32
 """Runs that may be handed over inside one another: as many limits may apply to a call."""
 _WORDS = {"requests": "calls"}
-_LATER = (CoroutineType, GeneratorType, AsyncGeneratorType)
+_LATER = (
+    CoroutineType, GeneratorType, AsyncGeneratorType, _GeneratorContextManager, _AsyncGeneratorContextManager
+)  # fmt: skip
 STACK: ContextVar[tuple[Run, ...]] = ContextVar("budget_run", default=())
 """The runs that this task or thread has entered, outermost first."""
 
@@ -122,7 +125,7 @@ class Run:
 
         Raises:
             ArgumentTypeError: It is no function, or a coroutine or generator function, whose body runs later; also at
-                the call, if one is behind another decorator.
+                the call, if one is behind another decorator, such as that of a context manager.
         """
         what = "inside: a plain function is needed; a task is in the run in which it was made"
         later = iscoroutinefunction(function) or isgeneratorfunction(function) or isasyncgenfunction(function)
@@ -344,6 +347,8 @@ def read_run(verbs: Applies | None, text: str, source: str) -> Run:
     import json
     from base64 import urlsafe_b64decode
 
+    from budget.short import short_text
+
     try:
         rows: list[dict[str, Any]] = json.loads(urlsafe_b64decode(text.encode()))
         run = None
@@ -354,7 +359,8 @@ def read_run(verbs: Applies | None, text: str, source: str) -> Run:
             scope = check_attributes(row["scope"])
             over = None if row["deadline"] is None else float(row["deadline"])
             loop = None if row.get("loop") is None else read_loop(row["loop"])
-            run = Run(verbs, scope["run"], scope, run, limits, over, loop, str(row.get("on_short", "")))
+            on_short = short_text(row["on_short"]) if row.get("on_short") else ""
+            run = Run(verbs, scope["run"], scope, run, limits, over, loop, on_short)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"{source}: it is damaged ({type(error).__name__})") from None
     if run is None:

@@ -46,8 +46,9 @@ class Warned:
     amount: Decimal | int
 
     def __str__(self) -> str:
-        sign = "$" if self.limit.unit == "usd" else ""
-        taken = f"{sign}{self.spent} spent + {sign}{self.reserved} reserved of {sign}{self.amount}"
+        figures = (self.spent, self.reserved, self.amount)
+        spent, reserved, amount = (f"${n:f}" if isinstance(n, Decimal) else str(n) for n in figures)
+        taken = f"{spent} spent + {reserved} reserved of {amount}"
         return f"{self.limit.rule} ({self.subject}): {self.share} % reached, {taken}"
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from budget.errors import ConfigError
+from budget.errors import ArgumentTypeError, ConfigError
 from budget.reported import as_count, reported
 
 __all__ = ["PARTS", "TRAITS", "Usage"]
@@ -56,16 +56,28 @@ class Usage:
     model: str | None = None
 
     def __post_init__(self) -> None:
-        counts = {"input": self.input, "cache_read": self.cache_read, "output": self.output}
-        counts |= {"reasoning": self.reasoning, **self.cache_write, **self.parts, **self.tools}
-        for name, count in counts.items():
-            as_count(count, name)
+        for name in ("input", "cache_read", "output", "reasoning"):
+            as_count(getattr(self, name), name)
+        for name in ("cache_write", "parts", "tools", "traits"):
+            self._check_named(name)
         if self.parts or self.reasoning:
             self._check_parts()
 
+    def _check_named(self, name: str) -> None:
+        named = getattr(self, name)
+        if not named and isinstance(named, Mapping):
+            return  # as most are
+        if not isinstance(named, Mapping) or not all(isinstance(each, str) for each in named):
+            raise ArgumentTypeError(f"usage: {name} must be a mapping with names, not {type(named).__name__}")
+        if name != "traits":
+            for each, count in named.items():
+                as_count(count, each)
+        elif not all(isinstance(value, str) for value in named.values()):
+            raise ArgumentTypeError("usage: traits must be strings")
+
     def _check_parts(self) -> None:
         rest = {"input": self.input, "cache_read": self.cache_read, "output": self.output}
-        for part, count in {**self.parts, "reasoning": self.reasoning}.items():
+        for part, count in (*self.parts.items(), ("reasoning", self.reasoning)):
             if part not in PARTS:
                 raise ConfigError(f"usage: parts: {part!r} is not one of {', '.join(PARTS)}")
             rest[PARTS[part]] -= count

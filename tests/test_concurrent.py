@@ -21,6 +21,7 @@ from conftest import books, python
 
 from budget import Budget, BudgetExceeded, ConfigError, Limit
 from budget.demo.provider import Provider
+from budget.pool import SWEEP
 from budget.pools import Pool
 
 Make = Callable[..., Budget]
@@ -182,6 +183,28 @@ def test_a_check_sees_a_slot_that_is_due_and_expires_nothing(budget_factory: Mak
     assert [entry.kind for entry in budget.entries()] == ["reserved"]
     assert budget.reserve("$0").state == "open"
     assert [entry.kind for entry in budget.entries()] == ["reserved", "expired", "reserved"]
+
+
+def test_a_slot_of_many_that_are_due_is_back(budget_factory: Make) -> None:
+    """One command expires a few of what is due; a slot that nobody holds any more refuses nobody."""
+    budget = budget_factory(limits=[Limit("1 concurrent", per="user")])
+    for n in range(SWEEP + 10):
+        budget.reserve("$0", user=f"u{n}", lease=1.5)
+    budget.reserve("$0", user="alice", lease=1.5)
+    time.sleep(2)
+    assert budget.check("$0", user="alice")
+    assert budget.reserve("$0", user="alice").state == "open"
+    assert sum(entry.kind == "expired" for entry in budget.entries()) == SWEEP + 11
+
+
+@pytest.mark.parametrize("attributes", [{}, {"user": "alice"}])
+def test_status_shows_all_that_is_due_as_spent(budget_factory: Make, attributes: dict[str, str]) -> None:
+    budget = budget_factory(limits=["$5/day", Limit("$5/day", per="user")])
+    for _ in range(2 * SWEEP + 10):
+        budget.reserve("$0.01", user="alice", lease=2)
+    time.sleep(2.5)
+    for pool in budget.status(**attributes):
+        assert (str(pool.spent), pool.reserved) == ("1.38", 0)
 
 
 HOLDER = """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import functools
 import inspect
@@ -234,6 +235,40 @@ def test_above_another_decorator(b: Budget, at: int, other: Callable[..., Any]) 
         assert outcome(agent.work()) == {"agent": "a"}
     assert current() is None
     assert b.engine.store.reservations("default") == []
+
+
+@pytest.mark.parametrize("above", [True, False])
+def test_beside_a_context_manager(b: Budget, above: bool) -> None:
+    budgeting: Any = budgeted("$2", budget=b, agent="a")
+
+    def steps() -> Iterator[dict[str, str]]:
+        assert scope() == {"agent": "a"}
+        try:
+            yield scope()
+        finally:
+            b.reserve("$1.50")
+
+    async def asteps() -> AsyncIterator[dict[str, str]]:
+        assert scope() == {"agent": "a"}
+        try:
+            yield scope()
+        finally:
+            await b.aio.reserve("$1.50")
+
+    def made(manager: Any, body: Any) -> Any:
+        return manager(budgeting(body)) if above else budgeting(manager(body))
+
+    async def main() -> None:
+        async with made(contextlib.asynccontextmanager, asteps)() as found:
+            assert (found, scope()) == ({"agent": "a"}, {})  # the block is its user's
+
+    asyncio.run(main())
+    with made(contextlib.contextmanager, steps)() as found:
+        assert (found, scope()) == ({"agent": "a"}, {})
+    with pytest.raises(KeyError, match="of the block"), made(contextlib.contextmanager, steps)():
+        raise KeyError("of the block")
+    assert len(set(runs(b))) == 3
+    assert current() is None
 
 
 def test_what_is_in_a_class_and_no_function() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -14,10 +15,11 @@ from budget.books.books import Books
 from budget.books.erasing import erase, erase_key
 from budget.books.pruning import prune
 from budget.engine import Budget
-from budget.errors import BudgetExceeded, ConfigError, ReservationConflict
+from budget.errors import BudgetExceeded, ConfigError, ReservationConflict, StoreUnavailable
 from budget.stores.records import Records
 from budget.stores.redis import RedisStore
 from budget.stores.sqlite import SqliteStore
+from budget.stores.sqliteerase import scrub
 
 NAME = "alice.wonder+1@example.com"
 LIMITS = ["$500/day", "per=user $50/hour", "$900/lifetime", "8 concurrent", "per=user $70/1h rolling"]
@@ -216,6 +218,19 @@ def test_a_backup_has_it_no_more(sqlite_url: str, make_budget: Callable[..., Bud
     assert isinstance(budget.engine.store, SqliteStore)
     back_up(budget.engine.store, tmp_path / "copy.db")
     assert NAME.encode() not in (tmp_path / "copy.db").read_bytes()
+
+
+def test_a_file_that_cannot_be_rewritten_is_said(sqlite_url: str, make_budget: Callable[..., Budget]) -> None:
+    """Somebody else is at it, or the disk has no room for a second copy of it."""
+    store = make_budget(sqlite_url).engine.store
+    assert isinstance(store, SqliteStore)
+    store.snapshot("default")
+    with closing(sqlite3.connect(store.path, isolation_level=None)) as other:
+        other.execute("begin immediate")
+        with pytest.raises(StoreUnavailable, match="erase it again"):
+            scrub(store.path)
+    assert scrub(store.path) is True
+
 
 
 def test_the_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -219,6 +219,27 @@ def test_a_function_as_the_model_is_shown_it() -> None:
     assert rendered({"name": "f", "x": CANARY}) == f'{{"x":"{CANARY}"}}type f = () => any;\n\n'
 
 
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"anyOf": [{"required": ["a"]}], "properties": {"a": {"type": "string", "description": CANARY}}},
+        {"anyOf": [{"type": "string"}], "items": {"description": CANARY}},
+        {"enum": ["x"], "oneOf": [{"description": CANARY}]},
+        {"$ref": "#/$defs/P", "properties": {"a": {"description": CANARY}}},
+        {"type": "string", "items": {"description": CANARY}},
+        {"type": "array", "items": {"type": "string", "default": CANARY}},
+        {"type": "array", "properties": {"a": {"description": CANARY}}},
+        {"type": "object", "additionalProperties": {"type": "string", "description": CANARY}},
+        {"type": "object", "$defs": {"Z": {"description": CANARY}}},
+        {"anyOf": [{"required": [CANARY]}]},
+    ],
+)
+def test_what_stands_where_it_is_not_known_to_be_shown_is_added(schema: dict[str, Any]) -> None:
+    for parameters in (schema, {"properties": {"p": schema}}, {"$defs": {"P": schema}}):
+        assert CANARY in rendered({"name": "f", "parameters": parameters}), parameters
+    assert CANARY in rendered({"name": "f", "parameters": {"$defs": {"P": {"type": "string", "description": CANARY}}}})
+
+
 @settings(max_examples=150, deadline=None)
 @given(
     st.dictionaries(

@@ -399,6 +399,8 @@ def test_the_breaker(line: Line, budget: Budget, door: Door, caplog: pytest.LogC
         assert not caught.value.sent
     with pytest.raises(StoreUnavailable, match="does not answer"):
         budget.freeze(everybody=True)
+    with pytest.raises(StoreUnavailable, match="does not answer"):
+        budget.entries()
     assert door.reconcile("a" * 32, usd="1").state == "reconciled", "an end is taken"
     assert line.reserves == tried
     line.state = "up"

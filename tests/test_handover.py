@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import subprocess
@@ -184,7 +185,8 @@ def test_the_limit_of_the_environments_run_holds_in_each_engine(
 
 def test_a_damaged_environment_is_said(monkeypatch: pytest.MonkeyPatch, make_budget: Make) -> None:
     b = make_budget("memory://")
-    for wrong in ("!!", "e30=", "W10=", "W3t9XQ=="):
+    way = json.dumps([{"id": "r", "scope": {"run": "r"}, "limits": [], "deadline": None, "on_short": "walk"}])
+    for wrong in ("!!", "e30=", "W10=", "W3t9XQ==", base64.urlsafe_b64encode(way.encode()).decode()):
         monkeypatch.setenv(ENVIRONMENT, wrong)
         with pytest.raises(ConfigError, match=ENVIRONMENT):
             b.reserve("$0")

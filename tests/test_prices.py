@@ -484,6 +484,12 @@ def test_server_tools_are_priced_per_call_and_the_unpriced_are_named():
     assert cost.unpriced == ("code_execution",)
 
 
+def test_a_tool_that_is_named_like_a_bucket_takes_nothing_from_it():
+    prices = {"m": {"input": "1", "output": "2", "per_unit": {"input": "0.5"}}}
+    cost = PriceBook.shipped().overlay(prices).find("m").rates(NOW).cost(Usage(input=MILLION, tools={"input": 1}))
+    assert (cost.usd, cost.by_bucket) == (Decimal("1.5"), {"input": Decimal("1.5")})
+
+
 def test_a_trait_without_a_price_is_named_and_priced_as_without_it():
     rates = BOOK.find("gpt-4o").rates(NOW)
     cost = rates.cost(Usage(input=MILLION, traits={"service_tier": "scale"}))

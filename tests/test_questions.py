@@ -13,7 +13,7 @@ import pytest
 from tracerecords import START, agents, chats
 
 from budget.engine import Budget
-from budget.errors import ConfigError
+from budget.errors import ArgumentTypeError, ConfigError
 from budget.money import NANOS
 from budget.records import Record
 from budget.report import Questions
@@ -294,8 +294,21 @@ def test_data_frames(questions: Questions) -> None:
     ({"quota": "10"}, "AMOUNT/WINDOW"),
     ({"quota": "$1/day", "above": "$1"}, "together with above"), ({"above": "much"}, "above"), ({"top": 0}, "top"),
     ({"times_mean": "0"}, "times_mean"), ({"times_mean": "many"}, "times_mean"),
+    ({"times_mean": "1e999999999"}, "times_mean"), ({"times_mean": Decimal("1e999999999")}, "times_mean"),
+    ({"times_mean": Decimal("NaN")}, "times_mean"),
     ({"since": datetime(2026, 1, 1)}, "zone"),  # noqa: DTZ001
 ])  # fmt: skip
 def test_what_cannot_be_asked(questions: Questions, asked: dict[str, Any], what: str) -> None:
     with pytest.raises(ConfigError, match=what):
         questions.report(**asked)
+
+
+@pytest.mark.parametrize(("name", "arguments", "what"), [
+    ("report", {"where": "agent=x"}, "where: str"), ("cache", {"where": 5}, "where: int"),
+    ("estimates", {"by": ["user"]}, "by: list"), ("outlook", {"user": 5}, "user: int"),
+])  # fmt: skip
+def test_what_is_of_a_wrong_type_is_named(
+    questions: Questions, name: str, arguments: dict[str, Any], what: str
+) -> None:  # fmt: skip
+    with pytest.raises(ArgumentTypeError, match=what):
+        getattr(questions, name)(**arguments)

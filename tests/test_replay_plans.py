@@ -111,6 +111,43 @@ def test_another_model_changes_its_own_calls_alone(records: CallFile) -> None:
         Pricing(BOOK, models={"one": "nothing"})
 
 
+SNAPSHOT, MINI = "gpt-4.1-mini-2025-04-14", "gpt-4.1-mini"
+
+
+@pytest.mark.parametrize("booked", [True, False])
+@pytest.mark.parametrize("name", [SNAPSHOT, MINI])
+def test_a_limit_of_a_model_is_one_of_its_snapshots(records: CallFile, name: str, booked: bool) -> None:
+    records.put([record(1, 1, 10**6, model=SNAPSHOT, provider="openai"), record(2, 2, 10**6, model=SNAPSHOT),
+                 record(3, 3, 10**6, model=MINI), record(4, 4, 10**6, model="gpt-4o")])  # fmt: skip
+    limits = [f"model={name} 2 requests/day"]
+    found = compare(Scratch(), Recorded(records), {"a": limits}, Pricing(PriceBook.shipped(), booked=booked))
+    played = found.policies["a"]
+    assert (played.admitted, played.limits[0].refused, played.limits[0].text) == (3, 1, limits[0])
+    twins = [f"model={each} 3 requests/day" for each in (SNAPSHOT, MINI)]
+    with pytest.raises(ConfigError, match="are one limit"):
+        replay(Scratch(), Recorded(records), twins, PriceBook.shipped())
+
+
+@pytest.mark.parametrize("name", [SNAPSHOT, MINI])
+def test_another_model_takes_the_place_of_all_its_snapshots(records: CallFile, name: str) -> None:
+    records.put([record(1, 1, 10**6, model=SNAPSHOT), record(2, 2, 10**6, model=MINI), record(3, 3, 7, model="other")])
+    pricing = Pricing(PriceBook.shipped(), booked=True, models={name: "gpt-4.1"})
+    found = compare(Scratch(), Recorded(records), {"a": ["model=gpt-4.1 9 requests/day"]}, pricing).policies["a"]
+    assert found.spent == (2 + 2 + 7) * NANOS  # $2 for a million tokens
+
+
+@pytest.mark.parametrize("cache", [None, "none", "full"])
+def test_what_nobody_counted_costs_what_was_booked_under_every_plan(records: CallFile, cache: str | None) -> None:
+    """A call by hand, an image, a lease that ended: money without tokens, which no price makes anew."""
+    none = {"usage": None, "input_tokens": 0, "estimated": True}
+    records.put([record(1, 1, 8, **none), record(2, 2, 4, **none, model="other"), record(3, 3, 2)])
+    for models in ({}, {"one": "half"}):
+        pricing = Pricing(BOOK, models=models, cache=cache)
+        found = compare(Scratch(), Recorded(records), {"a": ["$9/day"]}, pricing).policies["a"]
+        assert found.spent + found.refused_cost == (8 + 4 + (1 if models else 2)) * NANOS
+        assert found.limits[0].max_spent in (8 * NANOS, 9 * NANOS)
+
+
 # Caches.
 
 
@@ -259,6 +296,13 @@ def test_another_plan_through_the_command(priced: Path, capsys: pytest.CaptureFi
     assert 0 < float(cheap["all_usd"]) < 0.1
     assert main(["replay", "trace.csv", "--model-map", "one=gpt-4o-mini"], standalone_mode=False) == 0
     assert "all calls, as they were\t$30.00" in capsys.readouterr().out
+
+
+def test_a_model_in_whose_place_nothing_came_is_said(priced: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trace(priced, "0,,s,one,10,0,0,0,", "1,,s,gpt-4o-2024-08-06,20,0,0,0,")
+    words = ["--model-map", "one=gpt-4o-mini", "--model-map", "won=gpt-4o-mini", "--model-map", "gpt-4o=gpt-4o-mini"]
+    assert main(["replay", "trace.csv", *words], standalone_mode=False) == 0
+    assert capsys.readouterr().err.splitlines() == ["--model-map: no call has the model 'won'"]
 
 
 @pytest.mark.parametrize("words", [

@@ -348,6 +348,41 @@ def test_where_limits_are_going(clock: Clock) -> None:
         assert budget.questions.outlook(user="bob")[0].per_hour == 0
 
 
+@pytest.mark.parametrize("quick", [True, False])
+@pytest.mark.parametrize("name", ["gpt-4.1-mini", "gpt-4.1-mini-2025-04-14"])
+def test_a_model_is_asked_for_under_any_of_its_names(name: str, quick: bool) -> None:
+    """An answer names the snapshot, and that is in the records; limits and questions are of the model."""
+    answered = {"model": "gpt-4.1-mini-2025-04-14", "usage": {"prompt_tokens": 100, "completion_tokens": 10}}
+    with Sandbox(limits=["model=gpt-4.1-mini 9 requests/hour"]) as b:
+        for model in ("gpt-4.1-mini", "gpt-4.1-mini-2025-04-14", "gpt-4o"):
+            held = b.reserve(model=model, messages=[{"role": "user", "content": "x"}], max_tokens=9, user="alice")
+            b.reconcile(held, usd="0.25") if model == "gpt-4o" else b.reconcile(held, answered)
+        b.record(usd="1", model="nobody's")
+        for _ in range(7):
+            b.record({"input_tokens": 1, "output_tokens": 1}, model="gpt-4.1-mini", user="bob")
+        with pytest.raises(BudgetExceeded):
+            b.reserve(model=name, messages=[{"role": "user", "content": "x"}], max_tokens=9, user="bob")
+        rows = {row.by: (row.calls, row.refused) for row in b.report(where={"model": name}, quick=quick)}
+        assert rows == {"alice": (2, 0), "bob": (7, 1)}
+        assert b.report("model", where={"model": name, "user": "alice"}, quick=quick)[0].by == answered["model"]
+        assert len(b.questions.dear_calls("0.001", where={"model": name})) == 9
+        assert sum(row.calls for row in b.questions.rates(since="1h", where={"model": name})) == 9
+        [row] = b.questions.refusals(where={"model": name})
+        assert (row.refused, row.near) == (1, 0)
+        assert [row.calls for row in b.report(where={"model": "nobody's"}, quick=quick)] == [1]
+        assert b.report(where={"model": None}, quick=quick) == []
+
+
+@pytest.mark.parametrize("limit", ["model=gpt-4.1-mini $9/day", "per=model $9/day"])
+def test_a_limit_of_a_model_goes_where_its_snapshots_take_it(limit: str) -> None:
+    with Sandbox(limits=[limit]) as b:
+        for model in ("gpt-4.1-mini", "gpt-4.1-mini-2025-04-14"):
+            held = b.reserve(model="gpt-4.1-mini", messages=[{"role": "user", "content": "x"}], max_tokens=9)
+            b.reconcile(held, {"model": model, "usage": {"prompt_tokens": 10**6, "completion_tokens": 0}})
+        [row] = b.questions.outlook()
+        assert (row.subject, row.spent, row.per_hour) == ("model=gpt-4.1-mini", Decimal("0.8"), Decimal("0.2"))
+
+
 def test_a_rolling_limit_settles_at_its_rate(clock: Clock) -> None:
     with timed(clock, "$5/6h rolling") as budget:
         spend(budget, "$1")

@@ -74,6 +74,19 @@ def test_a_level_that_is_none_is_an_error() -> None:
         Budget("memory://", reserve_at=0.99)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("level", ["p99", "p95"])
+def test_where_output_is_free_the_bound_of_the_cost_is_set_aside(make_budget: Make, level: str) -> None:
+    """How much dearer than expected a call may be is learned in output tokens, of which none has a cost here."""
+    budget = make_budget("memory://", prices={"m": {"input": "1", "output": "0"}}, reserve_at=level)
+    asked: dict[str, Any] = {"messages": [{"role": "user", "content": "word " * 900}], "max_tokens": 10_000}
+    for i in range(150):
+        usage = Usage(input=1000 if i % 9 else 2500, output=100)
+        budget.reconcile(budget.reserve(model="m", **asked), usage, model="m")
+    held, bound = budget.reserve(model="m", **asked), budget.estimate(model="m", **asked)
+    assert held.usd == bound.usd_max > Decimal("0.0025") > bound.usd
+    assert held.amounts[3] < 10_000  # the answer's length is learned all the same
+
+
 def test_while_too_little_is_known_the_bound_is_set_aside(soft: Budget) -> None:
     for _ in range(ENOUGH):
         held = soft.reserve(estimate(soft))

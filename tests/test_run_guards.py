@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import os
 import subprocess
@@ -436,7 +437,7 @@ def test_what_cannot_be_called_inside(b: Budget, wrong: Any) -> None:
         b.run().inside(wrong)
 
 
-@pytest.mark.parametrize("later", [asyncio.sleep, _generate])
+@pytest.mark.parametrize("later", [asyncio.sleep, _generate, contextlib.contextmanager(_generate)])
 def test_what_cannot_be_called_inside_behind_another_decorator(b: Budget, later: Callable[..., Any]) -> None:
     def plain(*given: Any) -> Any:
         return later(*given)

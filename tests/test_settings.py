@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from budget import Budget, Limit
+from budget.config import configured_alerts, configured_sinks
 from budget.errors import ArgumentTypeError, ConfigError
 from budget.outage.outbox import Outbox, folder_of, waiting
 from budget.stores.base import open_store
@@ -49,6 +50,57 @@ def test_an_empty_url_hides_no_other(name: str, tmp_path: Path, monkeypatch: pyt
     Path("budget.toml").write_text(f'{name} = ""\n')
     with pytest.raises(ConfigError, match=f"^{name}: ''"):
         Budget()
+
+
+def test_a_link_to_no_file_is_not_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it says would not hold, or that of a parent would."""
+    (tmp_path / "in").mkdir()
+    (tmp_path / "budget.toml").write_text('store = "memory://"\n[[limits]]\nlimit = "$5/day"\n')
+    monkeypatch.chdir(tmp_path / "in")
+    Path("budget.toml").symlink_to("/nowhere/budget.toml")
+    with pytest.raises(ConfigError, match=r"in/budget.toml: is a link that leads nowhere \(/nowhere/budget.toml\)$"):
+        Budget("memory://")
+    Path("budget.toml").unlink()
+    Path("budget.toml").symlink_to("../budget.toml")
+    with Budget() as budget:
+        assert [str(limit) for limit in budget.limits] == ["$5/day"]
+
+
+@pytest.mark.parametrize(("option", "error"), [('tz = "x"', ConfigError), ("user = 5", ArgumentTypeError)])
+def test_a_limit_of_the_file_is_named(
+    option: str, error: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    name = option.partition(" ")[0]
+    Path("budget.toml").write_text(f'[[limits]]\nlimit = "$5/day"\n[[limits]]\nlimit = "$6/day"\n{option}\n')
+    with pytest.raises(error, match=rf"^budget.toml: \[\[limits\]\] '\$6/day': {name}: "):
+        Budget("memory://")
+
+
+@pytest.mark.parametrize("name", ["store", "records"])
+def test_a_url_that_is_no_text(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    url = os.fsdecode(b"sqlite:///\xff.db")  # as a shell hands over what is not UTF-8
+    with pytest.raises(ConfigError, match=f"^{name}: it is not valid UTF-8"):
+        Budget(**{name: url})
+    monkeypatch.setenv(f"BUDGET_{name.upper()}", url)
+    with pytest.raises(ConfigError, match=f"^{name}: it is not valid UTF-8"):
+        Budget()
+
+
+def test_nothing_in_the_environment_goes_before_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For who runs sinks and alerts in a process of its own, as for every other."""
+    monkeypatch.chdir(tmp_path)
+    said = 'store = "memory://"\nsinks = ["jsonl:calls.jsonl"]\nalerts = ["default"]\nalert_to = ["email:a@b.c"]\n'
+    Path("budget.toml").write_text(said)
+    assert configured_sinks() == ("jsonl:calls.jsonl",)
+    assert configured_alerts() == (("default",), ("email:a@b.c",))
+    for name in ("SINKS", "ALERTS", "ALERT_TO"):
+        monkeypatch.setenv(f"BUDGET_{name}", "")
+    with Budget() as budget:
+        settings = budget.settings
+        assert configured_sinks() == settings.sinks == ()
+        assert configured_alerts() == (settings.alerts, settings.alert_to) == ((), ())
 
 
 def test_the_argument_s_limit_stands_in_the_place_of_the_file_s(

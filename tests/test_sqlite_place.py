@@ -14,6 +14,7 @@ from conftest import books
 
 from budget import Budget, StoreUnavailable
 from budget.commands import Draw, Record, Status
+from budget.stores import sqlitefile
 from budget.stores.sqlite import SqliteStore
 from budget.stores.sqlitefile import FileLock
 from budget.window import FOREVER
@@ -180,3 +181,40 @@ def test_an_entry_that_follows_the_last_one_is_found_too(opened: SqliteStore, pa
         with Budget(f"sqlite:///{path}") as budget:
             found = budget.engine.books.verify()
             assert found.faults[0] == "entry 2, the last one, is not the one that the account ends with"
+
+
+def test_a_lock_that_was_removed_is_taken_anew(opened: SqliteStore, path: Path) -> None:
+    """It looks like one that was left behind; without it two processes would not exclude one another."""
+    opened.call("default", spend(1), 5.0)
+    path.with_name("budget.db.lock").unlink()
+    opened.call("default", spend(2), 5.0)
+    with closing(FileLock(path.with_name("budget.db.lock"))) as lock:
+        with lock.held(1.0), pytest.raises(StoreUnavailable):
+            opened.call("default", spend(3), 0.3)
+        opened.call("default", spend(4), 5.0)
+    assert spent(opened) == [4]
+
+
+# A link.
+
+
+def test_by_whatever_name_there_is_one_lock(opened: SqliteStore, path: Path, tmp_path: Path) -> None:
+    """Two processes of which one comes by a link would not exclude one another."""
+    link = tmp_path / "elsewhere" / "link.db"
+    link.parent.mkdir()
+    link.symlink_to(path)
+    with closing(SqliteStore(str(link))) as other:
+        other.call("default", spend(1), 5.0)
+        opened.call("default", spend(2), 5.0)
+        assert spent(other) == spent(opened) == [2]
+    assert [file.name for file in link.parent.iterdir()] == ["link.db"]
+
+
+@pytest.mark.skipif(not Path("/proc/self/mounts").exists(), reason="only Linux says which file system it is")
+def test_a_link_to_a_network_file_system(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    there = tmp_path / "there"
+    there.mkdir()
+    path.symlink_to(there / "budget.db")
+    monkeypatch.setattr(sqlitefile, "_file_system", lambda folder: "nfs4" if folder == there else "ext4")
+    with closing(SqliteStore(str(path))) as store, pytest.raises(StoreUnavailable, match="network file system"):
+        store.call("default", spend(1), 5.0)

@@ -157,6 +157,15 @@ def test_what_carries_no_usage(source: object) -> None:
         {"output": True},
         {"cache_write": {"5m": -1}},
         {"tools": {"x": 1.0}},
+        {"input": -5, "tools": {"input": 1}},
+        {"output": -5, "cache_write": {"output": 1}},
+        {"output": 5, "parts": {"reasoning": 50}},
+        {"cache_write": 5},
+        {"parts": None},
+        {"tools": [("web_search", 1)]},
+        {"tools": {5: 1}},
+        {"traits": "priority"},
+        {"traits": {"service_tier": ["priority"]}},
     ],
 )
 def test_made_by_hand(fields: dict[str, Any]) -> None:
@@ -204,6 +213,23 @@ def test_calls_of_built_in_tools_are_in_the_answer() -> None:
     preview = {**answer, "tools": [{"type": "web_search_preview_2025_03_11"}], "output": output[:1]}
     assert Usage.of(preview).tools == {"web_search_preview": 1}
     assert Usage.of({**answer, "output": None, "tools": None}).tools == {}
+
+
+def test_a_shell_in_a_container_of_the_provider_is_named() -> None:
+    places: list[Any] = [{"type": "container_reference", "container_id": "c"}, {"type": "local"}, None]
+    output = [{"type": "shell_call", "environment": place} for place in places]
+    assert Usage.of({"model": "gpt-x", "usage": RESPONSES, "output": output}).tools == {"shell": 1}
+
+
+def test_what_mistral_heard_is_input_and_its_seconds_are_named() -> None:
+    """It stands in the total only, and no model of theirs has a price per second."""
+    usage = {"prompt_tokens": 4, "completion_tokens": 635, "total_tokens": 3264, "prompt_audio_seconds": 203}
+    heard = Usage.of({"model": "voxtral-small-latest", "choices": [], "usage": usage})
+    assert (heard.input, heard.output, heard.reasoning, heard.parts) == (2629, 635, 0, {"input_audio": 2625})
+    assert heard.tools == {"second": 203}
+    for nothing in (None, 0, object()):  # the SDK has an object of its own for what is not set
+        silent = Usage.of({**usage, "total_tokens": 639, "prompt_audio_seconds": nothing})
+        assert (silent.input, silent.output, silent.tools) == (4, 635, {})
 
 
 def test_a_response_of_the_openai_sdk_with_a_search() -> None:
@@ -461,6 +487,20 @@ def test_counts_of_the_other_shapes_are_checked_as_well(source: dict[str, Any]) 
 def test_parts_are_of_a_known_kind_and_within_their_bucket(fields: dict[str, Any], text: str) -> None:
     with pytest.raises(ConfigError, match=text):
         Usage(**fields)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        {"inputTextTokenCount": 3, "results": [{5: 3}]},
+        {"embeddings": [{"statistics": {5: 5}}]},
+        {**CHAT, "server_side_tool_usage_details": {5: 5}},
+        {**ANTHROPIC, "server_tool_use": {5: 5}},
+    ],
+)
+def test_names_are_strings(source: dict[str, Any]) -> None:
+    with pytest.raises(ArgumentTypeError, match="a name in it is not a string"):
+        Usage.of(source)
 
 
 def test_parts_are_kept_in_plain_form() -> None:

@@ -36,6 +36,14 @@ def logged(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if "% reached" in record.getMessage()]
 
 
+def test_a_warning_has_plain_figures(make_budget: Make, told: Told) -> None:
+    b = make_budget("memory://", limits=[Limit("$0.000000002/day", warn="50%")], on_warning=told)
+    b.record(usd="0.000000001")
+    b.reserve("$0")
+    figures = "$0.000000001 spent + $0 reserved of $0.000000002"
+    assert [str(warned) for warned in told] == [f"$0.000000002/day (everybody): 50 % reached, {figures}"]
+
+
 def test_a_warning(budget_factory: Make, told: Told, caplog: pytest.LogCaptureFixture) -> None:
     b = budget_factory(limits=[Limit("$1/day", per="user", warn="80%")], on_warning=told)
     b.record(usd="0.50", user="alice")

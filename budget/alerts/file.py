@@ -23,17 +23,21 @@ from typing import Any, NamedTuple
 
 from budget.alerts.alert import Alert
 from budget.errors import StoreUnavailable
+from budget.records.sums import MOST, held, summed
 from budget.window import FOREVER
 
 __all__ = ["AlertFile", "Delivered", "Step", "Sums"]
 
 _VERSION = 1
 _PATIENCE = 30.0  # seconds that a step waits for another process's
-_ADD = """insert into sums values (?, ?, ?, ?, ?, ?, ?, ?) on conflict do update set
-    a = a + excluded.a, b = b + excluded.b, c = c + excluded.c, at = max(at, excluded.at)"""
-_TOTAL = """select coalesce(sum(a), 0), coalesce(sum(b), 0), coalesce(sum(c), 0), coalesce(min(slot), 0) from sums
-    where rule = ? and subject = ? and slot >= ? and slot < ?"""
-_TOTALS = "select subject, sum(a), min(slot) from sums where rule = ? and slot >= ? and slot < ? group by subject"
+_ADDED = ", ".join(f"{name} = max(-{MOST}, min({MOST}, {name} + excluded.{name}))" for name in "abc")
+_ADD = f"""insert into sums values (?, ?, ?, ?, ?, ?, ?, ?) on conflict do update set
+    {_ADDED}, at = max(at, excluded.at)"""  # noqa: S608 - what is put in is above
+_SUMS = ", ".join(f"coalesce({summed(name)}, 0)" for name in "abc")
+_TOTAL = f"""select {_SUMS}, coalesce(min(slot), 0) from sums
+    where rule = ? and subject = ? and slot >= ? and slot < ?"""  # noqa: S608 - what is put in is above
+_TOTALS = f"""select subject, {summed("a")}, min(slot) from sums
+    where rule = ? and slot >= ? and slot < ? group by subject"""  # noqa: S608 - what is put in is above
 _PARTS = """select subject, part, sum(a) from sums where rule = ? and slot >= ? and slot < ?
     group by subject, part order by subject, part"""
 _ALERTS = "select id, account, rule, subject, window, at, text, figures from alerts"
@@ -58,8 +62,8 @@ class Sums:
         self._db, self._rule = db, rule
 
     def add(self, subject: str, slot: int, at_us: int, a: int, b: int = 0, c: int = 0, part: int = 0) -> None:
-        """Add to a stretch of time of a subject."""
-        self._db.execute(_ADD, (self._rule, subject, slot, part, a, b, c, at_us))
+        """Add to a stretch of time of a subject; figures and sums stay at the largest that the file holds."""
+        self._db.execute(_ADD, (self._rule, subject, slot, part, held(a), held(b), held(c), at_us))
 
     def total(self, subject: str, since: int, before: int = FOREVER) -> tuple[int, int, int, int]:
         """Return the sums of a subject over the stretches that begin in `[since, before)`, and when the first began."""

@@ -15,6 +15,7 @@ from typing import NamedTuple
 from budget.bill.lines import DAY_US, Charged, Used
 from budget.errors import UnknownModel
 from budget.prices import PriceBook
+from budget.records.sums import summed
 
 __all__ = [
     "Billed", "Charge", "Figures", "Group", "Item", "Money", "Names", "Ours", "billed_sums", "inputs_of", "merge",
@@ -24,13 +25,15 @@ __all__ = [
 Tariff = tuple[str | None, str | None]
 """A tier and a geo."""
 
-_CALLS = """
+_ADDED = ", ".join(map(summed, (
+    "c.usd", "c.input - c.cache_read - c.cache_write", "c.cache_read", "c.cache_write", "c.output", "c.estimated",
+    "c.estimated * c.usd", "c.estimated * c.input", "c.estimated * c.output",
+)))  # fmt: skip
+_CALLS = f"""
 select c.at / :day, (c.at - coalesce(c.latency_ms, 0) * 1000) / :day, c.model, c.provider,
-    case when c.tags is null then null else json_extract(c.tags, :path) end, count(*), sum(c.usd),
-    sum(c.input - c.cache_read - c.cache_write), sum(c.cache_read), sum(c.cache_write), sum(c.output),
-    sum(c.estimated), sum(c.estimated * c.usd), sum(c.estimated * c.input), sum(c.estimated * c.output)
+    case when c.tags is null then null else json_extract(c.tags, :path) end, count(*), {_ADDED}
 from calls c where c.account = :account and c.at >= :first * :day and c.at < (:last + 2) * :day group by 1, 2, 3, 4, 5
-"""
+"""  # noqa: S608 - what is put in is above
 _INPUTS = """
 select c.input from calls c left join names m on m.id = c.model
 where c.account = ? and c.at >= ? and c.at < ? and m.text in ({marks}) limit ?

@@ -8,14 +8,16 @@ away from the server but where it is told to (`trim`), and then only what was co
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from budget.audit import Audit, Auditor, rolling_pools
-from budget.commands import Bucket, ChangePolicy, Command, LoadPolicy, Outcome, Rebuild
+from budget.books.counters import lost_buckets, unheld, wrong_buckets
+from budget.commands import ChangePolicy, Command, LoadPolicy, Outcome, Rebuild
 from budget.errors import BudgetError, StoreUnavailable
 from budget.ledger import Entry
-from budget.money import MAX
+from budget.limits import Limit
+from budget.policy import Policy
 from budget.pseudonym import Swap
 from budget.stores.base import PAGE, Cursor, Drained, Snapshot, Store, read_entries
 
@@ -28,6 +30,7 @@ OPERATOR_TIMEOUT = 30.0
 """Seconds that a step of an operator's command may wait for the store."""
 TRIES = 20
 """How often an answer "moved" is followed by another try."""
+_STILL = 5  # looks for open reservations beside counters that have not moved meanwhile
 
 
 class Rebuilt(NamedTuple):
@@ -144,8 +147,20 @@ class Books:
     # What they prove.
 
     def verify(self) -> Audit:
-        """Audit the account: its entries up to one instant against its counters at that instant."""
-        return self.audit(self.snapshot()).found
+        """Audit the account: its entries up to one instant against its counters at that instant.
+
+        What its pools have reserved is compared with its open reservations, too, unless these never stand still.
+        """
+        for _ in range(_STILL):
+            last = self.store.last(self.account)
+            held = self.store.reservations(self.account)
+            found = self.snapshot()
+            if found.seq == last:
+                break
+        audit = self.audit(found).found
+        if audit.ok and found.seq == last:
+            audit.faults += unheld(found, held)
+        return audit
 
     def snapshot(self) -> Snapshot:
         """Read the counters, and have the ledger up to that instant at least."""
@@ -174,8 +189,13 @@ class Books:
 
     # What is put right.
 
-    def rebuild(self) -> Rebuilt:
+    def rebuild(self, own: Sequence[Limit] = ()) -> Rebuilt:
         """Set every counter to what the ledger says. N processes that do it at once come to the same.
+
+        A counter that is gone is made again, if the name of its pool is not gone, too.
+
+        Args:
+            own: The limits of this process: when their windows end.
 
         Raises:
             BudgetError: The ledger itself is damaged: nothing can be told from it.
@@ -188,7 +208,10 @@ class Books:
             if auditor.found.faults or auditor.found.partial:
                 fault = auditor.found.faults[0] if auditor.found.faults else "its first entries are not here"
                 raise BudgetError(f"the ledger cannot be trusted, nothing was set: {fault}")
-            wrong = _wrong(auditor, found)
+            wrong = wrong_buckets(auditor, found)
+            if gone := auditor.lost(found.buckets, rolling_pools(found.names)):
+                limits = Policy(0, self.call(LoadPolicy()).rows, own).limits
+                wrong |= lost_buckets(auditor, found, gone, limits)
             if not wrong:
                 return Rebuilt(list(changed), self.verify())
             names = {pool: found.names[pool] for pool, _ in wrong if pool in found.names}
@@ -236,15 +259,3 @@ class Books:
     def call(self, command: Command) -> Outcome:
         """Carry out a command of an operator."""
         return self.store.call(self.account, command, OPERATOR_TIMEOUT)
-
-
-def _wrong(auditor: Auditor, found: Snapshot) -> dict[tuple[str, int], Bucket]:
-    """Return the buckets whose counters are not what the ledger says, as they should be."""
-    wrong = {}
-    for key, bucket in found.buckets.items():
-        spent, reserved = auditor.sums.get(key, (0, 0))
-        right = bucket.at(min(spent, MAX), min(reserved, MAX))
-        # A counter that stood at its ceiling stays there: what came after was not added to it.
-        if right != bucket and (bucket.spent != MAX or reserved != bucket.reserved):
-            wrong[key] = right
-    return wrong

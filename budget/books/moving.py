@@ -116,7 +116,7 @@ def _read(frozen: str | None) -> _Mark:
 
 
 def _prove(source: Books) -> None:
-    before = source.verify()
+    before = source.audit(source.snapshot()).found
     if not before.ok or before.partial:
         fault = before.faults[0] if before.faults else "its first entries are not here"
         raise BudgetError(f"the ledger is not whole, nothing was moved: {fault}")
@@ -175,7 +175,7 @@ def _copy(source: Books, target: Books, frozen: str, detail: Mapping[str, Any]) 
         target.call(Learn(learned))
     if source.store.last(source.account) != found.seq:
         return None
-    return Moved(count, len(found.names), len(reservations), target.verify())
+    return Moved(count, len(found.names), len(reservations), target.audit(target.snapshot()).found)
 
 
 def _entries(source: Books) -> Iterator[Entry]:

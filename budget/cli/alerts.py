@@ -80,7 +80,8 @@ def test_channels(common: Common, given: tuple[str, ...]) -> int:
         else:
             found.append((channel.name, None))
     if common.json:
-        print_json([{"channel": name, "delivered": error is None, "error": error} for name, error in found])
+        rows = [{"channel": name, "delivered": error is None, "error": error} for name, error in found]
+        print_json({"channels": rows})
     else:
         table([Column("channel"), Column("delivered"), Column("error")],
               [(name, "no" if error else "yes", error or "-") for name, error in found])  # fmt: skip
@@ -101,7 +102,7 @@ def history(common: Common, count: int) -> None:
     with common.open() as budget:
         rows = _alerts(budget, configured=False).history(count)
     if common.json:
-        print_json([{**alert.to_dict(), "told": [_told(each) for each in told]} for alert, told in rows])
+        print_json({"alerts": [{**alert.to_dict(), "told": [_told(each) for each in told]} for alert, told in rows]})
         return
     columns = [Column("at"), Column("warning", shrink=True, least=30), Column("told", shrink=True, drop=1)]
     table(columns, [(when(at_zone(alert.at_us)), alert.text, _summary(told)) for alert, told in rows])

@@ -55,13 +55,13 @@ def doctor(common: Common) -> int:
 
 
 def _store(budget: Budget) -> Iterator[Finding]:
-    from budget.commands import Sweep
+    from budget.overview import sweep
 
     engine = budget.engine
     url = engine.store.url
     try:
         before = time.time_ns() // 1000
-        now = engine.do(Sweep()).now
+        now = sweep(engine).now
         took = time.time_ns() // 1000 - before
         yield Finding("store", "ok", f"{url}, account {budget.settings.account}: opens and writes")
         yield from _sqlite() if url.startswith("sqlite:") else ()

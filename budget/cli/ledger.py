@@ -81,20 +81,20 @@ def tail(common: Common, words: tuple[str, ...], count: int) -> None:
 def export(common: Common, words: tuple[str, ...], since: str | None, kind: str, output: str | None) -> None:
     """Write the entries, one a line, the oldest first: as JSON, or as CSV in which no cell is a formula.
 
-    A file has its name once it is whole. With --json and no file, stdout is one list of all entries.
+    A file has its name once it is whole. With --json and no file, stdout is one document with all entries.
 
     \b
     Example:
       budget ledger export --since 30d --format csv -o november.csv user=alice
     """
     wanted = attributes_of(words)
-    as_list = common.json and output is None
-    if as_list and kind == "csv":
+    as_document = common.json and output is None
+    if as_document and kind == "csv":
         raise ConfigError("--json and --format csv: choose one, or name a file with -o")
     with opened(common) as (budget, _):
         found = budget.entries(since=since, **wanted)
-        if as_list:
-            print_json([entry.to_dict() for entry in found])
+        if as_document:
+            print_json({"ledger": [entry.to_dict() for entry in found]})
             return
         with _target(output) as stream:
             count = _write_csv(stream, found) if kind == "csv" else _write_lines(stream, found)
@@ -113,7 +113,7 @@ def _target(output: str | None) -> Iterator[IO[str]]:
     target = Path(output)
     if not target.parent.is_dir():
         raise ConfigError(f"output: the folder {str(target.parent)!r} does not exist")
-    part = target.with_name(target.name + ".part")
+    part = target.with_name(f"{target.name}.{os.getpid()}.part")  # not that of an export at the same time
     try:
         with part.open("w", encoding="utf-8", newline="") as stream:
             yield stream
@@ -188,7 +188,7 @@ def rebuild(common: Common, reason: str | None) -> int:
 
     with opened(common) as (budget, books):
         restored = recover(books, actor(reason), budget.settings.limits)
-        done = books.rebuild()
+        done = books.rebuild(budget.settings.limits)
     told = {} if restored is None else restored._asdict()
     if not common.json:
         if restored is not None:

@@ -75,13 +75,14 @@ def check(
     Example:
       budget check user=alice --model claude-sonnet-4-6 --in 12000 --max-out 2000
     """
-    from budget.asks import make_ask
+    from budget.asks import make_ask, must_agree
 
     attributes = attributes_of(words)
     with common.open() as budget:
         estimate = budget.estimate_counts(
             model, input_tokens=input_tokens, output_tokens=output_tokens, provider=provider
         )
+        must_agree(budget.settings, estimate, attributes)
         engine = budget.engine
         decision = engine.drive(engine.verbs.check(make_ask(budget.settings, estimate, None, attributes)))
     if common.json:
@@ -163,12 +164,13 @@ def _body(request: IO[bytes]) -> Mapping[str, Any]:
 
 def _frozen(budget: Budget, attributes: Mapping[str, str]) -> Iterator[str]:
     """Tell who is frozen, here and in the account above."""
+    from budget.limits import name_model
     from budget.overview import load_policy
 
-    above = budget.engine.above
+    above, named = budget.engine.above, name_model(budget.settings.book, attributes)
     for engine, account in ((budget.engine, None), *([(above, above.settings.account)] if above else [])):
         for subject in load_policy(engine).freezes:
-            if _concerns(subject, attributes):
+            if _concerns(subject, named):
                 yield _of(scope_text(subject) or "everybody", account)
 
 

@@ -100,11 +100,13 @@ def erase(common: Common, word: str, reason: str | None) -> None:
     from budget.admin import actor
     from budget.alerts.erasing import forget
     from budget.cli.common import attributes_of
+    from budget.overview import load_policy
     from budget.records.erasing import erase as erase_value
 
     wanted = attributes_of((word,))
     [(attribute, value)] = wanted.items()
-    with opened(common) as (_, books):
+    with opened(common) as (budget, books):
+        load_policy(budget.engine)  # if the store cannot answer, it says so before a key is looked for beside it
         done = erase_value(books, attribute, value, actor(reason))
         forget(books, attribute, value)
     if not done.clean:

@@ -64,7 +64,7 @@ def list_prices(common: Common, word: str | None, provider: str | None, everythi
     ]  # fmt: skip
     found.sort(key=lambda pair: (pair[0].provider, pair[0].id))
     if common.json:
-        print_json([_summary(model, row) for model, row in found])
+        print_json({"models": [_summary(model, row) for model, row in found]})
         return
     columns = [
         Column("provider", drop=1), Column("model", shrink=True, least=36), Column("input", True),

@@ -104,7 +104,7 @@ def top(
       budget top --by agent -n 5 --since 30d
     """
     asked = {"by": by, "top": top, "since": since, "where": attributes_of(words), "quick": True}
-    _answer(common, answers("top"), asked, as_csv, plot)
+    _answer(common, answers("top"), asked, as_csv, plot, "top")
 
 
 @click.command("suggest")
@@ -126,11 +126,13 @@ def suggest(
       budget suggest agent=support --at p95
     """
     asked = {"since": since, "until": until, "where": attributes_of(words)}
-    _answer(common, answers("suggest", at), asked, as_csv, None)
+    _answer(common, answers("suggest", at), asked, as_csv, None, "suggestions")
 
 
-def _answer(common: Common, answer: Answer, asked: dict[str, Any], as_csv: bool, plot: str | None) -> None:
-    """Ask, and print the answer in one of its forms."""
+def _answer(
+    common: Common, answer: Answer, asked: dict[str, Any], as_csv: bool, plot: str | None, key: str | None = None
+) -> None:  # fmt: skip
+    """Ask, and print the answer in one of its forms; as JSON it is a list, or an object that has it under a key."""
     if common.json and as_csv:
         raise ConfigError("--json and --csv: choose one")
     if plot is not None and answer.plot is None:
@@ -142,7 +144,7 @@ def _answer(common: Common, answer: Answer, asked: dict[str, Any], as_csv: bool,
         if not common.json and not as_csv:
             answer.show(budget, rows, asked)
     if common.json:
-        print_json(rows.to_dicts())
+        print_json(rows.to_dicts() if key is None else {key: rows.to_dicts()})
     elif as_csv:
         print_csv(rows)
     if not rows and not common.json:

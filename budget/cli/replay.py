@@ -104,6 +104,8 @@ def replay(
         store = Scratch() if ledger else _store(opened, shared, settings)
         advance = opened.enter_context(_progress(past))
         found = compare(store, past, policies, pricing, before=before, reserve=factor, on_progress=advance)
+    for name in sorted(pricing.unused):
+        note(f"--model-map: no call has the model {name!r}")
     if plot is not None:
         _draw(Path(plot), found)
     one = next(iter(found.policies.values())) if len(policies) == 1 else None

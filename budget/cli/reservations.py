@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from budget.commands import Reservation
     from budget.engine import Budget
 
-__all__ = ["sweep_all"]
-
 
 class _Holding(NamedTuple):
     """What a reservation holds in one pool. `limit` is the rule, or what is known of one that was unset."""
@@ -99,6 +97,8 @@ def list_reservations(common: Common, words: tuple[str, ...], rule: str | None) 
 def refund(common: Common, id: str, reason: str | None) -> None:
     """Give a reservation back: its call was surely not billed. One that has expired is corrected.
 
+    What the account above (above = "company" in budget.toml) has set aside for the call is given back, too.
+
     \b
     Example:
       budget reservations refund 01a2020f7f0dc89124baba59b9ecbc8d --reason 'the worker died before the call'
@@ -109,12 +109,15 @@ def refund(common: Common, id: str, reason: str | None) -> None:
 
     known_reservation(id)
     with common.open() as budget:
-        outcome = budget.engine.do(Refund(id, actor(reason)))
-    done = outcome.reservation
-    if done is None or not done.digest:  # the store has only noted that nothing may come under this id any more
-        raise ReservationConflict(f"reservation {id}: there is none, or it ended too long ago")
-    if outcome.status == "conflict":
-        raise ReservationConflict(f"reservation {id} is already {done.state}")
+        command, above = Refund(id, actor(reason)), budget.engine.above
+        outcome = budget.engine.do(command)
+        done = outcome.reservation
+        if done is None or not done.digest:  # the store has only noted that nothing may come under this id any more
+            raise ReservationConflict(f"reservation {id}: there is none, or it ended too long ago")
+        if outcome.status == "conflict":
+            raise ReservationConflict(f"reservation {id} is already {done.state}")
+        if above is not None:
+            above.do(command)
     if common.json:
         print_json({"refunded": done.id, "usd": format_usd(done.amounts[0] or 0)})
     else:
@@ -130,21 +133,11 @@ def sweep(common: Common) -> None:
     Example:
       budget reservations sweep
     """
+    from budget.overview import sweep as expire_due
+
     with common.open() as budget:
-        count = sweep_all(budget)
+        count = expire_due(budget.engine).count
     print_json({"expired": count}) if common.json else say(f"expired: {count}")
-
-
-def sweep_all(budget: Budget) -> int:
-    """Expire everything that is due, in as many commands as it takes; return how many."""
-    from budget.commands import Sweep
-
-    total = 0
-    while count := budget.engine.do(Sweep()).count:
-        total += count
-    return total
-
-
 def _holdings(budget: Budget, found: Sequence[Reservation]) -> Mapping[str, list[_Holding]]:
     """Return what each reservation holds, by its id; pools of limits that are gone too."""
     from budget.overview import load_policy

@@ -87,10 +87,11 @@ def run(common: Common, words: tuple[str, ...], **options: Any) -> int:
 
 
 def _whereabouts(settings: Settings) -> dict[str, str]:
-    """Return the variables that name store and account, in every folder that the command may change to."""
+    """Return the variables that name store and accounts, in every folder that the command may change to."""
     stores = {"BUDGET_STORE": settings.store, "BUDGET_RECORDS": settings.records}
     told = {name: _absolute(url) for name, url in stores.items() if url is not None}
-    return {**told, "BUDGET_ACCOUNT": settings.account}
+    above = {} if settings.above is None else {"BUDGET_ABOVE": settings.above}
+    return {**told, "BUDGET_ACCOUNT": settings.account, **above}
 
 
 def _absolute(url: str) -> str:

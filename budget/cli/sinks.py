@@ -95,7 +95,7 @@ def status(common: Common, given: tuple[str, ...]) -> None:
     with common.open() as budget:
         rows = _rows(budget, given)
     if common.json:
-        print_json(rows)
+        print_json({"sinks": rows})
         return
     columns = [
         Column("sink", shrink=True), Column("place", True), Column("lag", True), Column("missed", True, drop=2),

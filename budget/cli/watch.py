@@ -17,6 +17,7 @@ from budget.cli.common import Common, attributes_of, common
 from budget.cli.output import is_terminal, note, safe
 from budget.config import duration_us
 from budget.errors import StoreUnavailable
+from budget.limits import name_model
 from budget.money import show_usd
 from budget.window import SECOND, at_zone
 
@@ -61,10 +62,11 @@ def watch(common: Common, words: tuple[str, ...], length: str | None) -> None:
       budget watch user=alice
       budget watch --json --for 1h >> calls.jsonl
     """
-    attributes = attributes_of(words)
-    seconds = None if length is None else duration_us(length, "--for") / SECOND
-    with _quietly(), common.open() as budget, _view(common, budget, attributes) as view:
-        _follow(budget, attributes, view, seconds)
+    seconds, given = None if length is None else duration_us(length, "--for") / SECOND, attributes_of(words)
+    with _quietly(), common.open() as budget:
+        attributes = name_model(budget.settings.book, given)  # as the ledger has it
+        with _view(common, budget, attributes) as view:
+            _follow(budget, attributes, view, seconds)
 
 
 @contextmanager

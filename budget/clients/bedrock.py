@@ -27,6 +27,7 @@ from budget.clients.functions import (
     Event,
     Spoken,
     backstop,
+    begun,
     extras_of,
     finish,
     guarded_class,
@@ -128,25 +129,37 @@ def _logical(base: Any, budget: Budget) -> Any:
         def send(changes: Mapping[str, Any]) -> Any:
             return base._make_api_call(self, operation_name, {**params, **changes})
 
-        if budget.settings.disabled or operation_name in _FREE:
+        call = begun(_call, budget, operation_name, params, extras)
+        if call is None:
             return send({})
-        if operation_name in _CONVERSE:
-            spoken = Spoken("aws-bedrock", converse=ConverseMeter)
-            call = Call(budget, spoken, "converse", params, extras=extras)
-            call.streams = operation_name == "ConverseStream"
-            answer = start(call, send)
-            if "stream" in answer:
-                answer["stream"] = _metered(answer["stream"], call)
-            else:
-                finish(call, answer)
-            return answer
+        answer = start(call, send)
         if operation_name in _INVOKE:
-            invoked = _invoked(budget, params, extras)
-            return send({}) if invoked is None else _read(start(invoked, send), invoked)
-        refuse(budget, operation_name)
-        return send({})
+            return _read(answer, call)
+        if "stream" in answer:
+            answer["stream"] = _metered(answer["stream"], call)
+        else:
+            finish(call, answer)
+        return answer
 
     return make_api_call
+
+
+def _call(budget: Budget, operation: str, params: Mapping[str, Any], extras: Extras) -> Call | None:
+    """Return the call of an operation, None if it passes.
+
+    Raises:
+        Unbounded: It may cost money, and nobody knows how much.
+    """
+    if budget.settings.disabled or operation in _FREE:
+        return None
+    if operation in _INVOKE:
+        return _invoked(budget, params, extras)
+    if operation not in _CONVERSE:
+        refuse(budget, operation)
+        return None
+    call = Call(budget, Spoken("aws-bedrock", converse=ConverseMeter), "converse", params, extras=extras)
+    call.streams = operation == "ConverseStream"
+    return call
 
 
 def _each(base: Any, budget: Budget) -> Any:

@@ -215,9 +215,10 @@ class Call:
 
     # While the SDK works.
 
-    def attempt(self, request: Any, is_async: bool) -> None:
-        """Take note of an HTTP attempt, and have the transport say whether it sends anything."""
+    def attempt(self, request: Any, is_async: bool, closed: bool) -> None:
+        """Take note of an HTTP attempt, and have the transport say whether it sends anything: none does if closed."""
         attempt = Attempt()
+        attempt.traced = closed
         self._attempts.append(attempt)
         given = request.extensions.get("trace")
         hook = attempt.awatch(given) if is_async else attempt.watch(given)
@@ -329,6 +330,11 @@ class Call:
         except Exception as error:
             _log.warning("a stream is charged its reservation: an event cannot be read (%s)", type(error).__name__)
             self._meter = None
+
+    @property
+    def begun(self) -> bool:
+        """Whether its money was set aside."""
+        return self._begun > 0
 
     @property
     def guard(self) -> Guard:

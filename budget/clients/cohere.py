@@ -19,12 +19,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from budget.clients.call import Call
+from budget.clients.extras import NONE
 from budget.clients.functions import (
     ErrorAnswer,
     Spoken,
+    abegun,
     afinish,
     astart,
     attempt,
+    begun,
     extras_of,
     finish,
     refuse,
@@ -151,39 +154,38 @@ class _AsyncSent(_Sent):
         return response
 
 
-def _call(budget: Budget, path: Any, options: Mapping[str, Any]) -> tuple[Call, dict[str, Any]] | None:
-    """Return the call of a request and its body, None if it passes.
+def _call(budget: Budget, path: Any, options: dict[str, Any]) -> Call | None:
+    """Return the call of a request, whose options, the call's own, get its whole body; None if it passes.
 
     Raises:
         Unbounded: It may cost money, and nobody knows how much.
     """
-    name = str(path).strip("/")
+    name, given, asked = str(path).strip("/"), options.get("json"), options.get("request_options") or {}
+    extras = NONE
+    if isinstance(given, Mapping):
+        whole = {**given, **(asked.get("additional_body_parameters") or {})}
+        body = {name: value for name, value in whole.items() if value is not options.get("omit")}
+        extras = extras_of(body)
+        options.update(json=body, request_options={**asked, "additional_body_parameters": {}})
     if budget.settings.disabled or options["method"].upper() != "POST" or name in _FREE:
         return None
-    given, omit = options.get("json"), options.get("omit")
     endpoint = _METERED.get(name)
     if endpoint is None or not isinstance(given, Mapping):
         refuse(budget, f"POST {name}")
         return None
-    more = (options.get("request_options") or {}).get("additional_body_parameters") or {}
-    body = {name: value for name, value in {**given, **more}.items() if value is not omit}
-    extras = extras_of(body)
-    return Call(budget, Spoken("cohere", chat=CohereMeter), endpoint, body, extras=extras), body
+    return Call(budget, Spoken("cohere", chat=CohereMeter), endpoint, body, extras=extras)
 
 
-def _changed(options: Mapping[str, Any], body: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    asked = options.get("request_options")
-    rest = {**asked, "additional_body_parameters": {}} if asked else asked
-    return {**options, "json": {**body, **changes}, "request_options": rest}
+def _changed(options: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    return {**options, "json": {**options["json"], **changes}}
 
 
 def _http(base: Any, budget: Budget) -> Any:
     def request(self: Any, path: Any = None, **options: Any) -> Any:
-        found = None if options.get("retries") else _call(budget, path, options)
-        if found is None:
+        call = None if options.get("retries") else begun(_call, budget, path, options)
+        if call is None:
             return base.request(self, path, **options)
-        call, body = found
-        response = start(call, lambda changes: base.request(self, path, **_changed(options, body, changes)))
+        response = start(call, lambda changes: base.request(self, path, **_changed(options, changes)))
         if response.status_code >= 400:
             call.guard.end(*call.failed(ErrorAnswer()))
         else:
@@ -192,16 +194,15 @@ def _http(base: Any, budget: Budget) -> Any:
 
     @contextmanager
     def stream(self: Any, path: Any = None, **options: Any) -> Iterator[Any]:
-        found = _call(budget, path, options)
-        if found is None:
+        call = begun(_call, budget, path, options)
+        if call is None:
             with base.stream(self, path, **options) as response:
                 yield response
             return
-        call, body = found
         opened: list[Any] = []
 
         def send(changes: Mapping[str, Any]) -> Any:
-            opened.append(base.stream(self, path, **_changed(options, body, changes)))
+            opened.append(base.stream(self, path, **_changed(options, changes)))
             with attempt() as answered:
                 response = opened[0].__enter__()
                 answered(response)
@@ -225,11 +226,10 @@ def _http(base: Any, budget: Budget) -> Any:
 
 def _async_http(base: Any, budget: Budget) -> Any:
     async def request(self: Any, path: Any = None, **options: Any) -> Any:
-        found = None if options.get("retries") else _call(budget, path, options)
-        if found is None:
+        call = None if options.get("retries") else await abegun(_call, budget, path, options)
+        if call is None:
             return await base.request(self, path, **options)
-        call, body = found
-        response = await astart(call, lambda changes: base.request(self, path, **_changed(options, body, changes)))
+        response = await astart(call, lambda changes: base.request(self, path, **_changed(options, changes)))
         if response.status_code >= 400:
             await call.guard.aend(*call.failed(ErrorAnswer()))
         else:
@@ -238,16 +238,15 @@ def _async_http(base: Any, budget: Budget) -> Any:
 
     @asynccontextmanager
     async def stream(self: Any, path: Any = None, **options: Any) -> AsyncIterator[Any]:
-        found = _call(budget, path, options)
-        if found is None:
+        call = await abegun(_call, budget, path, options)
+        if call is None:
             async with base.stream(self, path, **options) as response:
                 yield response
             return
-        call, body = found
         opened: list[Any] = []
 
         async def send(changes: Mapping[str, Any]) -> Any:
-            opened.append(base.stream(self, path, **_changed(options, body, changes)))
+            opened.append(base.stream(self, path, **_changed(options, changes)))
             with attempt() as answered:
                 response = await opened[0].__aenter__()
                 answered(response)

@@ -1,10 +1,10 @@
 """What the seams of SDKs without a common base share: a call around the function that makes it.
 
-Each of those SDKs has one function for a logical call and, below it, one for each HTTP attempt. `start` stands around
-the first: it reserves before anything is sent and ends the call if that raises. `attempt` stands around the second,
-and takes note of what was sent and answered. A context variable joins the two, so that a request that nobody reserved
-for is seen at the attempt, before any byte: `backstop`. A whole answer ends its call by `finish`; a stream by
-`metered.Metered` or `AsyncMetered`, whatever way it ends.
+Each of those SDKs has one function for a logical call and, below it, one for each HTTP attempt. `begun` stands before
+the first: it reserves, or says that the call passes. `start` stands around it, and ends the call if that raises.
+`attempt` stands around the second, and takes note of what was sent and answered. A context variable joins the two, so
+that a request that nobody reserved for is seen at the attempt, before any byte: `backstop`. A whole answer ends its
+call by `finish`; a stream by `metered.Metered` or `AsyncMetered`, whatever way it ends.
 
 Attempts here cannot be traced into the transport: one that raised counts as sent unless its error says that no
 connection was made.
@@ -16,9 +16,9 @@ import weakref
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
-from budget.clients.backstop import HOW, by_hand
+from budget.clients.backstop import HOW, UnlessByHand, by_hand
 from budget.clients.call import Call
 from budget.clients.extras import NONE, PREFIX, Extras, read_extras
 from budget.clients.protocol import Meter
@@ -31,11 +31,14 @@ if TYPE_CHECKING:
     from budget.engine import Budget
 
 __all__ = [
-    "ErrorAnswer", "Event", "Spoken", "afinish", "astart", "attempt", "backstop", "extras_of", "finish",
-    "guarded_class", "refuse", "seconds", "start", "subclass", "tried",
+    "ErrorAnswer", "Event", "Spoken", "abegun", "afinish", "astart", "attempt", "backstop", "begun", "extras_of",
+    "finish", "guarded_class", "refuse", "seconds", "start", "subclass", "tried",
 ]  # fmt: skip
 
 T = TypeVar("T")
+P = ParamSpec("P")
+_CLOSED = ("Cannot send a request, as the client has been closed.", "Session is closed")
+"""What httpx, both generations, and aiohttp say to who asks a closed client."""
 _call: ContextVar[weakref.ref[Call] | None] = ContextVar("budget_function_call", default=None)
 
 
@@ -110,8 +113,39 @@ def extras_of(body: dict[str, Any]) -> Extras:
     return read_extras(found) if found else NONE
 
 
+def begun(
+    make: Callable[Concatenate[Budget, P], Call | None], budget: Budget, *args: P.args, **kwargs: P.kwargs
+) -> Call | None:
+    """Make a call and reserve for it; None if it passes.
+
+    That is if it is free (`make` returns None), or if it has no bound or no price and money was set aside for it by
+    hand: who did that says what it cost.
+
+    Raises:
+        BudgetError: Refused; nothing was sent.
+    """
+    with UnlessByHand(budget):
+        call = make(budget, *args, **kwargs)
+        if call is not None:
+            call.begin()
+        return call
+    return None
+
+
+async def abegun(
+    make: Callable[Concatenate[Budget, P], Call | None], budget: Budget, *args: P.args, **kwargs: P.kwargs
+) -> Call | None:
+    """Like `begun`, without blocking the event loop."""
+    with UnlessByHand(budget):
+        call = make(budget, *args, **kwargs)
+        if call is not None:
+            await call.abegin()
+        return call
+    return None
+
+
 def start(call: Call, send: Callable[[Mapping[str, Any]], T]) -> T:
-    """Reserve and send; return what came back, which does not end the call yet.
+    """Reserve, if `begun` has not, and send; return what came back, which does not end the call yet.
 
     Args:
         call: The call.
@@ -120,7 +154,8 @@ def start(call: Call, send: Callable[[Mapping[str, Any]], T]) -> T:
     Raises:
         BudgetError: Refused; nothing was sent.
     """
-    call.begin()
+    if not call.begun:
+        call.begin()
     try:
         with _under_way(call):
             return send(call.changes)
@@ -131,7 +166,8 @@ def start(call: Call, send: Callable[[Mapping[str, Any]], T]) -> T:
 
 async def astart(call: Call, send: Callable[[Mapping[str, Any]], Awaitable[T]]) -> T:
     """Like `start`, without blocking the event loop."""
-    await call.abegin()
+    if not call.begun:
+        await call.abegin()
     try:
         with _under_way(call):
             return await send(call.changes)
@@ -185,10 +221,15 @@ def seconds(given: Any) -> Any:
 def tried(response: Any, error: BaseException | None) -> None:
     """Take note of one HTTP attempt of the call under way: of its response, or of what was raised instead."""
     call = _current()
-    if call is None or (response is None and never_connected(error)):
+    if call is None or (response is None and (never_connected(error) or _was_closed(error))):
         return
     judged = _judged(error) if response is None and error is not None else response
     call.tried(judged if judged is not None and judged.status_code >= 300 else None)
+
+
+def _was_closed(error: BaseException | None) -> bool:
+    """Whether an HTTP client says that it was closed before, and so has sent nothing."""
+    return type(error) is RuntimeError and str(error) in _CLOSED
 
 
 @contextmanager

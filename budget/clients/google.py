@@ -24,13 +24,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import unquote
 
 from budget.clients.call import Call
+from budget.clients.extras import NONE
 from budget.clients.functions import (
     Event,
     Spoken,
+    abegun,
     afinish,
     astart,
     attempt,
     backstop,
+    begun,
     extras_of,
     finish,
     refuse,
@@ -184,11 +187,11 @@ def _endpoint(budget: Budget, request: Any) -> tuple[str, str] | None:
 
 
 def _call(budget: Budget, client: Any, request: Any) -> Call | None:
+    extras = extras_of(request.data) if isinstance(request.data, dict) else NONE
     found = None if budget.settings.disabled else _endpoint(budget, request)
     if found is None:
         return None
     api = Spoken("google-vertex" if client.vertexai else "google", generateContent=GeminiMeter)
-    extras = extras_of(request.data)
     call = Call(budget, api, found[0], {**request.data, "model": found[1]}, extras=extras)
     call.streams = _path(request).endswith(":streamGenerateContent")
     return call
@@ -230,7 +233,7 @@ def _api_class(base: Any, budget: Budget) -> Any:
     """Make the guarded subclass of the SDK's client below."""
 
     def request(self: Any, http_request: Any, *args: Any, **options: Any) -> Any:
-        call = _call(budget, self, http_request)
+        call = begun(_call, budget, self, http_request)
         if call is None:
             return base._request(self, http_request, *args, **options)
 
@@ -247,7 +250,7 @@ def _api_class(base: Any, budget: Budget) -> Any:
         return response
 
     async def async_request(self: Any, http_request: Any, *args: Any, **options: Any) -> Any:
-        call = _call(budget, self, http_request)
+        call = await abegun(_call, budget, self, http_request)
         if call is None:
             return await base._async_request(self, http_request, *args, **options)
 

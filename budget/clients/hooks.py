@@ -47,7 +47,7 @@ def sync_hooks(base: Any, budget: Budget) -> dict[str, Any]:
                 call = made
         if call is not None:
             hand_deadline(http_request)
-            call.attempt(http_request, is_async=False)
+            call.attempt(http_request, is_async=False, closed=self.is_closed())
         base._prepare_request(self, http_request)
 
     def copy_and_prepare(self: Any, options: Any) -> Any:
@@ -85,7 +85,7 @@ def async_hooks(base: Any, budget: Budget) -> dict[str, Any]:
                 call = made
         if call is not None:
             hand_deadline(http_request)
-            call.attempt(http_request, is_async=True)
+            call.attempt(http_request, is_async=True, closed=self.is_closed())
         await base._prepare_request(self, http_request)
 
     async def copy_and_prepare(self: Any, options: Any) -> Any:

@@ -28,11 +28,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from budget.clients.call import Call
+from budget.clients.extras import Extras
 from budget.clients.functions import (
     Event,
     Spoken,
+    abegun,
     afinish,
     astart,
+    begun,
     extras_of,
     finish,
     guarded_class,
@@ -88,19 +91,23 @@ def _synchronous(budget: Budget, function: Any, endpoint: str) -> Any:
     @wraps(function)
     def guarded(*args: Any, **kwargs: Any) -> Any:
         given = _given(function, args, kwargs)
+        extras = extras_of(given)
         if budget.settings.disabled or _mocked(given):
             return function(**given)
-        asked = _Asked(budget, endpoint, given)
+        asked = _Asked(endpoint, given, extras)
+        call = begun(asked.made, budget)
+        if call is None:
+            return function(**given)
 
         def send(changes: Mapping[str, Any]) -> Any:
             with asked.attempt() as once:
                 return once.made(function(**asked.sent(changes)))
 
-        answer = start(asked.call, send)
+        answer = start(call, send)
         if hasattr(answer, "completion_stream"):
             return asked.metered(answer, Metered)
-        finish(asked.call, asked.read(answer))
-        asked.call.tell(answer)
+        finish(call, asked.read(answer))
+        call.tell(answer)
         return answer
 
     return guarded
@@ -110,19 +117,23 @@ def _asynchronous(budget: Budget, function: Any, endpoint: str) -> Any:
     @wraps(function)
     async def guarded(*args: Any, **kwargs: Any) -> Any:
         given = _given(function, args, kwargs)
+        extras = extras_of(given)
         if budget.settings.disabled or _mocked(given):
             return await function(**given)
-        asked = _Asked(budget, endpoint, given)
+        asked = _Asked(endpoint, given, extras)
+        call = await abegun(asked.made, budget)
+        if call is None:
+            return await function(**given)
 
         async def send(changes: Mapping[str, Any]) -> Any:
             with asked.attempt() as once:
                 return once.made(await function(**asked.sent(changes)))
 
-        answer = await astart(asked.call, send)
+        answer = await astart(call, send)
         if hasattr(answer, "completion_stream"):
             return asked.metered(answer, AsyncMetered)
-        await afinish(asked.call, asked.read(answer))
-        asked.call.tell(answer)
+        await afinish(call, asked.read(answer))
+        call.tell(answer)
         return answer
 
     return guarded
@@ -141,12 +152,20 @@ def _mocked(given: Mapping[str, Any]) -> bool:
 
 
 class _Asked:
-    """One call: what was asked of LiteLLM, and how its answer is read."""
+    """One call: what was asked of LiteLLM, and how its answer is read.
 
-    def __init__(self, budget: Budget, endpoint: str, given: dict[str, Any]):
-        litellm: Any = import_module("litellm")
-        extras = extras_of(given)
-        self._given = given
+    Attributes:
+        call: The call, once it is `made`.
+    """
+
+    call: Call
+
+    def __init__(self, endpoint: str, given: Mapping[str, Any], extras: Extras):
+        self._endpoint, self._given, self._extras = endpoint, given, extras
+
+    def made(self, budget: Budget) -> Call:
+        """Make the call."""
+        given, litellm = self._given, import_module("litellm")
         name, of, *_ = litellm.get_llm_provider(
             given.get("model"), given.get("custom_llm_provider"), given.get("api_base") or given.get("base_url")
         )
@@ -156,7 +175,8 @@ class _Asked:
         self._repeats = any(given.get(each) for each in ("num_retries", "retry_policy")) or bool(litellm.num_retries)
         body = {**body_of(given, litellm), "model": name}
         spoken = Spoken(self._provider, chat=partial(_Meter, self._reasons(litellm, name, of)))
-        self.call = Call(budget, spoken, endpoint, body, extras=extras)
+        self.call = Call(budget, spoken, self._endpoint, body, extras=self._extras)
+        return self.call
 
     def sent(self, changes: Mapping[str, Any]) -> dict[str, Any]:
         """Return the arguments that LiteLLM gets."""

@@ -25,10 +25,12 @@ from budget.clients.call import Call
 from budget.clients.functions import (
     ErrorAnswer,
     Spoken,
+    abegun,
     afinish,
     astart,
     attempt,
     backstop,
+    begun,
     extras_of,
     finish,
     refuse,
@@ -193,7 +195,7 @@ def _changed(request: Any, changes: Mapping[str, Any]) -> Any:
 
 def _request(send: Callable[..., Any], budget: Budget, resource: Any, *args: Any, **options: Any) -> Any:
     names = dict(zip(("hook_ctx", "request"), args, strict=False)) | options
-    call = _call(budget, names["request"])
+    call = begun(_call, budget, names["request"])
     if call is None:
         return send(resource, **names)
     response = start(call, lambda changes: send(resource, **{**names, "request": _changed(names["request"], changes)}))
@@ -208,7 +210,7 @@ def _request(send: Callable[..., Any], budget: Budget, resource: Any, *args: Any
 
 async def _async_request(send: Callable[..., Any], budget: Budget, resource: Any, *args: Any, **options: Any) -> Any:
     names = dict(zip(("hook_ctx", "request"), args, strict=False)) | options
-    call = _call(budget, names["request"])
+    call = await abegun(_call, budget, names["request"])
     if call is None:
         return await send(resource, **names)
 

@@ -106,7 +106,8 @@ def _peeked(file: Any) -> bytes | None:
 
 
 def _only_usage(chunk: Any) -> bool:
-    return not getattr(chunk, "choices", None) and getattr(chunk, "usage", None) is not None
+    fields = fields_of(chunk)
+    return not fields.get("choices") and fields.get("usage") is not None
 
 
 class ChatMeter(StreamMeter):

@@ -17,7 +17,7 @@ from budget.clients.call import Call, End
 from budget.clients.growth import alook_after, look_after
 
 _log = logging.getLogger("budget")
-__all__ = ["content", "tap", "tap_async", "unread"]
+__all__ = ["content", "read", "tap", "tap_async", "unread"]
 
 
 def unread(result: Any) -> Any:
@@ -161,6 +161,11 @@ class _Event(dict[str, Any]):
     """A JSON object whose members are read like those of the SDK's models; what is not there is None."""
 
     __getattr__ = dict.get
+
+
+def read(event: Any) -> Any:
+    """Return an event of a stream as the meters read it, also of one that gives plain objects (`cast_to=object`)."""
+    return _json(json.dumps(event)) if type(event) is dict else event
 
 
 def _json(text: str | bytes) -> Any:

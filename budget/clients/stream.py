@@ -20,6 +20,7 @@ from typing import Any
 
 from budget.clients.call import Call
 from budget.clients.growth import alook_after, look_after
+from budget.clients.raw import read
 
 __all__ = ["hide", "meter_async_stream", "meter_stream"]
 
@@ -116,7 +117,7 @@ class _Events:
             call.guard.end(*call.streamed(error))
             raise
         call.reader = None
-        call.event(event)
+        call.event(read(event))
         return event
 
 
@@ -146,7 +147,7 @@ class _AsyncEvents:
             _dropped(call)  # cancelled: the end is booked without another wait
             raise
         call.reader = None
-        call.event(event)
+        call.event(read(event))
         return event
 
 

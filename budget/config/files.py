@@ -10,7 +10,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from budget.errors import ConfigError
+from budget.errors import ArgumentTypeError, ConfigError
 from budget.limits import Limit
 from budget.prices.own import OWN_FILE, Layer, configured_layers, lay_all
 
@@ -34,11 +34,16 @@ def find_file(name: str = FILE) -> Path | None:
     """Return the nearest `budget.toml`, or another file: of the working folder, else of its parents.
 
     Raises:
-        ConfigError: It cannot be told whether there is one, and what it says would be left out.
+        ConfigError: It cannot be told whether there is one, or it is a link to none: what it says would be left out.
     """
     here = _working_folder()
     try:
-        return next((folder / name for folder in (here, *here.parents) if (folder / name).is_file()), None)
+        for path in (folder / name for folder in (here, *here.parents)):
+            if path.is_file():
+                return path
+            if path.is_symlink() and not path.exists():
+                raise ConfigError(f"{path}: is a link that leads nowhere ({os.readlink(path)})")
+        return None
     except OSError as error:
         raise ConfigError(f"{error.filename}: cannot be looked at ({error.strerror}); work in another folder") from None
 
@@ -88,7 +93,10 @@ def read_limits(file: Mapping[str, Any], name: str = FILE) -> list[Limit]:
         options = dict(row)
         if not isinstance(text := options.pop("limit", None), str):
             raise ConfigError(f'{name}: each [[limits]] needs limit = "AMOUNT/WINDOW"')
-        found.append(Limit(text, **options).set_in("file"))
+        try:
+            found.append(Limit(text, **options).set_in("file"))
+        except (ConfigError, ArgumentTypeError) as error:
+            raise type(error)(f"{name}: [[limits]] {text[:40]!r}: {error}") from None
     return found
 
 

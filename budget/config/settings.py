@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -114,11 +114,13 @@ def load(
     unpriced = values.choice("on_unpriced", pick("on_unpriced", on_unpriced, "refuse"), ("refuse", "allow"))
     counter = values.choice("count_with", pick("count_with", count_with, "tokenizer"), ("tokenizer", "provider"))
     name = values.check_account(pick("account", account, "default"))
+    # Said by who goes before what says which account is above.
+    named = account is not None or (environment["account"] is not None and environment["above"] is None)
     book = price_book(prices, file)
     return Settings(
         store=values.store_url("store", pick("store", store, None)) or default_store(),
         account=name,
-        above=values.above(above, pick("above", None, None), account, name),
+        above=values.above(above, pick("above", None, None), named, name),
         records=values.store_url("records", pick("records", records, None)),
         limits=_joined(values.limits(limits), read_limits(file), book),
         book=book,
@@ -157,7 +159,7 @@ def configured_sinks() -> tuple[Any, ...]:
     Raises:
         ConfigError, ArgumentTypeError: They cannot be read.
     """
-    return values.sinks(os.environ.get("BUDGET_SINKS") or read_file().get("sinks", ()))
+    return values.sinks(_configured(read_file(), "sinks", ()))
 
 
 def configured_alerts() -> tuple[tuple[Any, ...], tuple[Any, ...]]:
@@ -166,6 +168,10 @@ def configured_alerts() -> tuple[tuple[Any, ...], tuple[Any, ...]]:
     Raises:
         ConfigError, ArgumentTypeError: They cannot be read.
     """
-    rules, to = (os.environ.get(name) for name in ("BUDGET_ALERTS", "BUDGET_ALERT_TO"))
     file = read_file()
-    return values.alerts(rules or file.get("alerts", ())), values.alert_to(to or file.get("alert_to", ("log",)))
+    return values.alerts(_configured(file, "alerts", ())), values.alert_to(_configured(file, "alert_to", ("log",)))
+
+
+def _configured(file: Mapping[str, Any], name: str, default: Any) -> Any:
+    """Return what the environment says, also if that is nothing, else the file."""
+    return os.environ.get(f"BUDGET_{name.upper()}", file.get(name, default))

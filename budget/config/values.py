@@ -24,6 +24,7 @@ __all__ = [
 _ACCOUNT = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 _DURATION = re.compile(r"(\d{1,9})([smhdw])", re.ASCII)
 _NUMBER = re.compile(r"\d{1,9}(\.\d{1,9})?", re.ASCII)
+_UTF8 = re.compile("[^\ud800-\udfff]*")
 _LONGEST = 1000 * 366 * 86400 * 1_000_000
 """Microseconds: of what is longer, no instant so far away can be told."""
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
@@ -74,9 +75,11 @@ def store_url(name: str, value: object) -> str | None:
     """Read the URL of a store, or nothing. An empty one is an error: it would hide the one that the file names."""
     if value == "":
         raise ConfigError(f"{name}: '' names no store; leave it out (unset BUDGET_{name.upper()}) or give a URL")
-    if value is None or isinstance(value, str):
-        return value
-    raise ArgumentTypeError(f"{name}: {type(value).__name__} is not a string")
+    if value is not None and not isinstance(value, str):
+        raise ArgumentTypeError(f"{name}: {type(value).__name__} is not a string")
+    if value is not None and not _UTF8.fullmatch(value):
+        raise ConfigError(f"{name}: it is not valid UTF-8, which the path or URL of a store has to be")
+    return value
 
 
 def callback(name: str, value: object) -> Callable[..., Any] | None:
@@ -94,11 +97,11 @@ def flag(name: str) -> bool:
     return value in _YES
 
 
-def above(given: object, configured: object, account: str | None, name: str) -> str | None:
-    """Read the account above the one called `name`, which `account` says if it was given as an argument."""
+def above(given: object, configured: object, named: bool, name: str) -> str | None:
+    """Read the account above the one called `name`; `named` says whether that goes before what is configured."""
     value = configured if given is None else given
     found = None if value is None else check_account(value, "above")
-    if found == name and given is None and account is not None:
+    if found == name and given is None and named:
         return None  # who names the account that is configured as the one above works with that one itself
     if found == name:
         raise ConfigError(f"above: {name!r} is the account itself; name another one, whose limits bind besides")

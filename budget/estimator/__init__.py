@@ -30,7 +30,7 @@ from budget.estimator import (
 from budget.estimator.bounds import Measure
 from budget.estimator.constants import VOCABULARIES
 
-__all__ = ["CHAT_ONLY", "REQUEST_FIELDS", "VOCABULARIES", "Measure", "endpoint_of", "measure"]
+__all__ = ["CHAT_ONLY", "PROVIDERS", "REQUEST_FIELDS", "VOCABULARIES", "Measure", "endpoint_of", "measure"]
 
 _SCOPE = frozenset({"user", "agent", "session", "run", "team", "org", "project", "provider"})
 _FIELDS = anthropic.FIELDS | openai_chat.FIELDS | openai_responses.FIELDS | openai.EMBEDDINGS_FIELDS
@@ -79,7 +79,7 @@ for _endpoint, _walk in (
     ("transcriptions", openai_media.measure_recording),
 ):
     _MEASURES |= {(provider, _endpoint): _walk for provider in _OTHERS[_endpoint].split()}
-_PROVIDERS = (
+PROVIDERS = (
     "anthropic", "openai", "google", "google-vertex", "aws-bedrock", "azure", "mistral", "xai", "deepseek", "groq",
     "cohere", "together", "fireworks", "perplexity", "openrouter",
 )  # fmt: skip
@@ -105,7 +105,7 @@ def measure(body: Mapping[str, Any], *, provider: str, endpoint: str, vocabulary
             the API does not take; the error names the place.
         ArgumentTypeError: The body holds something that is not JSON, such as a generator.
     """
-    for name, value, known in (("provider", provider, _PROVIDERS), ("endpoint", endpoint, _ENDPOINTS)):
+    for name, value, known in (("provider", provider, PROVIDERS), ("endpoint", endpoint, _ENDPOINTS)):
         if value not in known:
             raise ConfigError(f"{name}: {str(value)[:40]!r} is not one of {', '.join(known)}")
     walk = _MEASURES.get((provider, endpoint))

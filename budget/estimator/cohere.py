@@ -38,9 +38,10 @@ def _second(body: Mapping[str, Any]) -> Mapping[str, Any]:
     for i, turn in enumerate(as_items(body.get("chat_history") or (), "chat_history")):
         place = f"chat_history[{i}]"
         fields = as_fields(turn, place)
-        role = _ROLES.get(str(fields.get("role")).upper())
+        said = fields.get("role")
+        role = _ROLES.get(said.upper()) if isinstance(said, str) else None
         if role is None:
-            raise ConfigError(f"{place}.role: {shown(fields.get('role'))!r} is not one of {', '.join(_ROLES)}")
+            raise ConfigError(f"{place}.role: {shown(said)!r} is not one of {', '.join(_ROLES)}")
         parts = [fields[name] for name in ("message", "tool_calls", "tool_results") if fields.get(name)]
         messages.append({"role": role, "content": [_text(part, place) for part in parts]})
     if not isinstance(body["message"], str):

@@ -18,6 +18,7 @@ from typing import Any
 
 from budget.estimator import anthropic, openai_chat, openai_responses
 from budget.estimator.bounds import Measure
+from budget.estimator.gemini import draws_unasked
 from budget.estimator.plain import as_fields, as_items, compact
 
 __all__ = ["measure_chat", "measure_messages", "measure_responses"]
@@ -59,8 +60,8 @@ _CHAT_READ = frozenset({
     "safety_mode", "tools", "response_format", "messages", "echo", "echo_last",
 })
 # fmt: on
-_SEARCHES = re.compile(r"(?:.*/)?(?:sonar|compound)|.*:online$")
-_RESEARCHES = re.compile(r"(?:.*/)?sonar-deep-research")
+_SEARCHES = re.compile(r"(?:.*/)?(?:sonar|compound)|.*[:-]online$")
+_RESEARCHES = re.compile(r".*deep-research")
 _TEXT_FIELDS = ("reasoning", "reasoning_content", "reasoning_details", "tool_plan", "citations")
 _UNSENT_FIELDS = ("prefix", "cache_control", "model", *_TEXT_FIELDS)
 _SAFE_PROMPT = 100
@@ -95,6 +96,7 @@ def measure_chat(body: Mapping[str, Any], vocabulary: str) -> Measure:
         base_tokens=found.base_tokens + more,
         cache_ttls=found.cache_ttls | ttls,
         thinking=found.thinking or _thinks(body),
+        makes=found.makes | ({"image"} if draws_unasked(body.get("model")) else set()),
         reasons=(*_reasons(body, _OPEN), *found.reasons),
     )
 
@@ -136,6 +138,8 @@ def _reasons(body: Mapping[str, Any], known: Mapping[str, str]) -> list[str]:
     if isinstance(model, str):
         if _RESEARCHES.match(model) or (_SEARCHES.match(model) and body.get("disable_search") is not True):
             reasons.append("model: it searches the web unasked")
+        if "multi-agent" in model:  # 40 tokens became 39,263 (docs.apiyi.com/en/api-capabilities/grok/multi-agent)
+            reasons.append("model: what its agents tell one another is billed too")
         if "@preset/" in model:
             reasons.append("model: the preset is kept by the server")
     return reasons

@@ -17,7 +17,7 @@ from typing import Any
 
 from budget.errors import ConfigError
 from budget.estimator.bounds import Measure
-from budget.estimator.plain import as_fields, as_items, decoded, shown
+from budget.estimator.plain import as_fields, as_items, shown
 from budget.estimator.walk import Walk, read_count, read_traits
 
 __all__ = ["FIELDS", "measure"]
@@ -38,8 +38,8 @@ FIELDS = _FREE | _READ | _OPEN.keys()
 
 _MAX_TOKENS = ("maxTokens", "max_new_tokens")
 _SAMPLING = frozenset({"temperature", "topP", "topK", "top_p", "top_k", "stopSequences", *_MAX_TOKENS})
-_MODEL_FREE = frozenset({"top_k", "topK", "k", "inferenceConfig", "reasoning_effort", "anthropic_beta"})
-_MODEL_READ = frozenset({"thinking", "reasoning_config", "reasoningConfig", "output_config"})
+_MODEL_FREE = frozenset({"top_k", "topK", "k", "reasoning_effort", "anthropic_beta"})
+_MODEL_READ = frozenset({"thinking", "reasoning_config", "reasoningConfig", "output_config", "inferenceConfig"})
 # fmt: on
 _TOLD = frozenset({"text", "image", "document", "video", "searchResult"})
 _MESSAGE = _TOLD | {"audio", "toolUse", "toolResult", "guardContent", "reasoningContent", "citationsContent"}
@@ -183,7 +183,7 @@ class _Walk(Walk):
             elif name == "content":
                 self.blocks_of(value, at, {"text"})
             elif name == "bytes" and fields.get("format") in _TEXTUAL:
-                self.base_tokens += self.count(decoded(value))
+                self.text_file(value, at)
             elif name == "bytes" and fields.get("format") == "pdf":
                 self.pdf(value, at)
             elif value is not None:
@@ -227,6 +227,8 @@ class _Walk(Walk):
         self.schema(output.get("textFormat"), "outputConfig.textFormat")
         more = as_fields(body.get("additionalModelRequestFields") or {}, "additionalModelRequestFields")
         self.unknown_fields(more, _MODEL_FREE | _MODEL_READ, "additionalModelRequestFields")
+        place = "additionalModelRequestFields.inferenceConfig"
+        self.unknown_fields(as_fields(more.get("inferenceConfig") or {}, place), {"topK", "top_k"}, place)
         for name in ("thinking", "reasoning_config", "reasoningConfig"):
             kind = as_fields(more.get(name) or {}, f"additionalModelRequestFields.{name}").get("type")
             self.thinking |= kind not in (None, "disabled")

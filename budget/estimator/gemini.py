@@ -21,10 +21,10 @@ from typing import Any
 from budget.errors import ConfigError
 from budget.estimator import embeddings
 from budget.estimator.bounds import Measure
-from budget.estimator.plain import as_fields, as_items, decoded, shown
+from budget.estimator.plain import as_fields, as_items, shown
 from budget.estimator.walk import Walk, read_count, read_traits
 
-__all__ = ["FIELDS", "measure", "measure_embeddings"]
+__all__ = ["FIELDS", "draws_unasked", "measure", "measure_embeddings"]
 
 # fmt: off
 _FREE = frozenset({"model", "safetySettings", "labels", "store"})
@@ -67,7 +67,13 @@ _DECLARATION = frozenset({
 _ROLES = ("user", "model", "function", "system")
 _SNAKE = re.compile(r"(?<=[a-z])_([a-z])")
 _REASONS_UNASKED = re.compile(r"(?:.*/)?gemini-(?:[3-9]|2\.5)")
+_DRAWS_UNASKED = re.compile(r"-image|nano-banana")
 _EMBED_FREE = frozenset({"model", "taskType", "title", "outputDimensionality", "autoTruncate"})
+
+
+def draws_unasked(model: object) -> bool:
+    """Whether models of this name answer with images without being asked to."""
+    return isinstance(model, str) and _DRAWS_UNASKED.search(model) is not None
 
 
 def measure(body: Mapping[str, Any], vocabulary: str) -> Measure:
@@ -166,7 +172,8 @@ class _Walk(Walk):
                     self._told(kind, fields, at)
 
     def _inline(self, fields: Mapping[str, Any], part: Mapping[str, Any], place: str) -> None:
-        mime, data = str(fields.get("mimeType")).lower(), fields.get("data")
+        said, data = fields.get("mimeType"), fields.get("data")
+        mime = said.lower() if isinstance(said, str) else ""
         level = _camel(as_fields(part.get("mediaResolution") or {}, f"{place}.mediaResolution"))
         self.unknown_fields(level, {"level"}, f"{place}.mediaResolution")
         detail = _level(level.get("level"))
@@ -181,17 +188,21 @@ class _Walk(Walk):
             self.unknown_fields(film, {"startOffset", "endOffset"}, f"{place}.videoMetadata")
             self.video(data, place)
         elif mime.startswith("text/"):
-            self.base_tokens += self.count(decoded(data))
+            self.text_file(data, place)
         else:
-            self.reason(place, shown(fields.get("mimeType")))
+            self.reason(place, shown(said))
 
     def _told(self, kind: str, fields: Mapping[str, Any], place: str) -> None:
         self.blocks += 1
         for name in _PART_FIELDS[kind]:
             if name not in ("id", "parts"):
                 self.value(fields.get(name), f"{place}.{name}")
-        for at, part in _several(fields.get("parts") if kind == "functionResponse" else None, f"{place}.parts"):
-            self._part(_camel(as_fields(part, at)), at)
+        for at, item in _several(fields.get("parts") if kind == "functionResponse" else None, f"{place}.parts"):
+            part = _camel(as_fields(item, at))
+            if part.get("functionResponse") is None:
+                self._part(part, at)
+            else:
+                self.reason(at, "functionResponse")  # such parts are media
 
     def offered(self, item: object, place: str) -> None:
         tool = _camel(as_fields(item, place))
@@ -224,8 +235,10 @@ class _Walk(Walk):
             elif made != "text":
                 self.reason(place, f"an answer in {shown(kind)}")
         self.makes.update(made for name, made in _MAKES.items() if config.get(name) is not None)
-        if isinstance(model, str) and "-image" in model:
+        if draws_unasked(model):
             self.makes.add("image")
+        if isinstance(model, str) and "deep-research" in model:
+            self.reason("model", "it searches the web unasked")
         for name in ("responseSchema", "responseJsonSchema", "_responseJsonSchema", "responseFormat"):
             self.schema(config.get(name), f"generationConfig.{name}")
         thinking = _camel(as_fields(config.get("thinkingConfig") or {}, "generationConfig.thinkingConfig"))

@@ -83,7 +83,8 @@ def key_of(run: Sequence[Any]) -> int | None:
         roles, contents = [item["role"] for item in run], [item["content"] for item in run]
         if sum(map(len, run)) == 2 * len(run):  # a role and a content each, and no more, as most messages are
             parts = roles, contents
-            return hash((*roles, *contents))
+            if {*map(type, contents)} == {str}:  # the hash of bytes is also that of their text
+                return hash((*roles, *contents))
     except (TypeError, LookupError):
         pass  # of items that are no such messages
     with suppress(ValueError):  # a number of thousands of digits

@@ -90,13 +90,17 @@ def _wrong(value: object, place: str, right: str) -> ConfigError | ArgumentTypeE
     return ArgumentTypeError(f"{place}: must be {right}, not {type(value).__name__}{once}")
 
 
-def decoded(data: object) -> str:
-    """Return the text of a file that is sent as bytes or base64; what is no base64 is taken as it is."""
+def decoded(data: object) -> str | None:
+    """Return the text of a file that is sent as bytes or base64; a string that is no base64 is taken as it is.
+
+    None: it is neither, such as an open file.
+    """
     from binascii import Error, a2b_base64
 
     if isinstance(data, str):
+        packed = "".join(data.split()).replace("-", "+").replace("_", "/")
         try:
-            data = a2b_base64(data.replace("-", "+").replace("_", "/") + "=" * (-len(data) % 4))
+            data = a2b_base64(packed + "=" * (-len(packed) % 4), strict_mode=True)
         except (Error, ValueError):
             return str(data)
-    return bytes(data).decode("utf-8", "replace") if isinstance(data, (bytes, bytearray, memoryview)) else ""
+    return bytes(data).decode("utf-8", "replace") if isinstance(data, (bytes, bytearray, memoryview)) else None

@@ -11,7 +11,7 @@ from budget.estimator import media
 from budget.estimator.bounds import Measure
 from budget.estimator.media import Media
 from budget.estimator.memo import Added, Memo, key_of, may_keep, memo_of, runs
-from budget.estimator.plain import as_fields, as_items, compact, shown
+from budget.estimator.plain import as_fields, as_items, compact, decoded, shown
 from budget.estimator.tokens import census, wide_bytes
 from budget.reported import traits_of
 
@@ -144,6 +144,14 @@ class Walk:
         if schema is not None:
             self.schema_tokens += self.count(compact(as_fields(schema, place), place))
 
+    def text_file(self, data: object, place: str) -> None:
+        """Count a text that is sent as a file: bytes or base64. What else an SDK may read itself is not known here."""
+        text = decoded(data)
+        if text is None:
+            self.reason(place, "a text that cannot be read here")
+        else:
+            self.base_tokens += self.count(text)
+
     def image(self, data: object, detail: object = "") -> None:
         """Measure an image: base64, a data URL or bytes; else, as by URL, only a model's cap bounds it."""
         self._found(media.image_of(data, detail if isinstance(detail, str) else ""))
@@ -198,14 +206,14 @@ def read_count(value: object, place: str, least: int = 0) -> int | None:
 
     Raises:
         ArgumentTypeError: It is not an int.
-        ConfigError: It is below `least`.
+        ConfigError: It is below `least` or above 2^53 - 1.
     """
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int):
         raise ArgumentTypeError(f"{place}: must be an int, not {type(value).__name__}")
-    if value < least:
-        raise ConfigError(f"{place}: {value} must be at least {least}")
+    if not least <= value < 2**53:
+        raise ConfigError(f"{place}: must be {f'at least {least}' if value < least else 'below 2^53'}")
     return value
 
 

@@ -166,7 +166,7 @@ def usd_of(value: object, name: str) -> int | None:
     return parse_usd(Decimal(value) if type(value) is int else value, name, booked=True)
 
 
-def scope_of(source: Source, **attributes: Any) -> dict[str, str]:
+def scope_of(source: Source, /, **attributes: Any) -> dict[str, str]:
     """Return the attributes of a call, those that nobody named filled in as `source.fill` says.
 
     Raises:

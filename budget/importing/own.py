@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, TypeGuard
 
@@ -19,6 +20,8 @@ from budget.records import Record
 __all__ = ["is_own", "read"]
 
 _ID = re.compile(r"[0-9a-f]{32}", re.ASCII)
+_LATER = ("correction", "withdrawn")
+_TOKENS = ("input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens")
 
 
 def is_own(item: object) -> TypeGuard[Mapping[str, Any]]:
@@ -34,7 +37,7 @@ def read(source: Source) -> Iterator[Found]:
     """
     later: dict[str, list[Record | None]] = {}
     for _, item in documents(source.path):
-        if is_own(item) and item["kind"] in ("correction", "withdrawn"):
+        if is_own(item) and item["kind"] in _LATER and isinstance(item["id"], str):
             try:
                 more = None if item["kind"] == "withdrawn" else _record(source, item)
             except (ValueError, TypeError):
@@ -48,6 +51,8 @@ def read(source: Source) -> Iterator[Found]:
         kind = item["kind"]
         if kind in ("refused", "shadow"):
             return LeftOut(line, "refusals")
+        if kind != "call" and kind not in _LATER:
+            raise ValueError("kind: is none that a line of a record has")
         record = _record(source, item)
         if kind != "call":
             if record.id in told:
@@ -64,14 +69,16 @@ def read(source: Source) -> Iterator[Found]:
 
 
 def _corrected(record: Record, more: Record) -> Record:
-    changed = replace(record, nanos=record.nanos + more.nanos, estimated=more.estimated)
-    if more.usage is None:
-        return changed
-    return replace(
-        changed, usage=more.usage, rates=more.rates, book=more.book, input_tokens=more.input_tokens,
-        output_tokens=more.output_tokens, cache_read_tokens=more.cache_read_tokens,
-        cache_write_tokens=more.cache_write_tokens,
+    """Return a call with what became known of it later: what was added to it, or all of its usage."""
+    changed = replace(
+        record, nanos=record.nanos + more.nanos, outcome=more.outcome,
+        latency_ms=record.latency_ms if more.latency_ms is None else more.latency_ms,
+        first_token_ms=record.first_token_ms if more.first_token_ms is None else more.first_token_ms,
     )  # fmt: skip
+    if more.usage is None:
+        return replace(changed, **{name: getattr(record, name) + getattr(more, name) for name in _TOKENS})
+    told = {name: getattr(more, name) for name in (*_TOKENS, "usage", "rates", "book", "estimated")}
+    return replace(changed, **told)
 
 
 def _record(source: Source, item: Mapping[str, Any]) -> Record:
@@ -80,22 +87,42 @@ def _record(source: Source, item: Mapping[str, Any]) -> Record:
         raise ValueError("id: is not 32 hex digits")
     if not isinstance(scope, Mapping):
         raise ValueError("scope: is not an object")
-    given, output = tokens(item.get("input_tokens"), "input_tokens"), tokens(item.get("output_tokens"), "output_tokens")
-    read, written = (tokens(item.get(name), name) for name in ("cache_read_tokens", "cache_write_tokens"))
-    return Record(
+    given, output, read, written = (_count(item, name) for name in _TOKENS)
+    record = Record(
         id, 0, unix_us(need(item, "at"), "at"), scope_of(source, **scope), _text(item, "model"),
-        _text(item, "provider"), _nanos(need(item, "usd")), given, output, read, written, _object(item, "usage"),
+        _text(item, "provider"), _nanos(item), given, output, read, written, _object(item, "usage"),
         _object(item, "rates"), _text(item, "book"), _some_nanos(item, "usd_expected"),
         _some_nanos(item, "usd_reserved"), item.get("estimated") is True, _some(item, "latency_ms"),
         _some(item, "first_token_ms"), _text(item, "outcome") or "ok", _text(item, "parent"),
     )  # fmt: skip
+    if (record.latency_ms or 0) * 1000 > record.at_us:
+        raise ValueError("latency_ms: it would have begun before the year 1970")
+    _check_saved(record)
+    return record
 
 
-def _nanos(value: object) -> int:
-    """Read an amount, which is below 0 where a correction gave something back."""
-    if isinstance(value, str) and value.startswith("-"):
+def _check_saved(record: Record) -> None:
+    """See that usage and rates are what a record has: what its cache saved follows from them."""
+    with suppress(TypeError, AttributeError):
+        if record.saved is None or type(record.saved) is int:
+            return
+    raise ValueError("usage, rates: are not those of a record")
+
+
+def _nanos(item: Mapping[str, Any]) -> int:
+    """Read what a line adds to spent: below 0 where a correction gave something back."""
+    value = need(item, "usd")
+    if item["kind"] != "call" and isinstance(value, str) and value.startswith("-"):
         return -parse_usd(value[1:], "usd", booked=True)
     return parse_usd(value, "usd", booked=True)
+
+
+def _count(item: Mapping[str, Any], name: str) -> int:
+    """Read a count, which is below 0 where a correction took something back."""
+    value = item.get(name)
+    if item["kind"] != "call" and type(value) is int and value < 0:
+        return -tokens(-value, name)
+    return tokens(value, name)
 
 
 def _some_nanos(item: Mapping[str, Any], name: str) -> int | None:

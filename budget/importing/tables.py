@@ -16,7 +16,7 @@ from typing import Any
 
 from budget.errors import BudgetError, ConfigError
 from budget.importing.call import FIGURES, Call, Found, Source, each, provider_of, scope_of, tokens, unix_us, usd_of
-from budget.importing.exact import UNITS, number
+from budget.importing.exact import LATEST, UNITS, number
 from budget.importing.files import columns_of, documents, listed, rows_of
 from budget.usage import Usage
 
@@ -114,8 +114,10 @@ def _maker(
         model = get("model")
         if not isinstance(model, str):
             raise ValueError("model: is missing")
-        at = unix_us(get("time"))
         took = _duration(get("duration"), unit)
+        at = unix_us(get("time")) + (took or 0) * 1000
+        if at * 1000 >= LATEST:
+            raise ValueError("duration: does not end before the year 2200")
         usage = _usage(get)
         scope = scope_of(source, **{name: _name(get(name)) for name in _ATTRIBUTES})
         told = usd_of(get("cost_usd"), "cost_usd")
@@ -124,9 +126,7 @@ def _maker(
             said = _digest(row)
             seen[said] += 1
             key = f"{said} {seen[said]}"
-        return Call(
-            line, str(key), at + (took or 0) * 1000, model, provider_of(get("provider")), usage, scope, told, took
-        )
+        return Call(line, str(key), at, model, provider_of(get("provider")), usage, scope, told, took)
 
     return call
 

@@ -23,7 +23,7 @@ from dspy.clients.lm15_boundary import request_kwargs
 from dspy.utils.exceptions import LMUnexpectedError
 
 from budget.clients.call import Call
-from budget.clients.functions import Event, Spoken, afinish, astart, finish, start
+from budget.clients.functions import Event, Spoken, abegun, afinish, astart, begun, finish, start
 from budget.clients.meter import StreamMeter
 from budget.clients.metered import AsyncMetered, Metered
 from budget.errors import ArgumentTypeError, BudgetError, ConfigError
@@ -95,14 +95,16 @@ class _Attempts:
             return getattr(self._lm, name)
         raise AttributeError(name)
 
-    def _begun(self, request: Any, asynchronous: bool, streams: bool) -> tuple[Any, Any, Call]:
-        """Return the engine that the given model would use, the request for it, and the call."""
+    def _chosen(self, request: Any, asynchronous: bool) -> tuple[Any, Any]:
+        """Return the engine that the given model would use, and the request for it."""
         prepared = prepare(self._lm, request, None, {"cache": False}, asynchronous=asynchronous)
         engine, canonical, _ = _select_engine(self._lm, prepared, asynchronous)
+        return engine, canonical
+
+    def _call(self, budget: Budget, request: Any, streams: bool) -> Call:
         prefix, _, name = request.model.rpartition("/") if request.model.count("/") == 1 else ("", "", request.model)
         body = {**request_kwargs(request, "chat"), "model": name, **({"stream": True} if streams else {})}
-        spoken = Spoken(self._provider(prefix), chat=_Meter)
-        return engine, canonical, Call(self._budget, spoken, "chat", body)
+        return Call(budget, Spoken(self._provider(prefix), chat=_Meter), "chat", body)
 
     def _provider(self, prefix: str) -> str | None:
         provider = _PROVIDERS.get(prefix, prefix)
@@ -134,7 +136,10 @@ class _Engine(_Attempts):
         Raises:
             BudgetExceeded: It is refused, and nothing was sent.
         """
-        engine, canonical, call = self._begun(request, asynchronous=False, streams=False)
+        engine, canonical = self._chosen(request, asynchronous=False)
+        call = begun(self._call, self._budget, request, streams=False)
+        if call is None:
+            return engine.complete(canonical)
 
         def send(changes: Mapping[str, Any]) -> Any:
             with _attempt(call):
@@ -146,7 +151,10 @@ class _Engine(_Attempts):
 
     def stream(self, request: Any) -> Iterator[Any]:
         """Return the events of the answer to a request."""
-        engine, canonical, call = self._begun(request, asynchronous=False, streams=True)
+        engine, canonical = self._chosen(request, asynchronous=False)
+        call = begun(self._call, self._budget, request, streams=True)
+        if call is None:
+            return engine.stream(canonical)  # type: ignore[no-any-return]
         events = start(call, _opened(engine, canonical, call))
         return Metered(events, call, events.close)
 
@@ -156,7 +164,10 @@ class _AsyncEngine(_Attempts):
 
     async def complete(self, request: Any) -> Any:
         """Like `_Engine.complete`."""
-        engine, canonical, call = self._begun(request, asynchronous=True, streams=False)
+        engine, canonical = self._chosen(request, asynchronous=True)
+        call = await abegun(self._call, self._budget, request, streams=False)
+        if call is None:
+            return await engine.complete(canonical)
 
         async def send(changes: Mapping[str, Any]) -> Any:
             with _attempt(call):
@@ -168,7 +179,12 @@ class _AsyncEngine(_Attempts):
 
     async def stream(self, request: Any) -> AsyncIterator[Any]:
         """Like `_Engine.stream`."""
-        engine, canonical, call = self._begun(request, asynchronous=True, streams=True)
+        engine, canonical = self._chosen(request, asynchronous=True)
+        call = await abegun(self._call, self._budget, request, streams=True)
+        if call is None:
+            async for event in engine.stream(canonical):
+                yield event
+            return
         open_ = _opened(engine, canonical, call)
 
         async def send(changes: Mapping[str, Any]) -> Any:

@@ -9,13 +9,16 @@ Callbacks could not stop a call; a chat model's own client can. `wrap_model_call
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, NotRequired, TypedDict, TypeVar
 
 from langchain.agents.middleware.types import AgentMiddleware, PrivateStateAttr
+from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage
 from langchain_core.runnables import RunnableBinding
 from langgraph.config import get_config
 
+from budget.clients.functions import guarded_class
 from budget.errors import BudgetExceeded, ConfigError
 from budget.integrations import open_run
 
@@ -34,26 +37,48 @@ _CLIENTS = ("root_client", "root_async_client", "_client", "_async_client")
 def guard(budget: Budget, model: M) -> M:
     """Return a copy of a chat model whose calls are guarded; the one given stays as it is.
 
-    Takes `ChatOpenAI`, `ChatAnthropic`, what descends from them, and what `bind` and `bind_tools` made of them.
+    Takes `ChatOpenAI`, `ChatAnthropic`, what descends from them, and what `bind` and `bind_tools` made of them. What
+    holds models of its own (`with_fallbacks`, `configurable_fields` ...) is made of guarded ones.
 
     Raises:
-        ConfigError: The model has no client that can be guarded.
+        ConfigError: The model has no client that can be guarded, or is no chat model itself.
         ArgumentTypeError: Its client is none that is known.
     """
     found: Any = model
     if isinstance(found, RunnableBinding):
         bound: M = found.model_copy(update={"bound": guard(budget, found.bound)})
         return bound
-    clients = {name: getattr(found, name) for name in _CLIENTS if getattr(found, name, None) is not None}
+    names = _CLIENTS if isinstance(found, BaseChatModel) else ()  # others seem to have the clients of what they hold
+    clients = {name: getattr(found, name) for name in names if getattr(found, name, None) is not None}
     if not clients:
-        raise ConfigError(f"model: {type(model).__name__} has no client that can be guarded")
+        raise ConfigError(
+            f"model: {type(model).__name__} has no client that can be guarded; if it holds models, guard each of those"
+        )
     copied = found.model_copy()
+    object.__setattr__(copied, "__class__", _class(budget, type(found)))
     vars(copied).update({name: budget.wrap(client) for name, client in clients.items()})
     for name, root in (("client", "root_client"), ("async_client", "root_async_client")):  # of their chat completions
         if root in clients:
             vars(copied)[name] = getattr(copied, root).chat.completions
     guarded: M = copied
     return guarded
+
+
+def _class(budget: Budget, kind: Any) -> Any:
+    """Return the class of a guarded copy: one whose clients are guarded too where they are made when asked for.
+
+    LangChain makes such a model anew of its fields, which those clients are not in: `configurable_fields` does.
+    """
+    classes: dict[Any, Any] = vars(budget).setdefault("_guarded", {})
+    if kind not in classes and kind not in classes.values():
+        found = {name: getattr(kind, name, None) for name in _CLIENTS}
+        own = {name: _wrapped(budget, made) for name, made in found.items() if isinstance(made, cached_property)}
+        classes[kind] = guarded_class(kind, **own) if own else kind
+    return classes.get(kind, kind)
+
+
+def _wrapped(budget: Budget, made: cached_property[Any]) -> cached_property[Any]:
+    return cached_property(lambda model: budget.wrap(made.func(model)))
 
 
 class _State(TypedDict):

@@ -4,7 +4,7 @@
 
 The models that the configuration's provider makes get a wrapped client. A model is not told for which agent it works,
 but the configuration's `call_model_input_filter` is, right before the call and in the same task: it leaves the name for
-the model. It also refuses agents that bring a model object whose client nobody wrapped.
+the model. It also refuses agents that bring a model object of their own, whose calls would not be in the run.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 
 from agents import Model, ModelProvider, RunConfig
 
-from budget.clients.seam import guarded_by
 from budget.errors import ConfigError
 from budget.integrations import open_run, within
 
@@ -47,13 +46,13 @@ def run_config(
 
     Raises:
         ConfigError, ArgumentTypeError: An option cannot be used; or, when an agent is about to call: its model has no
-            client that can be wrapped.
+            client that can be wrapped, or is an object of the agent's own, which no configuration leads into the run.
     """
     given = config or RunConfig()
     run = open_run(budget, limit, options)
     model = given.model if given.model is None or isinstance(given.model, str) else _guarded(budget, run, given.model)
     provider = _Provider(budget, run, given.model_provider)
-    announce = _announcer(budget, given.call_model_input_filter, checks_agents=given.model is None)
+    announce = _announcer(given.call_model_input_filter, checks_agents=given.model is None)
     return replace(given, model=model, model_provider=provider, call_model_input_filter=announce)
 
 
@@ -70,13 +69,17 @@ class _Provider(ModelProvider):
         await self._inner.aclose()
 
 
-def _announcer(budget: Budget, inner: Any, checks_agents: bool) -> Any:
+def _announcer(inner: Any, checks_agents: bool) -> Any:
     """Return the filter that says which agent is about to call; it changes nothing itself."""
 
     async def announce(call: Any) -> Any:
         model = call.agent.model
-        if checks_agents and isinstance(model, Model) and guarded_by(getattr(model, "_client", None)) is not budget:
-            raise ConfigError(f"model: agent {call.agent.name!r} brings its own; make it with budget.wrap(client)")
+        if checks_agents and isinstance(model, Model):
+            raise ConfigError(
+                f"model: agent {call.agent.name!r} brings its own, whose calls would not be in the run; give its name, "
+                "and its client to a model_provider, or make it with budget.wrap(client) and use budget.run(...) "
+                "instead of a configuration"
+            )
         _agent.set(call.agent.name)
         if inner is None:
             return call.model_data

@@ -78,7 +78,7 @@ def _guarded(budget: Budget, model: Any) -> Any:
 
     Raises:
         ArgumentTypeError: The client is none that is known.
-        ConfigError: The model has no client.
+        ConfigError: The model has no client, or has it where a guarded one cannot be put.
     """
     if isinstance(model, TestModel | FunctionModel):  # they answer by themselves
         return model
@@ -91,5 +91,7 @@ def _guarded(budget: Budget, model: Any) -> Any:
         raise ConfigError(f"pydantic_ai: {type(model).__name__} has no provider whose client can be guarded")
     else:
         guarded._provider = copy.copy(model.provider)
-        guarded._provider._client = budget.wrap(model.provider.client)
+        guarded._provider._client = client = budget.wrap(model.provider.client)
+        if any(getattr(each, "client", client) is not client for each in (guarded.provider, guarded)):
+            raise ConfigError(f"pydantic_ai: {type(model).__name__} has a client of its own making, past the guard")
     return guarded

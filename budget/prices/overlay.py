@@ -6,6 +6,7 @@ when an engine is made and pydantic alone takes longer to import than the rest o
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -30,6 +31,7 @@ _RATES = ("input", "output", "cache_read", *PARTS)
 _FACTS = ("context", "max_output", "tokenizer", "provider")
 _CARD = (*_RATES, "cache_write")
 _KEYS = (*_CARD, "tiers", "per_unit", "per_request", *_FACTS)
+_NAME = re.compile("[^\x00-\x1f\x7f-\x9f\ud800-\udfff]{1,256}")
 _EXAMPLE = '{"my-model": {"input": "0.10", "output": "0.40"}}'
 
 
@@ -98,6 +100,7 @@ def _tables(prices: object) -> list[tuple[str, Mapping[str, Any]]]:
         key = (name, str(table.get("provider")))
         if not name or key in names:
             raise ConfigError(f"prices[{name!r}]: {'stands twice' if name else 'the model has no name'}")
+        _check_name(name, f"prices[{name[:80]!r}]")
         names.add(key)
     return items
 
@@ -112,6 +115,10 @@ def _row(model: str, table: Mapping[str, Any]) -> dict[str, Any]:
     row: dict[str, Any] = {"from": 0, "cards": cards}
     if "per_unit" in table:
         units = _mapping(table["per_unit"], f"{at}.per_unit", '{"web_search": "0.01"}')
+        for unit in units:
+            if not isinstance(unit, str):
+                raise ArgumentTypeError(f"{at}.per_unit: a unit must be a string, not {type(unit).__name__}")
+            _check_name(unit, f"{at}.per_unit")
         row["per_unit"] = {unit: parse_unit_price(price, f"{at}.per_unit.{unit}") for unit, price in units.items()}
     if "per_request" in table:
         row["per_request"] = parse_unit_price(table["per_request"], f"{at}.per_request")
@@ -166,9 +173,13 @@ def _fact(key: str, value: object, at: str) -> int | str:
         raise ArgumentTypeError(f"{at}: must be a string, not {type(value).__name__}")
     if key == "tokenizer" and value not in TOKENIZERS:
         raise ConfigError(f"{at}: {value!r} is not one of {', '.join(TOKENIZERS)}")
-    if not value:
-        raise ConfigError(f"{at}: must not be empty")
+    _check_name(value, at)
     return value
+
+
+def _check_name(name: str, at: str) -> None:
+    if not _NAME.fullmatch(name) or len(name.encode()) > 256:
+        raise ConfigError(f"{at}: a name has 1 to 256 bytes of UTF-8 and no control characters")
 
 
 def _mapping(value: object, at: str, example: str) -> Mapping[str, Any]:

@@ -346,7 +346,7 @@ def _calls(
         rates["per_request"] = chosen.per_request
     for tool, calls in usage.tools.items():
         if (rate := chosen.per_unit.get(tool)) is not None:
-            exact[tool] = calls * rate * scale
+            exact[tool] = exact.get(tool, 0) + calls * rate * scale
             rates.setdefault("per_unit", {})[tool] = rate
         elif calls:
             yield tool

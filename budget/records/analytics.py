@@ -58,9 +58,12 @@ class Analytics:
         with self._lock:
             self._bring_up()
             try:
-                found: list[tuple[Any, ...]] = self._duck.execute(query, list(values)).fetchall()
+                answer = self._duck.execute(query, list(values))
             except duckdb.Error as error:
                 raise ConfigError(f"sql: {error}") from error
+            if answer is None:
+                raise ConfigError("sql: there is no statement in it")
+            found: list[tuple[Any, ...]] = answer.fetchall()
         return found
 
     def close(self) -> None:

@@ -11,10 +11,9 @@ from __future__ import annotations
 import csv
 import json
 import os
-import shutil
 import sqlite3
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -109,7 +108,9 @@ def _export(file: CallFile, folder: Path, duck: Any) -> Days:
         if made["first"] != _NOBODY:
             files[day] = path
     for path in set(folder.glob("date=*/calls.parquet")) - {*files.values()}:
-        shutil.rmtree(path.parent, ignore_errors=True)
+        path.unlink(missing_ok=True)
+        with suppress(OSError):  # in the day's folder may be files of others, such as a sink's
+            path.parent.rmdir()
     if written or known.get("texts") != texts:
         _write_manifest(folder, {"account": file.books.account, "texts": texts, "days": days})
     return Days(files, written, last, () if last is None else figures[last], state)

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from budget.commands import Amounts
 from budget.errors import BudgetError, ConfigError, UnknownModel
+from budget.limits import name_model
 from budget.prices import Model, PriceBook
 from budget.prices.rates import Rates
 from budget.replay.calls import Call
@@ -45,9 +46,13 @@ class Pricing:
         book: The prices.
         at: Price every call as of this instant, microseconds since the epoch; None: as of when it began.
         booked: Calls cost what was booked for them, if anything was.
-        models: Models by those in whose place they are used.
+        models: Models by those in whose place they are used, under any of their names.
         cache: One of `CACHES`, or None: as it was.
         on_unpriced: Called once for each model that has no price; its calls then cost what was booked.
+
+    Attributes:
+        book: The prices.
+        unused: Those of `models` that no call had so far.
     """
 
     def __init__(
@@ -57,9 +62,11 @@ class Pricing:
     ):  # fmt: skip
         if cache is not None and cache not in CACHES:
             raise ConfigError(f"--cache: {cache[:20]!r} is none of {', '.join(CACHES)}")
-        self._book, self._at, self._booked, self._cache = book, at, booked, cache
-        self._models, self._on_unpriced = dict(models or {}), on_unpriced
-        for model in self._models.values():
+        self.book, self._at, self._booked, self._cache = book, at, booked, cache
+        self._on_unpriced, given = on_unpriced, dict(models or {})
+        self._models = {self._name(name): other for name, other in given.items()} | given
+        self.unused = {*given}
+        for model in given.values():
             try:
                 book.find(model)
             except UnknownModel as error:
@@ -89,7 +96,7 @@ class Pricing:
             read = self._read(call, given) if self._cache == "full" else 0
             written = given - read if self._cache == "full" and call.who[1] else 0
             fresh = given - read - written
-        if known.model is None:
+        if known.model is None or not (given or output):  # nobody said what was used: it has no price but its own
             nanos = call.cost or 0
         else:
             rates = known.rates or known.model.rates(now)
@@ -116,7 +123,9 @@ class Pricing:
     def _meet(self, call: Call) -> Known:
         given = dict(zip(_PLACES, call.who, strict=False))
         name, provider = given["model"], given.get("provider")
-        if mapped := self._models.get(name):
+        given["model"] = self._name(name, provider)  # as of a live call: its limits are of the model, not of a snapshot
+        if mapped := self._models.get(name) or self._models.get(given["model"]):
+            self.unused -= {each for each in self.unused if each == name or self._name(each) == given["model"]}
             name, provider = mapped, None
         given["run"] = given.get("run") or given["session"]
         model = None
@@ -129,9 +138,12 @@ class Pricing:
         rates = None if model is None or self._at is None else model.rates(self._at)
         return Known(model, rates, scope)
 
+    def _name(self, model: str, provider: str | None = None) -> str:
+        return name_model(self.book, {"model": model, **({"provider": provider} if provider else {})})["model"]
+
     def _find(self, call: Call, name: str, provider: str | None) -> Model | None:
         try:
-            return self._book.find(name, provider if provider in self._book.providers else None)
+            return self.book.find(name, provider if provider in self.book.providers else None)
         except (UnknownModel, ConfigError) as error:
             if call.cost is None:
                 if isinstance(error, ConfigError):

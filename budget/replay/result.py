@@ -9,6 +9,7 @@ from typing import Any
 from budget.errors import ConfigError
 from budget.limits import Limit
 from budget.money import format_usd
+from budget.prices import PriceBook
 
 __all__ = ["Comparison", "Curve", "LimitResult", "Replay", "results"]
 
@@ -132,15 +133,15 @@ class Comparison:
         }
 
 
-def results(limits: Sequence[str | Limit]) -> list[LimitResult]:
-    """Return a result for each limit.
+def results(limits: Sequence[str | Limit], book: PriceBook) -> list[LimitResult]:
+    """Return a result for each limit; a model is called as the book does, as calls are.
 
     Raises:
         ConfigError: One cannot be read, or two are one.
     """
     found: dict[tuple[Any, ...], LimitResult] = {}
     for given in limits:
-        limit = given if isinstance(given, Limit) else Limit(given)
+        limit = (given if isinstance(given, Limit) else Limit(given)).named(book)
         text, twin = str(given), found.get(limit.identity)
         if twin is not None:
             raise ConfigError(f"limit: {twin.text!r} and {text!r} are one limit, set twice; replay one after the other")

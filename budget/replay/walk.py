@@ -93,7 +93,7 @@ def compare(
     Raises:
         ConfigError, BudgetError, StoreUnavailable: As `replay`.
     """
-    found = Comparison({name: Replay(results(limits)) for name, limits in policies.items()})
+    found = Comparison({name: Replay(results(limits, pricing.book)) for name, limits in policies.items()})
     total, cost_before, count, now, began = 0, 0, 0, 0, time.perf_counter()
     with ExitStack() as accounts:
         walks = [

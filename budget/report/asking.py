@@ -7,8 +7,8 @@ numbers until the rows that are shown are known. Names are checked before they s
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -18,12 +18,16 @@ from budget.limits import check_attributes
 from budget.records.record import COLUMNS
 from budget.window import FOREVER, at_zone, instant
 
-__all__ = ["DAY", "HOUR", "Question", "decoded", "grouped", "moment", "of_scope", "of_turned", "read_by"]
+__all__ = [
+    "DAY", "HOUR", "Naming", "Question", "decoded", "grouped", "moment", "numbers", "of_scope", "of_turned", "read_by",
+]  # fmt: skip
 
 HOUR = 3_600_000_000
 """Microseconds in an hour."""
 DAY = 24 * HOUR
 """Microseconds in a day."""
+Naming = Callable[[str, str | None], str]
+"""What the price book calls a model, of a provider if one is named; a name that it does not know stays."""
 _TIMES = {"day": DAY, "hour": HOUR}
 _PAGE = 500  # names that one statement asks for
 
@@ -36,12 +40,14 @@ class Question:
         by: The names that calls are grouped by.
         since, until: Microseconds since the epoch; a call counts if it ended from `since` on, and before `until`.
         where: What calls have; None: that they have none.
+        models: All names of the model in `where`, where others are known than that; see `of_model`.
     """
 
     by: tuple[str, ...]
     since: int
     until: int
     where: Mapping[str, str | None]
+    models: tuple[str, ...] = ()
 
     @classmethod
     def read(
@@ -52,6 +58,8 @@ class Question:
         Raises:
             ArgumentTypeError, ConfigError: One of them cannot be used.
         """
+        if where is not None and not isinstance(where, Mapping):
+            raise ArgumentTypeError(f"where: {type(where).__name__} is no mapping such as {{'agent': 'support'}}")
         named = dict(where or {})
         check_attributes({name: "any" if value is None else value for name, value in named.items()})
         wrong = next((name for name in named if name in _TIMES), None)
@@ -62,6 +70,23 @@ class Question:
             raise ConfigError("since: is not before until")
         return cls(read_by(by), first, last, named)
 
+    def of_model(self, db: sqlite3.Connection, account: int, naming: Naming) -> Question:
+        """Return it about a model under every name that its calls were answered under.
+
+        A limit of a model holds for its snapshots and aliases, and an answer names the snapshot.
+        """
+        model, provider = self.where.get("model"), self.where.get("provider")
+        if model is None:
+            return self
+        sql = "select text from names where id in (select value from totals where account = ? and dim = 'model')"
+        plain = naming(model, provider)
+        answered = [text for (text,) in db.execute(sql, (account,)) if naming(text, provider) == plain]
+        return replace(self, models=tuple(dict.fromkeys((model, plain, *answered))))
+
+    def texts(self, name: str) -> tuple[str | None, ...]:
+        """Return the values of an attribute in `where`, of which calls have one."""
+        return (name == "model" and self.models) or (self.where[name],)
+
     def conditions(self, account: int, since: int | None = None, until: int | None = None) -> tuple[str, list[Any]]:
         """Return the condition on rows of `calls`, in a part of the time if given, and its arguments."""
         sql, arguments = self._times(account, since, until)
@@ -70,16 +95,18 @@ class Question:
             if value is None:
                 sql.append(f"{key} is null")
             else:
-                sql.append(f"{key} = (select id from names where text = ?)" if name in COLUMNS else f"{key} = ?")
-                arguments.append(value)
+                texts = self.texts(name)
+                sql.append(f"{key} in {numbers(len(texts))}" if name in COLUMNS else f"{key} = ?")
+                arguments += texts
         return " and ".join(sql), arguments
 
     def refusals(self, account: int, since: int | None = None, until: int | None = None) -> tuple[str, list[Any]]:
         """Return the condition on rows of `turned`, and its arguments."""
         sql, arguments = self._times(account, since, until)
-        for name, value in self.where.items():
-            sql.append(f"{of_scope(name)} is ?")
-            arguments.append(value)
+        for name in self.where:
+            texts = self.texts(name)
+            sql.append(f"({' or '.join([f'{of_scope(name)} is ?'] * len(texts))})")
+            arguments += texts
         return " and ".join(sql), arguments
 
     def _times(self, account: int, since: int | None, until: int | None) -> tuple[list[str], list[Any]]:
@@ -124,6 +151,11 @@ def moment(at: object, name: str, now: int, default: int) -> int:
     if isinstance(at, datetime):
         return instant(at)
     raise ArgumentTypeError(f"{name}: {type(at).__name__} is neither an aware datetime nor a text such as '7d'")
+
+
+def numbers(count: int) -> str:
+    """Return the expression of the numbers that so many names have in the file."""
+    return f"(select id from names where text in ({', '.join('?' * count)}))"
 
 
 def grouped(name: str) -> str:

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from budget.errors import ArgumentTypeError
 from budget.ledger import Entry
 from budget.limits import check_attributes
 
@@ -59,8 +60,10 @@ def calls_of(entries: Iterable[Entry], by: str) -> tuple[Iterable[Call], Counter
             or `day` (UTC, of its end).
 
     Raises:
-        ConfigError: `by` is not the name of an attribute.
+        ArgumentTypeError, ConfigError: `by` is not the name of an attribute.
     """
+    if not isinstance(by, str):
+        raise ArgumentTypeError(f"by: {type(by).__name__} is not the name of one attribute, such as 'user'")
     check_attributes({by: "any"})
     calls: dict[str, Call] = {}
     refused: Counter[str | None] = Counter()

@@ -17,7 +17,7 @@ from typing import Any
 from budget.money import to_decimal
 from budget.records.record import COLUMNS
 from budget.records.sums import MOST, summed
-from budget.report.asking import DAY, Question, decoded, grouped, of_turned
+from budget.report.asking import DAY, Question, decoded, grouped, numbers, of_turned
 from budget.report.rows import Row, Rows, money, nearest_rank, same_length
 from budget.window import FOREVER, at_zone
 
@@ -128,9 +128,9 @@ class _Asked:
         )
         where, arguments = "account = ? and dim = ? and day >= ? and day < ?", [self._account, dim, first, last]
         if dim in self._question.where:
-            value = self._question.where[dim]
-            where += " and value = " + ("0" if value is None else "(select id from names where text = ?)")
-            arguments += [] if value is None else [value]
+            texts = [text for text in self._question.texts(dim) if text is not None]
+            where += f" and value in {numbers(len(texts))}" if texts else " and value = 0"
+            arguments += texts
         self._add(f"select {keys}{', '.join(_NAMES)} from totals where {where}", arguments)
 
     def _add_rows(self, since: int, until: int) -> None:

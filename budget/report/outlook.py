@@ -8,6 +8,7 @@ a call counts when it has ended.
 from __future__ import annotations
 
 import sqlite3
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -18,7 +19,7 @@ from budget.limits import Limit
 from budget.money import NANOS
 from budget.pools import Pool, shown
 from budget.records.sums import MOST, summed
-from budget.report.asking import DAY, HOUR, Question, decoded, grouped
+from budget.report.asking import DAY, HOUR, Naming, Question, decoded, grouped
 from budget.report.rows import Rows, plain
 from budget.window import FOREVER, at_zone, bounds
 
@@ -69,7 +70,9 @@ class OutlookRow:
         return plain(self)
 
 
-def outlook(db: sqlite3.Connection, account: int, pools: Sequence[Pool], now: int) -> Rows[OutlookRow]:
+def outlook(
+    db: sqlite3.Connection, account: int, pools: Sequence[Pool], now: int, naming: Naming
+) -> Rows[OutlookRow]:  # fmt: skip
     """Project pools to the end of their windows: those that run out come first, the soonest before the others."""
     spending: dict[Any, Mapping[str | None, int]] = {}
     rows = []
@@ -81,24 +84,28 @@ def outlook(db: sqlite3.Connection, account: int, pools: Sequence[Pool], now: in
         length = limit.window.span or (DAY if end == FOREVER else end - start)
         key = (limit.identity, length)
         if key not in spending:
-            spending[key] = _spent(db, account, limit, now - length // _PART)
+            spending[key] = _spent(db, account, limit, now - length // _PART, naming)
         value = None if limit.per is None else pool.subject.get(limit.per)
         rows.append(_row(pool, spending[key].get(value, 0), length // _PART, end, now))
     never = at_zone(FOREVER)
     return Rows(sorted(rows, key=lambda row: (row.runs_out or never, -_share(row), row.limit, row.subject)))
 
 
-def _spent(db: sqlite3.Connection, account: int, limit: Limit, since: int) -> dict[str | None, int]:
+def _spent(
+    db: sqlite3.Connection, account: int, limit: Limit, since: int, naming: Naming
+) -> Mapping[str | None, int]:  # fmt: skip
     """Return what the calls that a limit applies to have spent since then, by the subject of each pool."""
-    by = () if limit.per is None else (limit.per,)
-    where, arguments = Question(by, since, FOREVER, dict(limit.selector)).conditions(account)
+    by, selector = () if limit.per is None else (limit.per,), dict(limit.selector)
+    where, arguments = Question(by, since, FOREVER, selector).of_model(db, account, naming).conditions(account)
     key = grouped(limit.per) if limit.per is not None else "null"
     sql = f"select {key} as k0, {_COUNTED[limit.unit]} from calls where {where} group by k0"
     found = db.execute(sql, arguments).fetchall()
     if limit.per is None:
         return {None: sum(amount for _, amount in found)}
-    texts = decoded(db, by, [row[:1] for row in found])
-    return {text: amount for (text,), (_, amount) in zip(texts, found, strict=True)}
+    spent = Counter[str | None]()
+    for (text,), (_, amount) in zip(decoded(db, by, [row[:1] for row in found]), found, strict=True):
+        spent[naming(text, selector.get("provider")) if text and limit.per == "model" else text] += amount
+    return spent
 
 
 def _row(pool: Pool, lately: int, part: int, end: int, now: int) -> OutlookRow:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,7 +13,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from budget.errors import ConfigError, StoreUnavailable, UnknownModel
-from budget.limits import Limit
+from budget.limits import Limit, check_attributes, name_model
 from budget.money import parse_usd
 from budget.overview import load_policy, pools_of
 from budget.records import CallFile
@@ -35,6 +36,7 @@ __all__ = ["Questions"]
 
 Since = datetime | str | None
 Where = Mapping[str, str | None] | None
+_FACTOR = re.compile(r"\d{1,10}(?:\.\d{1,9})?", re.ASCII)
 
 
 class Questions:
@@ -43,7 +45,7 @@ class Questions:
     `by` is the name of what calls are grouped by, several ("user,model" or a list), or none (`[]`: all together): user,
     session, agent, project, model (as answered), provider, run, day, hour (UTC), or any other attribute. `since` and
     `until` are aware datetimes or how long ago ("7d"); a call counts by when it ended, `until` excluded. `where` is
-    what calls have: {"agent": "support"}, or None as a value: that they have none.
+    what calls have: {"agent": "support"}, or None as a value: that they have none. A model goes by any of its names.
 
     Attributes:
         file: The records that are asked.
@@ -90,7 +92,7 @@ class Questions:
     def rates(self, *, since: Since = "24h", until: Since = None, where: Where = None) -> Rows[RateRow]:
         """Return what each whole hour cost, idle ones too, counted back from now (or `until`); the last comes last."""
         now = self._engine.verbs.now()
-        question = Question.read((), since, until, where, now)
+        question = self._of_model(Question.read((), since, until, where, now))
         if question.since == 0:
             raise ConfigError("since: is needed: how far back hours are counted")
         if min(question.until, now) - question.since > 400 * DAY:
@@ -124,9 +126,9 @@ class Questions:
 
     def outlook(self, **attributes: str) -> Rows[OutlookRow]:
         """Return where the pools are going that calls with these attributes draw on, what runs out soonest first."""
-        pools = pools_of(self._engine, attributes)
+        pools = pools_of(self._engine, check_attributes(attributes))
         with self._read() as (db, account):
-            return outlook(db, account, pools, self._engine.verbs.now())
+            return outlook(db, account, pools, self._engine.verbs.now(), self._naming)
 
     def suggest(self, *, since: Since = None, until: Since = None, where: Where = None) -> Rows[Suggestion]:
         """Return limits at quantiles of what was observed, and what each would have refused."""
@@ -158,7 +160,17 @@ class Questions:
                 raise StoreUnavailable(f"the file of records cannot be read: {error}") from error
 
     def _question(self, by: object, since: Since, until: Since, where: Where) -> Question:
-        return Question.read(by, since, until, where, self._engine.verbs.now())
+        return self._of_model(Question.read(by, since, until, where, self._engine.verbs.now()))
+
+    def _of_model(self, question: Question) -> Question:
+        if "model" not in question.where:
+            return question
+        with self._read() as (db, account):
+            return question.of_model(db, account, self._naming)
+
+    def _naming(self, model: str, provider: str | None) -> str:
+        given = {"model": model} if provider is None else {"model": model, "provider": provider}
+        return name_model(self._engine.settings.book, given)["model"]
 
     def _discount(self, model: str | None, provider: str | None) -> int | None:
         book = self._engine.settings.book
@@ -183,12 +195,12 @@ def _times(value: object, name: str) -> tuple[int, int]:
     """Read a factor as a fraction."""
     if isinstance(value, bool) or not isinstance(value, int | str | Decimal):
         raise ConfigError(f"{name}: {value!r} is not a factor such as 10 or '2.5'")
-    try:
-        factor = Fraction(value)
-    except (ValueError, OverflowError):
-        raise ConfigError(f"{name}: {str(value)[:40]!r} is not a factor such as 10 or '2.5'") from None
-    if not 0 < factor <= 10**9 or factor.denominator > 10**9:
-        raise ConfigError(f"{name}: {str(value)[:40]!r} is not a factor above 0, and up to a billion")
+    text = f"{value:f}" if isinstance(value, Decimal) and -10 < value.adjusted() < 10 else str(value)
+    if not _FACTOR.fullmatch(text):  # of an exponent Python would make a number of as many digits
+        raise ConfigError(f"{name}: {text[:40]!r} is not a factor such as 10 or '2.5'")
+    factor = Fraction(text)
+    if not 0 < factor <= 10**9:
+        raise ConfigError(f"{name}: {text[:40]!r} is not a factor above 0, and up to a billion")
     return factor.numerator, factor.denominator
 
 

@@ -129,4 +129,4 @@ def _meant(entry: Entry, question: Question) -> bool:
     if not question.since <= entry.at_us < question.until:
         return False
     have = {**entry.scope, "model": entry.model}
-    return all(have.get(name) == value for name, value in question.where.items())
+    return all(have.get(name) in question.texts(name) for name in question.where)

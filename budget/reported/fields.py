@@ -25,7 +25,8 @@ def as_count(value: object, name: str) -> int:
     if type(value) is not int:
         raise ArgumentTypeError(f"usage: {name} must be an int, not {type(value).__name__}")
     if not 0 <= value <= _COUNT_MAX:
-        raise ConfigError(f"usage: {name} = {value} is outside 0 .. 2^53 - 1")
+        said = f" = {value}" if abs(value) < 2**64 else ""
+        raise ConfigError(f"usage: {name}{said} is outside 0 .. 2^53 - 1")
     return value
 
 
@@ -33,7 +34,9 @@ def as_dict(source: object) -> Fields:
     if source is None:
         return {}
     if isinstance(source, Mapping):
-        return dict(source)
+        if all(isinstance(name, str) for name in source):
+            return dict(source)
+        raise ArgumentTypeError("usage: a name in it is not a string")
     if hasattr(source, "model_fields_set"):  # a pydantic model: its fields, and what a newer API added to them
         return {**source.__dict__, **(getattr(source, "__pydantic_extra__", None) or {})}
     raise ArgumentTypeError(f"usage: {type(source).__name__} is neither a response, nor a usage object, nor a dict")

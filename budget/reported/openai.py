@@ -14,6 +14,7 @@ _BUILT_IN = {
     "file_search_call": "file_search",
     "code_interpreter_call": "code_interpreter",
     "image_generation_call": "image_generation",
+    "shell_call": "shell",
 }
 _CACHED = ("cached_tokens", "num_cached_tokens", "prompt_cache_hit_tokens", "cached_prompt_text_tokens")
 
@@ -21,7 +22,12 @@ _CACHED = ("cached_tokens", "num_cached_tokens", "prompt_cache_hit_tokens", "cac
 def chat(usage: Fields, answer: Fields, provider: str | None) -> Fields:
     """Chat completions, completions, embeddings; Mistral, DeepSeek, Groq, xAI, Perplexity, OpenRouter likewise."""
     check_said(usage, answer, "prompt_tokens", "completion_tokens")
-    return {**_tokens(usage, "prompt_tokens", "completion_tokens", provider), "tools": _own_calls(usage)}
+    seconds = usage.get("prompt_audio_seconds")
+    if not isinstance(seconds, (int, float)) or seconds <= 0:
+        return {**_tokens(usage, "prompt_tokens", "completion_tokens", provider), "tools": _own_calls(usage)}
+    heard = _heard(usage)
+    tokens = _tokens(heard, "prompt_tokens", "completion_tokens", provider)
+    return {**tokens, "tools": _own_calls(usage) | duration({"seconds": seconds}, answer, provider)["tools"]}
 
 
 def responses(usage: Fields, answer: Fields, provider: str | None) -> Fields:
@@ -37,6 +43,18 @@ def duration(usage: Fields, _answer: Fields, _provider: str | None) -> Fields:
     """Transcripts that are billed by the second; one that has begun counts."""
     seconds = usage["seconds"]
     return {"tools": {"second": ceil(seconds) if isinstance(seconds, float) and isfinite(seconds) else seconds}}
+
+
+def _heard(usage: Fields) -> Fields:
+    """Return Mistral's usage with its audio in the prompt, which leaves it out and has it in the total only.
+
+    The same 203 seconds, with and without timestamps: 4 + 1,316 of 3,945 tokens, and 4 + 635 of 3,264
+    (docs.mistral.ai/capabilities/audio, at second hand, read 2026-11-22).
+    """
+    prompt = get(usage, "prompt_tokens")
+    audio = max(0, get(usage, "total_tokens") - prompt - get(usage, "completion_tokens"))
+    details = {**_details(usage, "prompt_tokens"), "audio_tokens": audio}
+    return {**usage, "prompt_tokens": prompt + audio, "prompt_tokens_details": details}
 
 
 def _is_image(answer: Fields) -> bool:
@@ -93,7 +111,8 @@ def _built_in_calls(response: Fields) -> dict[str, int]:
     """Count the calls of built-in tools in a Responses answer; its usage does not.
 
     Of a web search only the searches are billed, not the pages that it opens: "Search actions incur a tool call cost"
-    (developers.openai.com/api/docs/guides/tools-web-search, read 2026-11-22).
+    (developers.openai.com/api/docs/guides/tools-web-search, read 2026-11-22). Of a shell only that in a container of
+    the provider's is its own, and none that runs at the caller's (guides/tools-shell, read 2026-11-22).
     """
     offered = {str(as_dict(tool).get("type")) for tool in listed(response, "tools")}
     preview = any(name.startswith("web_search_preview") for name in offered)
@@ -106,6 +125,8 @@ def _built_in_calls(response: Fields) -> dict[str, int]:
             if action is not None and as_dict(action).get("type", "search") != "search":
                 continue
             name = "web_search_preview" if preview else name
+        elif name == "shell" and as_dict(fields.get("environment")).get("type") != "container_reference":
+            continue
         if name:
             calls[name] = calls.get(name, 0) + 1
     return calls

@@ -14,7 +14,7 @@ from __future__ import annotations
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from budget.errors import BudgetExceeded
+from budget.errors import BudgetExceeded, ConfigError
 from budget.sinks.base import Batch, Spec, check_name, need
 
 if TYPE_CHECKING:
@@ -87,8 +87,10 @@ class OpenTelemetry:
         Raises:
             ConfigError: The text means nothing.
         """
-        spans = spec.take("spans", "yes") != "no"
-        made = cls(spans=spans, name=spec.name())
+        spans = spec.take("spans", "yes")
+        if spec.target or spans not in ("yes", "no"):
+            raise ConfigError("sinks: OpenTelemetry is written as otel: or otel:?spans=no; where to, its SDK is told")
+        made = cls(spans=spans == "yes", name=spec.name())
         spec.done()
         return made
 

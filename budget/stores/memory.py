@@ -6,6 +6,7 @@ the command in a queue, and whoever holds or gets the lock carries it out.
 
 from __future__ import annotations
 
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -153,6 +154,7 @@ class MemoryStore:
         self._lock = Lock()
         self._posted: deque[tuple[str, Command]] = deque()
         self._watches: WeakSet[LedgerWatch] = WeakSet()
+        _STORES.add(self)
 
     def call(self, account: str, command: Command, timeout: float, now: int | None = None) -> Outcome:
         """Carry out a command."""
@@ -294,3 +296,25 @@ class MemoryStore:
                 self._drain()
             finally:
                 self._lock.release()
+
+
+_STORES: WeakSet[MemoryStore] = WeakSet()
+_PAUSED: list[MemoryStore] = []  # during a fork; always in one order, so that two forks cannot wait for one another
+
+
+def _before_fork() -> None:
+    # A child that is made while another thread carries something out would have half of it, and wait for it for ever.
+    for store in sorted(_STORES, key=id):
+        store._lock.acquire()
+        _PAUSED.append(store)
+
+
+def _after_fork() -> None:
+    while _PAUSED:
+        store = _PAUSED.pop()
+        store._lock.release()
+        store._drain_if_free()
+
+
+if hasattr(os, "register_at_fork"):  # Windows does not fork
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)

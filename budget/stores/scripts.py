@@ -36,6 +36,7 @@ from budget.commands import (
 )
 from budget.errors import StoreUnavailable
 from budget.limits import CONCURRENT
+from budget.pool import SWEEP, SWEEP_FOR_A_SLOT, takes_slot
 from budget.stores.kept import Named, named_in, read_id, read_record
 from budget.stores.keys import Encoded, Keys
 from budget.stores.multiplex import ServerError
@@ -72,7 +73,7 @@ def flow(keys: Keys, command: Command, now: int | None) -> Steps:
         encode = payment
     pools: Named | None = None
     looks = type(command) is Status and not command.sweep
-    swept = expired = 0
+    swept = expired = seen = 0
     free: dict[str, int] = {}
     while True:
         script = encode(keys, command, at, swept, pools)
@@ -81,9 +82,11 @@ def flow(keys: Keys, command: Command, now: int | None) -> Steps:
             reply = yield from _by_text(reply, script)
         status = reply[0]
         if status == b"due" and looks:
-            swept, free = 1, (yield from _slots(keys, reply[3:]))
+            swept, free = 1, (yield from _slots(keys, reply[1]))
         elif status == b"due":
-            swept, expired = 1, (yield from _expire(keys, reply[3:], at))
+            expired += yield from _expire(keys, reply[3:], at)
+            seen += len(reply) - 3
+            swept = int(seen % SWEEP > 0 or seen >= (SWEEP_FOR_A_SLOT if takes_slot(command) else SWEEP))
         elif status == b"pools":
             pools = named_in(reply[3])
         elif status == b"over":
@@ -153,11 +156,12 @@ def _expire(keys: Keys, ids: Sequence[bytes], at: int) -> Steps:
     return count
 
 
-def _slots(keys: Keys, ids: Sequence[bytes]) -> Steps:
-    """Return the slots, by pool, that reservations would give back if they were expired now."""
+def _slots(keys: Keys, now: int) -> Steps:
+    """Return the slots, by pool, that reservations would give back if those were expired that are due now."""
     free: dict[str, int] = {}
-    for id in map(read_id, ids):
-        record = yield request("GET", keys.reservation + id)
+    ids = yield request("ZRANGEBYSCORE", keys.leases, "-inf", now, "LIMIT", 0, SWEEP_FOR_A_SLOT)
+    records = (yield request("MGET", *[keys.reservation + read_id(id) for id in ids])) if ids else ()
+    for record in records:
         for share in named_in(record).shares if isinstance(record, bytes) else ():
             if share.unit == CONCURRENT:
                 free[share.pool] = free.get(share.pool, 0) + share.amount

@@ -9,7 +9,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from budget.errors import StoreUnavailable
-from budget.stores.sqlitefile import FileLock, connect, prepare
+from budget.stores.sqlitefile import connect, lock_of, prepare
 
 __all__ = ["account_id", "copy_file", "file_lock", "forget_entries", "transaction"]
 
@@ -48,7 +48,7 @@ def file_lock(path: Path) -> Iterator[None]:
     Raises:
         StoreUnavailable: Somebody else kept it for too long.
     """
-    with closing(FileLock(path.with_name(path.name + ".lock"))) as lock, lock.held(_PATIENCE):
+    with closing(lock_of(path)) as lock, lock.held(_PATIENCE):
         yield
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from budget.audit import Vouch
-from budget.errors import ReservationConflict
+from budget.errors import ReservationConflict, StoreUnavailable
 from budget.ledger import Entry, dumps, make_entry
 from budget.pseudonym import Swap
 from budget.stores.sqliteadmin import account_id, file_lock, transaction
@@ -113,9 +113,16 @@ def _read(db: sqlite3.Connection, account: int) -> Iterator[Entry]:
 
 
 def scrub(path: Path) -> bool:
-    """Rewrite the file, so that no free page has what was there, and empty its log; whether nobody kept that."""
-    with file_lock(path) as _, closing(connect(path)) as db:
-        db.execute("pragma secure_delete = on")
-        db.execute("vacuum")
-        busy: int = db.execute("pragma wal_checkpoint(truncate)").fetchone()[0]
+    """Rewrite the file, so that no free page has what was there, and empty its log; whether nobody kept that.
+
+    Raises:
+        StoreUnavailable: There is no room to rewrite it, say.
+    """
+    try:
+        with file_lock(path) as _, closing(connect(path)) as db:
+            db.execute("pragma secure_delete = on")
+            db.execute("vacuum")
+            busy: int = db.execute("pragma wal_checkpoint(truncate)").fetchone()[0]
+    except (sqlite3.Error, OSError) as error:
+        raise StoreUnavailable(f"it is erased, but the file cannot be rewritten: erase it again ({error})") from error
     return not busy

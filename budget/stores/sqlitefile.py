@@ -20,7 +20,7 @@ from time import monotonic, sleep
 from budget.errors import ConfigError, StoreUnavailable
 from budget.stores.sqlitelines import rechain
 
-__all__ = ["SCHEMA_VERSION", "FileLock", "check_version", "connect", "prepare", "read_path"]
+__all__ = ["SCHEMA_VERSION", "FileLock", "check_version", "connect", "lock_of", "prepare", "read_path"]
 
 SCHEMA_VERSION = 3
 _SINCE = r"-- since version \d+\n"  # what follows is added to a file of an earlier version
@@ -49,8 +49,22 @@ class FileLock:
     """
 
     def __init__(self, path: Path):
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._path = path
+        self._open()
         self._threads = Lock()
+
+    def _open(self) -> None:
+        self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+    def _opened_anew(self) -> bool:
+        """Whether the file that others lock now could be opened: this one was removed, and who comes makes another."""
+        gone = self._fd
+        try:
+            self._open()
+        except OSError:  # its folder was removed, too
+            return False
+        os.close(gone)
+        return True
 
     @contextmanager
     def held(self, timeout: float | None = None) -> Iterator[None]:
@@ -65,23 +79,30 @@ class FileLock:
         if not self._threads.acquire(timeout=-1 if timeout is None else timeout):
             raise StoreUnavailable(_KEPT)
         try:
-            if until is None:
-                # Who lets go may come again before those who wait are awake, and one process would have it most of the
-                # time. So one alone waits for it, who holds another lock meanwhile (of the file's bytes); all others
-                # wait for that one, also who has just let go.
-                fcntl.lockf(self._fd, fcntl.LOCK_EX)
-                try:
-                    fcntl.flock(self._fd, fcntl.LOCK_EX)
-                finally:
-                    fcntl.lockf(self._fd, fcntl.LOCK_UN)
-            else:
-                self._try(until)
+            self._wait(until)
+            while not os.fstat(self._fd).st_nlink and self._opened_anew():
+                self._wait(until)
             try:
                 yield
             finally:
                 fcntl.flock(self._fd, fcntl.LOCK_UN)
         finally:
             self._threads.release()
+
+    def _wait(self, until: float | None) -> None:
+        import fcntl
+
+        if until is None:
+            # Who lets go may come again before those who wait are awake, and one process would have it most of the
+            # time. So one alone waits for it, who holds another lock meanwhile (of the file's bytes); all others
+            # wait for that one, also who has just let go.
+            fcntl.lockf(self._fd, fcntl.LOCK_EX)
+            try:
+                fcntl.flock(self._fd, fcntl.LOCK_EX)
+            finally:
+                fcntl.lockf(self._fd, fcntl.LOCK_UN)
+        else:
+            self._try(until)
 
     def _try(self, until: float) -> None:
         import fcntl
@@ -100,13 +121,19 @@ class FileLock:
         self._fd = -1  # its number may soon be another file's
 
 
+def lock_of(path: Path) -> FileLock:
+    """Return the lock of a store's file: beside what a link leads to, so that it is one by whatever name."""
+    real = Path(os.path.realpath(path))
+    return FileLock(real.with_name(real.name + ".lock"))
+
+
 def prepare(path: Path) -> None:
-    """Create the file with mode 0600, or check that it may be used.
+    """Check that the file may be used, or made, where it is.
 
     Raises:
         StoreUnavailable: Its folder is missing, or it lies on a network file system, where a WAL is not safe.
     """
-    folder = path.parent
+    folder = Path(os.path.realpath(path)).parent
     if not folder.is_dir():
         raise StoreUnavailable(f"the store's folder {str(folder)!r} does not exist")
     kind = _file_system(folder)
@@ -138,7 +165,8 @@ def connect(path: Path) -> sqlite3.Connection:
         sqlite3.Error: It cannot be opened or written, or is not a database.
     """
     if not path.exists():
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        real = os.path.realpath(path)  # a link may be there, and lead to nothing yet
+        os.close(os.open(real, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     db = sqlite3.connect(path, timeout=1.0, isolation_level=None, check_same_thread=False, cached_statements=64)
     try:
         _check_ours(db, path)

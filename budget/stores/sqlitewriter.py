@@ -16,7 +16,7 @@ from pathlib import Path
 from budget.commands import Outcome
 from budget.errors import StoreUnavailable
 from budget.pool import apply
-from budget.stores.sqlitefile import FileLock, check_version, connect, prepare
+from budget.stores.sqlitefile import check_version, connect, lock_of, prepare
 from budget.stores.sqlitestate import SqliteState
 from budget.stores.tickets import Ticket
 
@@ -58,7 +58,7 @@ class Writer:
     def __init__(self, path: Path):
         try:
             prepare(path)
-            self.lock = FileLock(path.with_name(path.name + ".lock"))
+            self.lock = lock_of(path)
             try:
                 with self.lock.held(OPEN_TIMEOUT):
                     self.db = connect(path)

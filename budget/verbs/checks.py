@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -46,6 +46,12 @@ class Decision:
     def __bool__(self) -> bool:
         return self.admitted
 
+    def of_account(self, account: str, shadows: Sequence[Refusal]) -> Decision:
+        """Return it as that of the account above; the shadows of the account that was asked stand before its own."""
+        refusals, own = ([replace(each, account=account) for each in some] for some in (self.refusals, self.shadows))
+        decisive = replace(self.refusal, account=account) if self.refusal else None
+        return Decision(self.admitted, decisive, tuple(refusals), (*shadows, *own))
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON types."""
         return {"admitted": self.admitted, "refusal": self.refusal.to_dict() if self.refusal else None}
@@ -86,7 +92,7 @@ class Checks(Answers):
         if self.above is None:
             return Decision(True, shadows=shadows)
         decision = yield Also(self.above.check(replace(ask.above(None), estimate=None)))
-        return replace(decision, shadows=(*shadows, *decision.shadows))
+        return decision.of_account(self.above.settings.account, shadows)
 
     def look(self, ask: Ask) -> Flow:
         """Return the limits that would decide on a call now, its draws, and what their pools show.

@@ -87,7 +87,9 @@ class Reserves(Checks):
         room = None if place is None else above.line.place(place.left_us / 1e6)
         try:
             yield Also(above.reserve_too(ask.above(self._fits(ask)), id, lease_us, room, patience), held=id)
-        except BudgetError:
+        except BudgetError as error:
+            if isinstance(error, BudgetExceeded):
+                error.name_account(above.settings.account)
             self.learner.ended(id)
             yield Refund(id, {"outcome": "not admitted above"})
             raise

@@ -26,6 +26,7 @@ from itertools import count
 from threading import Event, Lock, Thread
 from time import monotonic
 from typing import TYPE_CHECKING
+from weakref import WeakSet
 
 from budget.buckets import allowed
 from budget.commands import Bucket, Draw, Outcome, Sweep
@@ -147,6 +148,10 @@ class Line:
 
     def __init__(self, store: Store, account: str, clock: StoreTime):
         self._store, self._account, self._clock = store, account, clock
+        self._reset()
+        _LINES.add(self)
+
+    def _reset(self) -> None:
         self._queues: dict[str, Queue] = {}
         self._places: set[Place] = set()
         self._lock = Lock()
@@ -154,12 +159,9 @@ class Line:
         self._watch: Watch | None = None
         self._seen = 0  # the last entry that the watch brought
         self._idle = self._looked = 0.0  # when somebody waited last, and when leases were last seen to
-        self._pid = os.getpid()
 
     def place(self, seconds: float) -> Place:
         """Make a place for a call that may wait so long from now on."""
-        if self._pid != os.getpid():  # forked: who waits here is the parent's, and its thread is not here
-            self.__init__(self._store, self._account, self._clock)  # type: ignore[misc]
         return Place(self, seconds)
 
     def told(self, pools: Iterable[tuple[str | None, Bucket | None]], seq: int) -> None:
@@ -379,3 +381,16 @@ class Line:
             self._seen = max(self._seen, seq)
         for pool in changed:
             self._queues[pool].nudge()
+
+
+_LINES: WeakSet[Line] = WeakSet()
+
+
+def _forked() -> None:
+    # Who waits is the parent's; so is the thread that watches, and perhaps one that has the lock just now.
+    for line in list(_LINES):
+        line._reset()
+
+
+if hasattr(os, "register_at_fork"):  # Windows does not fork
+    os.register_at_fork(after_in_child=_forked)

@@ -182,7 +182,7 @@ def test_the_command_line(tmp_path: Path) -> None:
     assert "default" in cli("alerts", "list").stderr
     Path("budget.toml").write_text('[[alerts]]\nrule = "session > $5 in 10m"\n')
     assert cli.json("alerts", "list") == {"rules": ["session > $5 in 10m"], "channels": ["log"]}
-    assert cli.json("alerts", "test") == [{"channel": "log", "delivered": True, "error": None}]
+    assert cli.json("alerts", "test") == {"channels": [{"channel": "log", "delivered": True, "error": None}]}
     assert cli.lines("alerts", "history") == []
     with Budget(cli.url, sinks=(), alerts=()) as budget:
         budget.record(usd="0.1")
@@ -193,7 +193,7 @@ def test_the_command_line(tmp_path: Path) -> None:
     ((_, text, told),) = cli.lines("alerts", "history")
     assert text == r"session=s\u202e1: $6.00 within 10m"
     assert told == "log yes"
-    (row,) = cli.json("alerts", "history", "--last", "1")
+    (row,) = cli.json("alerts", "history", "--last", "1")["alerts"]
     assert row["figures"] == {"spent": "6", "within": "10m"}
     assert row["told"][0]["tries"] == 1
 
@@ -231,7 +231,7 @@ def test_a_channel_that_does_not_take_the_sample_is_told(tmp_path: Path, monkeyp
     cli = Cli(tmp_path)
     monkeypatch.setenv("SLACK_URL", "http://127.0.0.1:9/services")
     found = cli("alerts", "test", "--channel", "slack:SLACK_URL", "--channel", "log", "--json", code=1)
-    first, second = json.loads(found.stdout)
+    first, second = json.loads(found.stdout)["channels"]
     assert (first["channel"], first["delivered"], second["delivered"]) == ("slack", False, True)
     assert "does not answer" in first["error"]
     assert "pager" in cli("alerts", "test", "--channel", "pager:me", code=2).stderr

@@ -150,6 +150,21 @@ def test_a_session_above_an_amount_within_minutes() -> None:
     assert len(world.look()) == 1
 
 
+def test_sums_beyond_what_the_file_holds_stop_no_rule() -> None:
+    """Of a mistake in units one is told, and of what comes after it, too."""
+    largest = "9223372036.854775807"
+    world = World("user > $5 in 10m", "user hour > 5x usual over $1", "burn > 2x", "limit at 50%", limits=("$9/day",))
+    _week(world, "alice", "bob", "carol", "dave")
+    world.look()
+    for _ in range(3):
+        world.spend(largest, user="alice", every="1s")
+    assert any(text.startswith("user=alice: $9,223,372,036.85") for text in world.look())
+    world.spend(largest, user="alice", every="2h")
+    world.look()
+    world.spend("6", user="bob")
+    assert any(text.startswith("user=bob: $6.00 within 10m") for text in world.look())
+
+
 def test_a_session_that_is_slow_or_another_is_not_told() -> None:
     world = World("session > $5 in 10m")
     world.spend("0.9", times=30, every="130s", session="s1")  # five of them are within 10 minutes

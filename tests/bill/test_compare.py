@@ -195,6 +195,17 @@ def test_what_was_not_pulled_is_not_judged(check: Check) -> None:
         each.close()
 
 
+def test_sums_beyond_what_the_file_holds_are_compared(check: Check) -> None:
+    """A mistake in units is a row like any other, and not the end of all of them."""
+    calls = some(GPT, 3)
+    most = 2**63 - 1
+    for call in calls:
+        assert call.ours
+        call.ours.nanos, call.ours.input_tokens, call.ours.estimated = most, most, True
+    [row] = check(calls).rows
+    assert (row.calls, row.status) == (3, "estimated")
+
+
 def test_days_that_were_pruned_are_not_compared(check: Check) -> None:
     """Their calls were billed, and the ledger has but their sums."""
     budget = Budget("memory://")

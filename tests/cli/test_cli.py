@@ -294,6 +294,22 @@ def test_a_real_terminal_gets_colours_unless_it_asks_for_none(cli: Cli, no_color
     assert (b"\x1b[32m" in shown) == (not no_color)
 
 
+@pytest.mark.parametrize("command", [
+    "limits", "set $5/day", "set $1/hour", "unset $1/hour", "status",
+    "check --model claude-haiku-4-5 --in 1 --max-out 1",
+    "adjust +$1", "freeze user=bob", "unfreeze user=carol", "report", "report --by day", "top", "suggest",
+    "reservations",
+    "reservations list", "reservations sweep", "ledger", "ledger tail", "ledger export", "ledger verify",
+    "ledger rebuild", "prices", "prices list", "prices show claude-haiku-4-5", "prices check", "sinks", "alerts",
+    "alerts test", "alerts history", "doctor",
+])  # fmt: skip
+def test_a_document_is_a_list_of_rows_or_an_object(cli: Cli, command: str) -> None:
+    lists = ("status", "limits", "report", "reservations", "reservations list", "ledger", "ledger tail")
+    cli("set", "$1/hour", "$3/day")
+    cli("freeze", "user=carol")
+    assert type(cli.json(*command.split())) is (list if command in (*lists, "report --by day") else dict)
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no full device")
 @pytest.mark.parametrize(
     "command", ["status", "status --json", "ledger export", "ledger export --format csv", "doctor --json"]

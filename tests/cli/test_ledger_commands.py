@@ -142,12 +142,21 @@ def test_an_export_replaces_nothing(cli: Cli, tmp_path: Path, monkeypatch: pytes
     assert "does not exist" in missing
 
 
+def test_an_export_touches_no_other_file(cli: Cli, tmp_path: Path) -> None:
+    """Two of the same name at the same time would write into one file, and the first would get what both wrote."""
+    cli("set", "$5/day")
+    (tmp_path / "x.jsonl.part").write_text("somebody's")
+    cli("ledger", "export", "-o", str(tmp_path / "x.jsonl"))
+    assert (tmp_path / "x.jsonl.part").read_text() == "somebody's"
+    assert json.loads((tmp_path / "x.jsonl").read_text())["kind"] == "limit_set"
+
+
 def test_export_json_is_one_document(cli: Cli, tmp_path: Path) -> None:
-    assert cli.json("ledger", "export") == []
+    assert cli.json("ledger", "export") == {"ledger": []}
     cli("set", "$5/day", "$1/hour")
     lines = cli("ledger", "export").stdout.splitlines()
     assert len(lines) == 2
-    assert cli.json("ledger", "export") == [json.loads(line) for line in lines]
+    assert cli.json("ledger", "export")["ledger"] == [json.loads(line) for line in lines]
     assert "choose one" in cli.json("ledger", "export", "--format", "csv", code=2)["message"]
     target = str(tmp_path / "x.jsonl")
     assert cli.json("ledger", "export", "-o", target) == {"entries": 2, "file": target}

@@ -73,6 +73,14 @@ def test_status_shows_who_is_frozen(cli: Cli) -> None:
     assert cli.lines("status", "user=bob")[0][:2] == ["everybody", "FROZEN"]
 
 
+def test_status_finds_the_freeze_of_a_model_by_any_of_its_names(cli: Cli) -> None:
+    cli("set", "per=model", "$5/day")
+    cli("freeze", "model=claude-haiku-4-5-20251001")
+    for name in ("claude-haiku-4-5", "claude-haiku-4-5-20251001"):
+        assert "FROZEN" in [row[1] for row in cli.lines("status", f"model={name}")], name
+    assert "FROZEN" not in [row[1] for row in cli.lines("status", "model=claude-sonnet-4-6")]
+
+
 def test_status_without_limits_says_what_to_do(cli: Cli) -> None:
     shown = cli("status")
     assert "budget set" in shown.stderr
@@ -107,6 +115,12 @@ def test_check_takes_any_attribute_name(cli: Cli) -> None:
     args = ("--model", "claude-sonnet-4-6", "--in", "1000", "--max-out", "1")
     cli("check", "tokens=x", "system=y", *args, code=3)
     cli("check", "tokens=x", "system=z", *args)
+
+
+def test_check_is_of_one_model(cli: Cli) -> None:
+    args = ("--model", "claude-sonnet-4-6", "--in", "1", "--max-out", "1")
+    assert "estimate is of claude-sonnet-4-6" in cli("check", "model=claude-haiku-4-5", *args, code=2).stderr
+    assert cli.json("check", "model=claude-sonnet-4-6", "provider=anthropic", *args)["admitted"]
 
 
 def test_check_of_an_unknown_model_is_an_error_and_not_a_refusal(cli: Cli) -> None:

@@ -25,6 +25,14 @@ def cli(tmp_path: Path) -> Cli:
     return Cli(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["missing/cli.db", "text.db"])
+def test_a_store_that_cannot_answer_has_no_key_made_beside_it(cli: Cli, tmp_path: Path, name: str) -> None:
+    (tmp_path / "text.db").write_text("this is not a database, whatever its name says" * 100)
+    cli.url = f"sqlite:///{tmp_path / name}"
+    assert "the store" in cli("erase", "user=alice", code=4).stderr
+    assert not list(tmp_path.glob("**/*.erase-key"))
+
+
 def spent(cli: Cli, *options: str) -> dict[str, str]:
     return {row["by"]: row["usd"] for row in cli.json("report", "--by", "user", *options)}
 

@@ -50,8 +50,8 @@ def rows() -> list[dict[str, Any]]:
 
 
 def test_list(cli: Cli) -> None:
-    found = cli.json("prices", "list")
-    assert found == cli.json("prices")
+    found = cli.json("prices", "list")["models"]
+    assert found == cli.json("prices")["models"]
     known = next(x for x in found if (x["model"], x["provider"]) == (KNOWN, "anthropic"))
     assert known == {
         "provider": "anthropic", "model": KNOWN, "input": "3", "output": "15", "cache_read": "0.3",
@@ -61,12 +61,12 @@ def test_list(cli: Cli) -> None:
     book = PriceBook.shipped()
     current = {(m.provider, m.id) for m in book.models() if m.row(NOW).status != "retired"}
     assert {(x["provider"], x["model"]) for x in found} == current
-    assert len(cli.json("prices", "list", "--all")) == len(list(book.models())) > len(found)
+    assert len(cli.json("prices", "list", "--all")["models"]) == len(list(book.models())) > len(found)
     assert [(x["provider"], x["model"]) for x in found] == sorted((x["provider"], x["model"]) for x in found)
 
 
 def test_list_is_narrowed_by_word_and_provider(cli: Cli) -> None:
-    found = cli.json("prices", "list", "SONNET", "--provider", "anthropic")
+    found = cli.json("prices", "list", "SONNET", "--provider", "anthropic")["models"]
     assert found
     assert all("sonnet" in x["model"] and x["provider"] == "anthropic" for x in found)
     assert cli.lines("prices", "list", "sonnet-4-6", "--provider", "anthropic")[0][:5] == [
@@ -166,7 +166,7 @@ def test_set_writes_a_row_that_holds(cli: Cli) -> None:
     assert rows() == [{"from": TODAY, "input": "0.10", "output": "0.40"}]
     found = price_book().find("mine")
     assert (found.rows[0].rates.input, found.provider) == (100_000, "")
-    assert cli.json("prices", "list", "mine")[0]["origin"] == "budget-prices.toml"
+    assert cli.json("prices", "list", "mine")["models"][0]["origin"] == "budget-prices.toml"
     assert os.listdir() == ["budget-prices.toml"]
 
 

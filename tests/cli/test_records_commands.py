@@ -230,7 +230,7 @@ def test_limits_refusals_and_the_rate(cli: Cli) -> None:
 
 def test_suggested_limits_can_be_set_as_they_are_printed(cli: Cli, terminal: None) -> None:
     spend(cli)
-    rows = cli.json("suggest")
+    rows = cli.json("suggest")["suggestions"]
     cap = next(row for row in rows if row["limit"] == "$0.3/request")
     assert (cap["percent"], cap["of"], cap["refused_calls"], cap["refused_usd"]) == (95, 23, 1, "4")
     commands = [line for line in cli("suggest", "--at", "max").stdout.splitlines() if line.startswith("budget ")]

@@ -34,6 +34,16 @@ USAGE = {"input_tokens": 1000, "output_tokens": 100}
 HOSTILE = "eve\x1b]0;title\x07\u202e\n[red]"
 
 
+@pytest.mark.parametrize("name", ["gpt-4.1-mini", "gpt-4.1-mini-2025-04-14"])
+def test_a_model_is_watched_under_any_of_its_names(cli: Cli, name: str) -> None:
+    with Budget(cli.url) as budget, watched(cli, f"model={name}") as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        held = budget.reserve(model=name, messages=[{"role": "user", "content": "x"}], max_tokens=9, user="alice")
+        budget.reconcile(held, usd="0.25")
+        assert "\talice\t" in child.stdout.readline()
+
+
 @pytest.fixture
 def cli(tmp_path: Path) -> Cli:
     return Cli(tmp_path)

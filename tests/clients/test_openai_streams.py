@@ -292,6 +292,18 @@ def test_who_reads_the_bytes_meets_the_extra_chunk(oclient: Any) -> None:
     assert len(lines) == 1
 
 
+@pytest.mark.parametrize(("path", "asked"), [("/chat/completions", CHAT), ("/responses", RESPONSE)])
+def test_a_stream_of_plain_objects_is_metered_too(
+    budget: Budget, oclient: Any, plain: Make, provider: Provider, path: str, asked: dict[str, Any]
+) -> None:
+    form = {"body": {**asked, "stream": True}, "cast_to": object, "stream": True, "stream_cls": openai.Stream[object]}
+    guarded, bare = (list(each.post(path, **form)) for each in (oclient, plain(openai.OpenAI)))
+    assert len(guarded) == len(bare)
+    end, usage = only_end(budget), provider.requests[0].usage or {}
+    assert end.usd == budget.cost(usage, model="gpt-4.1-mini", provider="openai").usd
+    assert "estimated" not in end.detail
+
+
 def test_a_raw_response_parsed_twice_is_parsed_once(budget: Budget, oclient: Any) -> None:
     raw = oclient.chat.completions.with_raw_response.create(**CHAT, stream=True)
     assert raw.parse() is raw.parse()

@@ -110,6 +110,17 @@ def test_a_name_that_does_not_resolve_is_refunded(budget: Budget, plain: Make, k
     _check_end(budget, REFUND)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_client_that_was_closed_sends_nothing_and_is_refunded(budget: Budget, plain: Make, kind: Any) -> None:
+    client = budget.wrap(plain(kind, max_retries=1))
+    if kind is anthropic.Anthropic:
+        client.close()
+    else:
+        asyncio.run(client.close())
+    assert isinstance(_call(client, REQUEST), anthropic.APIConnectionError)
+    _check_end(budget, REFUND)
+
+
 class _Pooled(httpx2.BaseTransport):
     """A transport that traces nothing and has no connection to spare."""
 

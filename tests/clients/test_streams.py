@@ -27,7 +27,7 @@ KINDS = (anthropic.Anthropic, anthropic.AsyncAnthropic)
 INPUT = 11  # what the provider counts for the tests' request
 
 
-# Four ways to read a stream. Each yields what it received, text or "" for another event, until it ends or is left.
+# Five ways to read a stream. Each yields what it received, text or "" for another event, until it ends or is left.
 
 
 def _events(client: Any, request: Any) -> Iterator[str]:
@@ -51,6 +51,19 @@ def _lines(client: Any, request: Any) -> Iterator[str]:
     with client.messages.with_streaming_response.create(**request, stream=True) as response:
         for line in response.iter_lines():
             yield line.partition('"text":"w')[2].partition('"')[0]
+
+
+def _asked(request: Any, kind: Any) -> dict[str, Any]:
+    """What asks for a stream of plain objects, with the method that all others come to."""
+    body = {name: value for name, value in request.items() if name != "extra_headers"}
+    options = {"headers": request.get("extra_headers", {})}
+    return {"body": {**body, "stream": True}, "options": options, "cast_to": object, "stream": True, "stream_cls": kind}
+
+
+def _objects(client: Any, request: Any) -> Iterator[str]:
+    with client.post("/v1/messages", **_asked(request, anthropic.Stream[object])) as stream:
+        for event in stream:
+            yield event.get("delta", {}).get("text", "")
 
 
 async def _aevents(client: Any, request: Any) -> AsyncIterator[str]:
@@ -78,7 +91,14 @@ async def _alines(client: Any, request: Any) -> AsyncIterator[str]:
             yield line.partition('"text":"w')[2].partition('"')[0]
 
 
-_SYNC, _ASYNC = (_events, _helper, _raw, _lines), (_aevents, _ahelper, _araw, _alines)
+async def _aobjects(client: Any, request: Any) -> AsyncIterator[str]:
+    async with await client.post("/v1/messages", **_asked(request, anthropic.AsyncStream[object])) as stream:
+        async for event in stream:
+            yield event.get("delta", {}).get("text", "")
+
+
+_SYNC = (_events, _helper, _raw, _lines, _objects)
+_ASYNC = (_aevents, _ahelper, _araw, _alines, _aobjects)
 READERS = [
     pytest.param(kind, reader, id=reader.__name__.strip("_"))
     for kind, readers in ((anthropic.Anthropic, _SYNC), (anthropic.AsyncAnthropic, _ASYNC))

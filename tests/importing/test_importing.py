@@ -17,6 +17,10 @@ from budget.importing import FORMATS, Imported, import_files
 from budget.prices import Model, PriceBook, Row
 from budget.prices.rates import Card, Rates
 from budget.records import CallFile
+from budget.records.changes import changes_of
+from budget.sinks.base import Batch
+from budget.sinks.rows import lines_of
+from budget.testing import Sandbox
 
 SECRET = "the-text-of-a-prompt"
 # A dollar per token of plain input, four per token of output, and so on: an example's tokens are its dollars.
@@ -300,6 +304,48 @@ def test_our_own_trace_keeps_what_was_booked(calls: CallFile, tmp_path: Path) ->
     assert "correction of a call" in said[0]
 
 
+def test_what_the_sink_wrote_comes_in_as_it_is_here(calls: CallFile, tmp_path: Path) -> None:
+    """Corrections, too: of a lease that ended, less money, fewer tokens, another outcome, or no call at all."""
+    with Sandbox() as budget:
+        held = [budget.reserve("$0.5", tokens=100, user=f"u{i}") for i in range(5)]
+        budget.reconcile(held[0], usd="0.4", tokens=90)
+        budget.clock.move("11m")
+        budget.status()
+        budget.reconcile(held[1], usd="0.3", tokens=50)
+        budget.reconcile(held[2], {"input_tokens": 8, "cache_read_input_tokens": 2, "output_tokens": 5},
+                         model="claude-sonnet-4-6")  # fmt: skip
+        budget.refund(held[3])
+        changed = [(entry, change) for entry, change in changes_of(budget.entries()) if change is not None]
+        path = write(tmp_path, "t.jsonl", *lines_of(Batch("default", 1, changed[-1][0].seq, tuple(changed))))
+        found, said = take(calls, path)
+        assert (found.calls, found.bad, said) == (4, 0, [])
+        query = """select id, at, usd, input, output, cache_read, cache_write, estimated, latency_ms, saved,
+            (select text from names where names.id = outcome) from calls order by id"""
+        ours = CallFile(budget.engine.books).open().execute(query).fetchall()
+        assert calls.db.execute(query).fetchall() == ours
+        assert sorted(usd for _, _, usd, *_ in ours) == [99_600, 3 * 10**8, 4 * 10**8, 5 * 10**8]
+
+
+def test_a_tag_of_any_name_comes_in(calls: CallFile, tmp_path: Path) -> None:
+    scope = {"user": "alice", "source": "web", "line": "1", "item": "x"}
+    found, said = take(calls, write(tmp_path, "t.jsonl", own(1, scope=scope)))
+    assert (found.calls, said) == (1, [])
+    assert rows(calls, "user", "tags") == [("alice", '{"item":"x","line":"1","source":"web"}')]
+
+
+@pytest.mark.parametrize("more", [
+    {"kind": "withdrawn", "id": ["x"]}, {"kind": ["call"]}, {"kind": "recall"}, {"usd": "-1"}, {"latency_ms": 10**14},
+    {"usage": {"input": "x"}, "rates": {"input": "x"}}, {"usage": {"cache_write": 5}, "rates": {"input": 5}},
+    {"rates": {"input": 1.5, "cache_read": 1}},
+])  # fmt: skip
+def test_a_line_that_no_sink_wrote_is_bad_and_not_the_end(
+    more: dict[str, Any], calls: CallFile, tmp_path: Path
+) -> None:  # fmt: skip
+    found, said = take(calls, write(tmp_path, "t.jsonl", own(1), own(2, **more), own(3)))
+    assert (found.added, found.bad, len(said)) == (2, 1, 1)
+    assert "line 2:" in said[0]
+
+
 def test_what_went_through_this_engine_is_known_by_its_id(tmp_path: Path) -> None:
     with Budget(f"sqlite:///{tmp_path}/budget.db") as budget:
         held = budget.reserve("$0.25", user="alice")
@@ -460,7 +506,7 @@ def test_an_option_that_a_format_has_no_use_for_is_refused(
 @pytest.mark.parametrize("more", [
     {"model": "caf\udce9"}, {"model": "x" * 300}, {"time": "1e999999999"}, {"time": True}, {"cost_usd": "1e"},
     {"cost_usd": "NaN"}, {"input_tokens": True}, {"input_tokens": 1.5}, {"user": ["ann"]}, {"user": "a\nb"},
-    {"duration": -1}, {"cache_read_tokens": 9},
+    {"duration": -1}, {"duration": 10**12}, {"cache_read_tokens": 9},
 ])  # fmt: skip
 def test_what_is_no_value_is_bad_and_not_the_end(more: dict[str, Any], calls: CallFile, tmp_path: Path) -> None:
     path = tmp_path / "t.jsonl"

@@ -19,6 +19,7 @@ from langchain.agents import create_agent
 from langchain.agents.middleware import ModelFallbackMiddleware
 from langchain_anthropic import ChatAnthropic
 from langchain_core.language_models import FakeListChatModel
+from langchain_core.runnables import ConfigurableField
 from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI
 from langgraph.checkpoint.memory import InMemorySaver
@@ -187,9 +188,39 @@ def test_a_model_that_cannot_be_guarded_is_refused(budget: Budget, loop: Loop) -
         guard(budget, fake)
     with pytest.raises(ConfigError, match="FakeListChatModel has no client"):
         create_agent(fake, [], middleware=[BudgetMiddleware(budget)]).invoke(ASK)
+    given, other = make_model("chat", loop.url), make_model("anthropic", loop.url)
+    for holder in (
+        given.with_fallbacks([other]), given.configurable_fields(temperature=ConfigurableField("heat")),
+        other.configurable_alternatives(ConfigurableField("which"), gpt=given), given.with_retry(),
+    ):  # fmt: skip
+        with pytest.raises(ConfigError, match=f"{type(holder).__name__} has no client"):
+            guard(budget, holder)
     odd = make_model("chat", loop.url)
     odd.root_client = object()
     with pytest.raises(ArgumentTypeError, match="no client that is known"):
         guard(budget, odd)
     with pytest.raises(ConfigError, match="at_limit: 'stop' is neither"):
         BudgetMiddleware(budget, at_limit="stop")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_guarded_models_stay_so_in_what_holds_models(loop: Loop, budget: Budget, kind: str) -> None:
+    loop.calls = 0
+    model = guard(budget, make_model(kind, loop.url))
+    assert isinstance(model, type(make_model(kind, loop.url)))
+    heated = model.configurable_fields(temperature=ConfigurableField("heat"))
+    chosen = model.configurable_alternatives(ConfigurableField("which"), other=guard(budget, heated.default))
+    holders = (
+        heated, heated.with_config(configurable={"heat": 0.5}), chosen.with_config(configurable={"which": "other"}),
+        model.with_fallbacks([model]), model.with_retry(), model.model_copy(update={"temperature": 0.5}),
+    )  # fmt: skip
+
+    async def main() -> None:
+        for holder in holders:
+            assert (await holder.ainvoke("hello")).content
+
+    asyncio.run(main())
+    for holder in holders:
+        assert holder.invoke("hello").content
+    assert len(scopes(budget)) == len(loop.provider.requests) == 12
+    assert spent(budget) == loop.billed()

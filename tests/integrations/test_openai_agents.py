@@ -123,10 +123,12 @@ def test_model_objects(loop: Loop, budget: Budget, kind: Any) -> None:
     bare = kind(GPT, openai_client=make_client(loop))
     with pytest.raises(ConfigError, match=r"'digger' brings its own"):
         asyncio.run(Runner.run(make_agent(bare), "go", run_config=run_config(budget)))
+    wrapped = kind(GPT, openai_client=budget.wrap(make_client(loop)))
+    with pytest.raises(ConfigError, match=r"'digger' brings its own, whose calls would not be in the run"):
+        asyncio.run(Runner.run(make_agent(wrapped), "go", run_config=run_config(budget, "$1", user="carol")))
     assert not loop.provider.requests
     asyncio.run(Runner.run(make_agent(), "go", run_config=run_config(budget, config=RunConfig(model=bare))))
     loop.calls = 3
-    wrapped = kind(GPT, openai_client=budget.wrap(make_client(loop)))
     with budget.run(user="carol"):  # without a configuration of ours: enforced, not labelled
         asyncio.run(Runner.run(make_agent(wrapped), "go"))
     assert scopes(budget)[-1]["user"] == "carol"

@@ -165,6 +165,15 @@ def test_a_model_that_cannot_be_guarded_is_refused(loop: Loop, budget: Budget) -
         async def request(self, *args: Any) -> Any:
             raise AssertionError
 
+    class Own(OpenAIProvider):
+        @property
+        def client(self) -> openai.AsyncOpenAI:
+            return gpt
+
+    gpt = openai.AsyncOpenAI(base_url=f"{loop.url}/v1", api_key="key", max_retries=0)
+    past = OpenAIChatModel(GPT, provider=Own(openai_client=gpt))
+    with pytest.raises(ConfigError, match="OpenAIChatModel has a client of its own making"):
+        make_agent(past, BudgetCapability(budget)).run_sync("hello", deps="alice")
     with pytest.raises(ConfigError, match="Odd has no provider"):
         make_agent(Odd(), BudgetCapability(budget)).run_sync("find it", deps="")
     model: Any = make_model("anthropic", loop.url)

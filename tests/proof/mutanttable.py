@@ -248,7 +248,7 @@ TABLE: list[tuple[str, str, str, str, str, tuple[str, ...]]] = [
      "patience = min([left, *", "patience = min([3600.0, *", (WORLDS,)),
     ("a checkpoint leaves the sums out", "I14", "budget/prune.py",
      "tuple(command.amounts), sums)", "tuple(command.amounts), {})", (WORLDS,)),
-    ("a rebuild sets nothing reserved right", "I14", "budget/books/books.py",
+    ("a rebuild sets nothing reserved right", "I14", "budget/books/counters.py",
      "bucket.at(min(spent, MAX), min(reserved, MAX))", "bucket.at(min(spent, MAX), bucket.reserved)", (WORLDS,)),
     ("two drains write the same entries", "I12", "budget/stores/records.py",
      "if (Cursor(*row) if row else None) != was:", "if False:", (WORLDS,)),

@@ -89,6 +89,8 @@ def test_a_question_that_cannot_be_answered() -> None:
         analytics = Analytics(CallFile(budget.engine.books))
         with pytest.raises(ConfigError, match="sql: "):
             analytics.sql("select nothing from calls")
+        with pytest.raises(ConfigError, match="no statement"):
+            analytics.sql("")
         assert analytics.sql("select ? + 1", [1]) == [(2,)]
         analytics.close()
 
@@ -125,6 +127,23 @@ def test_an_export_is_done_once(store: Store, tmp_path: Path, make_budget: Calla
         export_days(other, folder)
     file.close()
     other.close()
+    store.close()
+
+
+def test_files_of_others_stay_where_a_day_goes(
+    store: Store, tmp_path: Path, make_budget: Callable[..., Budget]
+) -> None:  # fmt: skip
+    """A sink may write into the same folder, and of pruned calls its files are all that is left."""
+    books = make_budget(f"sqlite:///{tmp_path / 'budget.db'}").engine.books
+    file, folder = CallFile(books), tmp_path / "out"
+    first, second = sorted(export_days(file, folder).files.values())[:2]
+    (first.parent / "default-000000000001-000000000009.parquet").write_text("a sink's")
+    middle = file.db.execute("select max(day) from totals").fetchone()[0] * 86_400_000_000
+    assert prune(books, middle, middle, {"actor": "ops"}).entries
+    export_days(file, folder)
+    assert os.listdir(first.parent) == ["default-000000000001-000000000009.parquet"]
+    assert not second.parent.exists()
+    file.close()
     store.close()
 
 

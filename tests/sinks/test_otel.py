@@ -20,7 +20,7 @@ from opentelemetry.trace import SpanKind, StatusCode, Tracer
 
 from budget.demo.provider import Provider
 from budget.engine import Budget
-from budget.errors import BudgetExceeded
+from budget.errors import BudgetExceeded, ConfigError
 from budget.sinks import make_sink
 from budget.sinks.otel import OpenTelemetry
 
@@ -287,3 +287,9 @@ def test_as_text() -> None:
     made = make_sink("otel:?spans=no")
     assert isinstance(made, OpenTelemetry)
     assert not made._spans
+
+
+@pytest.mark.parametrize("text", ["otel:http://collector:4317", "otel:?spans=maybe", "otel:?to=here"])
+def test_what_it_would_ignore_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="otel"):
+        make_sink(text)

@@ -48,12 +48,12 @@ def five(sqlite_url: str, make_budget: Make) -> None:
 @pytest.mark.usefixtures("five")
 def test_once_status_and_reset(told: Callable[..., Any], path: Path) -> None:
     sink = ("--sink", f"jsonl:{path}")
-    assert json.loads(told("status", "--json", *sink)[1]) == [
+    assert json.loads(told("status", "--json", *sink)[1])["sinks"] == [
         {"sink": "jsonl", "configured": True, "last": 5, "lag": 5, "place": 0, "missed": 0, "delivered_at": None,
          "error": None},
     ]  # fmt: skip
     assert told("run", "--once", *sink)[:2] == (0, "jsonl: has all up to entry 5\n")
-    (row,) = json.loads(told("status", "--json")[1])
+    (row,) = json.loads(told("status", "--json")[1])["sinks"]
     assert (row["sink"], row["configured"], row["place"], row["lag"]) == ("jsonl", False, 5, 0)
     assert row["delivered_at"].startswith("20")
     assert told("reset", "jsonl", "--to", "3")[1] == "jsonl: was at 5, goes on after 3 of 5; 2 entries come again\n"
@@ -74,7 +74,7 @@ def test_what_holds_a_sink_up_is_shown_and_fails_the_command(told: Callable[...,
     assert code == 1
     assert out == "b: has all up to entry 5\n", "one that fails holds no other up"
     assert "No such file or directory" in err
-    rows = {row["sink"]: row for row in json.loads(told("status", "--json")[1])}
+    rows = {row["sink"]: row for row in json.loads(told("status", "--json")[1])["sinks"]}
     assert rows["jsonl"]["place"] == 0
     assert "No such file or directory" in rows["jsonl"]["error"]
     assert rows["b"]["error"] is None
@@ -88,7 +88,7 @@ def test_what_holds_a_sink_up_is_shown_and_fails_the_command(told: Callable[...,
 ])  # fmt: skip
 def test_wrong_arguments_change_nothing(told: Callable[..., Any], words: tuple[str, ...], code: int) -> None:
     assert told(*words)[0] == code
-    assert json.loads(told("status", "--json")[1]) == []
+    assert json.loads(told("status", "--json")[1])["sinks"] == []
 
 
 @pytest.mark.usefixtures("five")
@@ -103,7 +103,7 @@ def test_pruning_says_which_sinks_miss_something(
         "sink late had been told up to entry 2 alone; what was pruned after it, it misses\n"
     )
     told("run", "--once", "--sink", f"jsonl:{path}.late?name=late")
-    rows = {row["sink"]: row["missed"] for row in json.loads(told("status", "--json")[1])}
+    rows = {row["sink"]: row["missed"] for row in json.loads(told("status", "--json")[1])["sinks"]}
     assert rows == {"on-time": 0, "late": 3}
 
 

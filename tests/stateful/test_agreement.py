@@ -58,7 +58,8 @@ MORE: dict[str, dict[str, Any]] = {
     "carried": {"rollover": 8, "raised": 4},
     "shadowed": {"shadow": True, "rollover": 10},
 }
-NAMES = {pool: f'["{pool}","300s rolling"]' if "span" in MORE.get(pool, {}) else f"name of {pool}" for pool in POOLS}
+SPANS = {pool: more["span"] // S for pool, more in MORE.items() if "span" in more}
+NAMES = {pool: f'["{pool}","{SPANS[pool]}s rolling"]' if pool in SPANS else f"name of {pool}" for pool in POOLS}
 SLOTS = 5  # the unit of calls at once: taken one by one, given back by every end, never spent
 
 

@@ -16,7 +16,7 @@ from budget import Budget, BudgetExceeded, Limit
 from budget.demo.provider import Provider, Reply
 from tests.clients.conftest import only_end, reserved_usd
 from tests.clients.others.conftest import spent
-from tests.clients.others.drivers import Driver
+from tests.clients.others.drivers import Cohere, Driver, Google, Groq, Mistral
 
 
 def run(driver: Driver, client: Any, main: Callable[[], Any]) -> Any:
@@ -47,6 +47,29 @@ def test_a_call_costs_what_the_provider_says(driver: Driver, budget: Budget, pro
     assert end.kind == "reconciled"
     assert end.detail.get("estimated") is None
     assert Decimal(end.usd) == driver.cost(provider.requests[0].usage) > 0
+
+
+CLOSING: dict[type[Driver], Callable[[Any], None]] = {
+    Google: lambda client: client.close(),
+    Mistral: lambda client: client.sdk_configuration.client.close(),
+    Groq: lambda client: client[0].close(),
+    Cohere: lambda client: client[0]._client_wrapper.httpx_client.httpx_client.close(),
+}
+"""How a sync client is closed; those of `boto3` open again, and LiteLLM has none."""
+
+
+@pytest.mark.parametrize("kind", CLOSING)
+def test_a_client_that_was_closed_sends_nothing_and_is_refunded(
+    kind: type[Driver], budget: Budget, provider: Provider
+) -> None:
+    pytest.importorskip(kind.package)
+    driver = kind()
+    client = driver.guard(budget, driver.make(provider.url, 0))
+    CLOSING[kind](client)
+    with pytest.raises(Exception, match=r"closed|Connection error"):
+        driver.ask(client)
+    assert not provider.requests
+    assert only_end(budget).kind == "refunded"
 
 
 @pytest.mark.parametrize("streams", [False, True], ids=["plain", "stream"])
