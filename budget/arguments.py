@@ -49,8 +49,10 @@ class Arguments:
     def estimate(self, request: Mapping[str, Any], provider: str | None, endpoint: str | None) -> Estimate:
         """Estimate a request body. See `Budget.estimate`."""
         self.settings.book.check_provider(provider)
+        if endpoint is not None and not isinstance(endpoint, str):
+            raise ArgumentTypeError(f"endpoint: {type(endpoint).__name__} is not a name such as 'messages'")
         try:
-            endpoint = endpoint or self._endpoint_of(request, provider)
+            endpoint = self._endpoint_of(request, provider) if endpoint is None else endpoint
             return estimate_body(self.settings.book, request, provider, endpoint, self.verbs.now(), self.unpriced)
         except UnknownModel as error:
             if self.on_unknown_model is not None:
@@ -70,7 +72,7 @@ class Arguments:
 
     def _endpoint_of(self, request: Mapping[str, Any], provider: str | None) -> str:
         """Tell the endpoint from the provider, the one asked for or the model's, and from what the request holds."""
-        from budget.estimator import CHAT_ONLY, endpoint_of
+        from budget.estimator import endpoint_of, speaks_chat
 
         name = model_name(request)
         try:
@@ -85,7 +87,7 @@ class Arguments:
             return endpoint_of(request, provider, name, embeds)
         if "messages" not in request and not request.keys().isdisjoint(_WITHOUT_MESSAGES):
             return "embeddings" if embeds else "responses"
-        return "chat" if provider or not request.keys().isdisjoint(CHAT_ONLY) else "messages"
+        return "chat" if provider or speaks_chat(request) else "messages"
 
     def ask_for(self, what: object, tokens: object, request: Mapping[str, Any]) -> Ask:
         """Tell a request's fields from attributes, and check both.
@@ -94,6 +96,8 @@ class Arguments:
         """
         from budget.estimator import REQUEST_FIELDS
 
+        if "on_short" in request:  # it would be taken for an attribute
+            raise ConfigError("on_short: limits, runs and wrapped clients take it; here wait=30 waits for room")
         fields = {name: value for name, value in request.items() if name in REQUEST_FIELDS}
         if what is not None:
             if not fields.keys() <= {"model"}:

@@ -22,7 +22,7 @@ from budget.money import parse_usd
 from budget.run import Run, current
 from budget.usage import Usage
 
-__all__ = ["Ask", "count", "digest", "filled", "make_ask", "must_agree", "price"]
+__all__ = ["Ask", "bound", "count", "digest", "filled", "make_ask", "must_agree", "price"]
 
 
 @dataclass(slots=True)
@@ -83,12 +83,21 @@ def make_ask(settings: Settings, what: object, tokens: object, attributes: Mappi
         scope["provider"] = what.provider
     detail = {**around, "model": what.model, "provider": what.provider, "estimate": what.to_dict()}
     detail |= {"book": settings.book.hash} if what.priced else {"unpriced": True}
-    amounts = what.amounts
-    if not what.closed:
-        if settings.allowance is None and not settings.disabled:
-            raise Unbounded(what.reasons)
-        amounts = (max(what.nanos_max, settings.allowance or 0), *amounts[1:])
-    return Ask(amounts, scope, run, detail, what)
+    return Ask(bound(settings, what), scope, run, detail, what)
+
+
+def bound(settings: Settings, estimate: Estimate) -> Amounts:
+    """Return the most that a request may cost, or what the policy allows one without a bound.
+
+    Raises:
+        Unbounded: The policy refuses those.
+    """
+    amounts = estimate.amounts
+    if estimate.closed:
+        return amounts
+    if settings.allowance is None and not settings.disabled:
+        raise Unbounded(estimate.reasons)
+    return (max(estimate.nanos_max, settings.allowance or 0), *amounts[1:])
 
 
 def must_agree(settings: Settings, estimate: Estimate, attributes: Mapping[str, str]) -> None:

@@ -47,7 +47,7 @@ class Engine(Arguments):
         self.books = Books(self.store, settings.account, open_records(settings.records))
         self.drainer = Drainer(self.books)
         self.leases = Renewer(self._renew)
-        self.timeout = settings.timeout or self.store.default_timeout
+        self.timeout = self.store.default_timeout = settings.timeout or self.store.default_timeout
         self.outage = Outage(settings, self.store, self.verbs, self._try, self.books.entries)
         self.store.undelivered = self.outage.undelivered
         self.slices = self._make_slices()

@@ -23,7 +23,7 @@ from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from budget.commands import Bucket, Reservation
+from budget.commands import Bucket, Draw, Reservation
 from budget.errors import ArgumentTypeError, ConfigError, Refusal, RunStopped
 from budget.limits import UNITS, Limit, check_attributes
 from budget.loopguard import LoopGuard
@@ -237,8 +237,8 @@ class Run:
 
     def left(self, unit: str) -> tuple[int, int] | None:
         """Return what may still be used in a unit, and of how much, where this run and those around it have least."""
-        found = [(run._tally.left(unit), run._tally.limits.get(unit)) for run in self.chain()]
-        return min(((left, limit.quantity) for left, limit in found if left is not None and limit), default=None)
+        found = [(run._tally.left(unit), run._tally.most(unit)) for run in self.chain()]
+        return min(((left, most) for left, most in found if left is not None and most is not None), default=None)
 
     def disclosure(self) -> str:
         """Return one line for a prompt that says what is left of the run: money, calls, time. Without any I/O.
@@ -266,9 +266,9 @@ class Run:
             self._verbs.drive(self._verbs.refresh(self))
         return self
 
-    def saw(self, reservation: Reservation, buckets: Sequence[Bucket | None]) -> None:
-        """Take note of an answer of the store about one of this run's calls."""
-        self._tally.saw(reservation, buckets)
+    def saw(self, reservation: Reservation, buckets: Sequence[Bucket | None], draws: Sequence[Draw] = ()) -> None:
+        """Take note of an answer of the store about one of this run's calls, and of what that drew on."""
+        self._tally.saw(reservation, buckets, draws)
 
     def recorded(self, made: Reservation, buckets: Sequence[Bucket | None]) -> None:
         """Take note of an answer of the store about a cost that had no reservation."""
@@ -279,9 +279,9 @@ class Run:
         """The ids of the pools of its own limits."""
         return self._tally.pools
 
-    def took(self, pool: str, bucket: Bucket | None) -> None:
-        """Take a refreshed bucket of one of its own pools."""
-        self._tally.took(pool, bucket)
+    def took(self, pool: str, bucket: Bucket | None, more: int) -> None:
+        """Take a refreshed bucket of one of its own pools, and by how much its limit is raised."""
+        self._tally.took(pool, bucket, more)
 
     # To another process.
 

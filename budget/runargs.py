@@ -47,7 +47,7 @@ def make_run(
     if cap is not None:
         limits.append(_rule(cap, "request", "cap", name))
     if max_calls is not None:
-        limits.append(Limit(f"{_calls(max_calls)} requests/run", run=name))
+        limits.append(_limit(f"{_calls(max_calls)} requests/run", "max_calls", name))
     if counted:
         limited = {each.unit for each in limits if each.window.kind == "run"}
         limits += [Limit(f"{most}/run", run=name) for unit, most in _MOST.items() if unit not in limited]
@@ -65,11 +65,16 @@ def run_from_headers(verbs: Verbs, headers: Mapping[str, str]) -> Run:
     """Continue a run of another process.
 
     Raises:
+        ArgumentTypeError: They are no mapping of names to texts.
         ConfigError: The headers carry no run, or one that was damaged.
     """
-    text = next((value for name, value in headers.items() if name.lower() == HEADER), None)
+    if not isinstance(headers, Mapping):
+        raise ArgumentTypeError(f"headers: {type(headers).__name__} is not a mapping of names to texts")
+    text = next((value for name, value in headers.items() if isinstance(name, str) and name.lower() == HEADER), None)
     if text is None:
         raise ConfigError(f"headers: there is no {HEADER}")
+    if not isinstance(text, str):
+        raise ArgumentTypeError(f"headers: {HEADER}: {type(text).__name__} is not a text")
     return read_run(verbs, text, f"headers: {HEADER}")
 
 
@@ -94,7 +99,7 @@ def _velocity(value: object, run: str) -> Limit:
     if not isinstance(value, str):
         raise ArgumentTypeError(f"velocity: {type(value).__name__} is not a text such as '$1/minute'")
     amount, _, window = value.rpartition("/")
-    limit = Limit(f"{amount}/{_ROLLING.get(window.strip(), window)}" if amount else value, run=run)
+    limit = _limit(f"{amount}/{_ROLLING.get(window.strip(), window)}" if amount else value, "velocity", run)
     if limit.window.kind != "rolling":
         raise ConfigError(f"velocity: {value[:80]!r} is no amount in a time, such as '$1/minute' or '$5/10m rolling'")
     return _alone(limit, "velocity", value)
@@ -108,10 +113,18 @@ def _rule(value: object, window: str, name: str, run: str) -> Limit:
         raise ArgumentTypeError(f"{name}: {type(value).__name__} is not a text such as '$2'")
     if value.strip().endswith(" concurrent"):
         raise ConfigError(f"{name}: {value!r}: calls at once belong to no {window}; set a limit with per='run'")
-    limit = Limit(value if "/" in value else f"{value}/{window}", run=run)
+    limit = _limit(value if "/" in value else f"{value}/{window}", name, run)
     if limit.window.kind != window:
         raise ConfigError(f"{name}: {value!r} has another window; here it is one {window}, so write '$2'")
     return _alone(limit, name, value)
+
+
+def _limit(text: str, name: str, run: str) -> Limit:
+    """Read a limit of a run; an error names the argument that it is."""
+    try:
+        return Limit(text, run=run)
+    except ConfigError as error:
+        raise ConfigError(f"{name}: {str(error).removeprefix('limit: ')}") from None
 
 
 def _alone(limit: Limit, name: str, value: str) -> Limit:

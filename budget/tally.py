@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from threading import get_ident
 
-from budget.commands import Amounts, Bucket, Reservation
+from budget.commands import Amounts, Bucket, Draw, Reservation
 from budget.limits import UNITS, Limit
 from budget.money import MAX
 from budget.policy import match
@@ -35,6 +35,7 @@ class Tally:
         found = {unit: match(limit, scope).pool for unit, limit in whole.items()}
         self._pools = {unit: pool for unit, pool in found.items() if pool is not None}
         self._seen: dict[str, Bucket] = {}
+        self._allowed: dict[str, int] = {}  # by pool, with what the limit was raised by
         self._ended: dict[int, list[int]] = {}  # each thread adds up its own
         self._open: dict[str, Amounts] = {}
         self._recorded: dict[str, object] = {}  # the latest, by id
@@ -44,8 +45,8 @@ class Tally:
         """The ids of the pools of its limits."""
         return list(self._pools.values())
 
-    def saw(self, reservation: Reservation, buckets: Sequence[Bucket | None]) -> None:
-        """Take note of an answer of the store about one of the run's calls."""
+    def saw(self, reservation: Reservation, buckets: Sequence[Bucket | None], draws: Sequence[Draw] = ()) -> None:
+        """Take note of an answer of the store about one of the run's calls, and of what that drew on."""
         if reservation.state == "open":
             self._open[reservation.id] = reservation.amounts
         else:
@@ -53,6 +54,9 @@ class Tally:
             if known is not None:
                 self._add(reservation.charged or _NOTHING)
         self._look(reservation, buckets)
+        if self._pools:
+            own = self._pools.values()
+            self._allowed |= {draw.pool: draw.limit for draw in draws if draw.pool is not None and draw.pool in own}
 
     def recorded(self, made: Reservation, buckets: Sequence[Bucket | None]) -> None:
         """Take note of an answer of the store about a record; one that is made again counts once."""
@@ -76,8 +80,12 @@ class Tally:
             for share, bucket in zip(reservation.shares, buckets, strict=False):
                 self.took(share.pool, bucket)
 
-    def took(self, pool: str, bucket: Bucket | None) -> None:
-        """Take note of a pool, if it is one of its own."""
+    def took(self, pool: str, bucket: Bucket | None, more: int | None = None) -> None:
+        """Take note of a pool, if it is one of its own, and by how much its limit is raised, if one knows."""
+        if more is not None:
+            for unit, limit in self.limits.items():
+                if self._pools[unit] == pool:
+                    self._allowed[pool] = limit.quantity + more
         if bucket is not None and pool in self._pools.values():
             self._seen[pool] = bucket
 
@@ -97,10 +105,15 @@ class Tally:
         index = UNITS.index(unit)
         return sum(amounts[index] or 0 for amounts in list(self._open.values()))
 
+    def most(self, unit: str) -> int | None:
+        """What may be used in a unit in all; None if that is not limited."""
+        limit = self.limits.get(unit)
+        return None if limit is None else self._allowed.get(self._pools[unit], limit.quantity)
+
     def left(self, unit: str) -> int | None:
         """What may still be used in a unit; None if that is not limited."""
-        limit = self.limits.get(unit)
-        return None if limit is None else limit.quantity - self.spent(unit) - self.reserved(unit)
+        most = self.most(unit)
+        return None if most is None else most - self.spent(unit) - self.reserved(unit)
 
     def _bucket(self, unit: str) -> Bucket | None:
         return self._seen.get(self._pools.get(unit, ""))

@@ -223,6 +223,8 @@ def test_entries(b: Budget) -> None:
     assert [e.usd for e in b.entries(user="bob")] == [0, Decimal("0.05")]
     assert len(list(b.entries(since="1h"))) == len(list(b.entries(since=datetime.now(UTC) - timedelta(hours=1)))) == 6
     assert list(b.entries(since=datetime.now(UTC) + timedelta(hours=1))) == []
+    with pytest.raises(ConfigError, match="wait=30"):
+        b.reserve("$1", on_short="wait:30s")
     for wrong in ("yesterday", datetime(2026, 1, 1)):  # noqa: DTZ001 - naive on purpose
         with pytest.raises(ConfigError):
             b.entries(since=wrong)

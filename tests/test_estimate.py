@@ -230,3 +230,33 @@ def test_a_model_that_brings_input_of_its_own_has_no_bound(budget: Budget, provi
 def test_a_model_that_researches_has_no_bound(budget: Budget) -> None:
     asked = {"model": "deep-research-pro-preview-12-2025", "contents": [{"parts": [{"text": "why?"}]}]}
     assert budget.estimate(asked).reasons == ("model: it searches the web unasked",)
+
+
+def test_a_request_without_a_bound_on_another_model_does_not_fit_there() -> None:
+    with Budget("memory://", limits=["$0.0001/day"]) as budget:
+        asked = budget.estimate(model="gpt-4o", messages=HI, n=1, service_tier="priority", max_tokens=100)
+        with pytest.raises(BudgetExceeded) as caught:
+            budget.reserve(asked)
+        assert not caught.value.fits("gpt-3.5-turbo")  # cheap enough, but without a price in that tier
+
+
+@pytest.mark.parametrize("endpoint", [5, ["chat"], b"chat"])
+def test_an_endpoint_is_a_name(budget: Budget, endpoint: Any) -> None:
+    with pytest.raises(ArgumentTypeError, match=r"^endpoint"):
+        budget.estimate({"model": "gpt-4o", "messages": HI}, endpoint=endpoint)
+    with pytest.raises(ConfigError, match=r"^endpoint"):
+        budget.estimate({"model": "gpt-4o", "messages": HI}, endpoint="")
+
+
+CALL = {"id": "a", "type": "function", "function": {"name": "f", "arguments": ""}}
+CALLED = {"role": "assistant", "tool_calls": [CALL]}
+
+
+@pytest.mark.parametrize("more", [
+    {"messages": [*HI, CALLED, {"role": "tool", "tool_call_id": "a", "content": "done"}]},
+    {"messages": [{"role": "developer", "content": "be brief"}, *HI]},
+    {"messages": HI, "tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}]},
+])  # fmt: skip
+def test_an_own_model_is_asked_in_the_words_of_chat(more: dict[str, Any]) -> None:
+    with Budget("memory://", prices={"my-model": {"input": "1", "output": "2"}}) as budget:
+        assert budget.estimate(model="my-model", max_tokens=5, **more).closed

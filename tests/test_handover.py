@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from budget import Budget, BudgetExceeded, ConfigError, RunStopped
+from budget import ArgumentTypeError, Budget, BudgetExceeded, ConfigError, RunStopped
 from budget.run import ENVIRONMENT, HEADER, MOST_NESTED, Run, current
 
 Make = Callable[..., Budget]
@@ -229,3 +229,9 @@ def test_a_header_keeps_to_what_headers_may_have(make_budget: Make, tmp_path: Pa
     assert text.isascii()
     assert text.isprintable()
     assert " " not in text
+
+
+@pytest.mark.parametrize("headers", [None, [(HEADER, "x")], {HEADER: 5}, f"{HEADER}: x"])
+def test_headers_are_a_mapping_of_texts(make_budget: Make, headers: Any) -> None:
+    with pytest.raises(ArgumentTypeError, match=r"^headers"):
+        make_budget("memory://").run_from_headers(headers)

@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from decimal import Decimal
 from pathlib import Path
-from threading import Event, Thread
+from threading import Event, Thread, Timer
 from typing import Any
 
 import pytest
@@ -122,6 +122,25 @@ def test_servers_that_stall(servers: tuple[RedisServer, RedisServer]) -> None:
     assert patient.told.unavailable == []
     check(first, hasty.told, unanswered=True)
     check(second, patient.told, unanswered=False)
+
+
+def test_what_nobody_waits_for_has_the_deadline_of_the_engine(server: RedisServer, make_budget: Any) -> None:
+    """A server that stalls for less than that has carried it out when somebody looks."""
+    budget = make_budget(server.url, limits=["$1/day"], store_timeout=5)
+    left = budget.reservation("$0").begin()
+    del left
+    gc.collect()
+    time.sleep(0.3)  # who carries that out is connected
+    held = budget.reservation("$0.40", tokens=0).begin()
+    held.extend((10**8, 0, 0, 0, 0), (5 * 10**8, 0, 0, 0, 1))
+    told: list[Any] = []
+    budget.engine.store.undelivered = lambda *given: told.append(given)
+    os.kill(server.pid, signal.SIGSTOP)
+    Timer(1.5, os.kill, (server.pid, signal.SIGCONT)).start()
+    del held
+    gc.collect()
+    assert (budget.status()[0].spent, budget.status()[0].reserved) == (Decimal("0.5"), 0)
+    assert told == []
 
 
 @pytest.mark.parametrize("door", ["threads", "tasks"])

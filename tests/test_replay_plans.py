@@ -265,6 +265,8 @@ def test_several_policies_through_the_command(priced: Path, capsys: pytest.Captu
     got = [tuple(policy[name] for name in names) for policy in found["policies"]]
     assert got == [("--limit", 1, 5, "2", "10"), ("a.toml", 4, 2, "8", "4"), ("b.toml", 6, 0, "12", "0")]
     assert [limit["limit"] for limit in found["policies"][1]["limits"]] == ["per=user $5/day", "$9/day"]
+    for taken in ("x.svg", "no/such.svg"):
+        assert "plot" in run(capsys, "trace.csv", "--limit", "$3/day", "--plot", taken, code=2)["message"]
     drawn = ElementTree.parse("x.svg").getroot()
     assert {"without limits", "--limit", "a.toml", "b.toml"} <= {e.text for e in drawn.iter()}
     assert len([e for e in drawn.iter() if e.tag.endswith("polyline")]) == 4

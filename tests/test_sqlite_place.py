@@ -198,6 +198,16 @@ def test_a_lock_that_was_removed_is_taken_anew(opened: SqliteStore, path: Path) 
 # A link.
 
 
+def test_what_is_no_file_is_refused_and_nothing_made_beside_it(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("folder", "pipe"):
+        with pytest.raises(StoreUnavailable, match="is no file"):
+            SqliteStore(str(tmp_path / name)).call("default", spend(1), 5.0)
+    assert not list(tmp_path.glob("*.*"))
+
+
 def test_by_whatever_name_there_is_one_lock(opened: SqliteStore, path: Path, tmp_path: Path) -> None:
     """Two processes of which one comes by a link would not exclude one another."""
     link = tmp_path / "elsewhere" / "link.db"

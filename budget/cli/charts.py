@@ -16,7 +16,7 @@ from budget.errors import ConfigError
 from budget.money import NANOS
 from budget.window import instant
 
-__all__ = ["bar", "percent", "plot_costs", "plot_rates", "print_csv", "spark", "write_plot"]
+__all__ = ["bar", "check_plot", "percent", "plot_costs", "plot_rates", "print_csv", "spark", "write_plot"]
 
 _BAR = 10
 _EIGHTHS = " ▏▎▍▌▋▊▉"
@@ -60,6 +60,19 @@ def _flat(row: dict[str, Any]) -> dict[str, Any]:
         row.pop("by", None)
     rest = {name: json.dumps(value) if isinstance(value, dict | list) else value for name, value in row.items()}
     return {**keys, **rest}
+
+
+def check_plot(path: str) -> None:
+    """Check that a file can be made, before the work that it is to show.
+
+    Raises:
+        ConfigError: It exists, or its folder does not.
+    """
+    target = Path(path)
+    if target.exists():
+        raise ConfigError(f"plot: {path!r} exists; name another file")
+    if not target.parent.is_dir():
+        raise ConfigError(f"plot: the folder {str(target.parent)!r} does not exist")
 
 
 def write_plot(path: str, drawn: str) -> None:

@@ -155,6 +155,8 @@ def _body(request: IO[bytes]) -> Mapping[str, Any]:
         raise ConfigError(f"request: not JSON (line {error.lineno}, column {error.colno})") from None
     except UnicodeDecodeError:
         raise ConfigError("request: not JSON (not UTF-8)") from None
+    except ValueError:
+        raise ConfigError("request: not JSON of a request (a number of thousands of digits)") from None
     except RecursionError:
         raise ConfigError("request: not JSON of a request (nested too deeply)") from None
     if not isinstance(body, dict):

@@ -57,6 +57,7 @@ def move(common: Common, to: str, reason: str | None) -> None:
     from budget.books.books import Books
     from budget.books.moving import move as move_account
     from budget.config import default_records
+    from budget.config.values import store_url
     from budget.records.moving import move_imported
     from budget.stores.base import open_store
     from budget.stores.records import Records
@@ -64,7 +65,7 @@ def move(common: Common, to: str, reason: str | None) -> None:
     if to in ("memory://", "disabled://"):
         raise ConfigError(f"to: {to!r} keeps nothing beyond this command; name a file or a server")
     with opened(common) as (budget, source):
-        store = open_store(to)
+        store = open_store(store_url("to", to) or "")
         configured = budget.settings.records or default_records(store.url)
         target = Books(store, source.account, Records(configured))
         try:

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from budget.cli.answers import Answer, answers
-from budget.cli.charts import print_csv, write_plot
+from budget.cli.charts import check_plot, print_csv, write_plot
 from budget.cli.common import Common, attributes_of, common
 from budget.cli.output import note, print_json
 from budget.errors import ConfigError
@@ -137,6 +137,8 @@ def _answer(
         raise ConfigError("--json and --csv: choose one")
     if plot is not None and answer.plot is None:
         raise ConfigError("--plot: there is nothing to draw of this report")
+    if plot is not None:
+        check_plot(plot)
     with common.open() as budget:
         rows = answer.ask(budget, **asked)
         if plot is not None and answer.plot is not None:

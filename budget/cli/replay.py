@@ -15,6 +15,7 @@ from typing import Any
 
 import click
 
+from budget.cli.charts import check_plot, write_plot
 from budget.cli.common import Common, assigned, common
 from budget.cli.output import Column, note, pairs, print_json, table
 from budget.config import Settings, duration_us, load, read_limits
@@ -74,7 +75,7 @@ _OF_TRACES = ("preset", "columns", "fill", "start", "strict")
 @click.option("--model-map", "models", multiple=True, metavar="A=B", help="Other models: B in the place of A.")
 @click.option("--cache", type=click.Choice(CACHES),
               help="Another use of prompt caches: as much as a session's calls allow, or none.")  # fmt: skip
-@click.option("--plot", metavar="FILE.svg", help="Draw what was spent over time.")
+@click.option("--plot", metavar="FILE.svg", help="Draw what was spent over time into a file, which must not exist.")
 @click.option("--strict", is_flag=True, help="End with an error at a malformed row instead of skipping it.")
 @common
 def replay(
@@ -95,6 +96,8 @@ def replay(
     """
     settings = load(store=shared.store, account=shared.account)
     factor, policies = _factor(reserve), _policies(limits, files)
+    if plot is not None:
+        check_plot(plot)
     plan = prices, _models(models), cache
     at = prices_at or ("today" if not ledger else "then" if prices or cache else "booked")
     pricing, before = _pricing(settings.book, at, ledger, plan)
@@ -107,7 +110,7 @@ def replay(
     for name in sorted(pricing.unused):
         note(f"--model-map: no call has the model {name!r}")
     if plot is not None:
-        _draw(Path(plot), found)
+        _draw(plot, found)
     one = next(iter(found.policies.values())) if len(policies) == 1 else None
     if shared.json:
         print_json((one or found).to_dict())
@@ -218,10 +221,10 @@ def _start(text: str) -> Exact:
         raise ConfigError(f"--start: {text[:40]!r} is not an instant such as 2026-01-01T00:00Z") from None
 
 
-def _draw(path: Path, found: Comparison) -> None:
+def _draw(path: str, found: Comparison) -> None:
     named = {"without limits": found.curve.all()}
     named |= {name: played.curve.all() for name, played in found.policies.items() if played.limits}
-    path.write_text(lines("Spent over time", named), encoding="utf-8")
+    write_plot(path, lines("Spent over time", named))
     note(f"drawn: {path}")
 
 

@@ -30,7 +30,9 @@ from budget.estimator import (
 from budget.estimator.bounds import Measure
 from budget.estimator.constants import VOCABULARIES
 
-__all__ = ["CHAT_ONLY", "PROVIDERS", "REQUEST_FIELDS", "VOCABULARIES", "Measure", "endpoint_of", "measure"]
+__all__ = [
+    "CHAT_ONLY", "PROVIDERS", "REQUEST_FIELDS", "VOCABULARIES", "Measure", "endpoint_of", "measure", "speaks_chat",
+]  # fmt: skip
 
 _SCOPE = frozenset({"user", "agent", "session", "run", "team", "org", "project", "provider"})
 _FIELDS = anthropic.FIELDS | openai_chat.FIELDS | openai_responses.FIELDS | openai.EMBEDDINGS_FIELDS
@@ -43,6 +45,7 @@ Call extras such as `extra_headers` are not of a body."""
 
 CHAT_ONLY = openai_chat.FIELDS - anthropic.FIELDS - _SCOPE
 """Fields that tell a chat completions body from a Messages body."""
+_CHAT_ROLES = ("developer", "tool", "function")
 
 _MEASURES: dict[tuple[str, str], Callable[[Mapping[str, Any], str], Measure]] = {
     ("anthropic", "messages"): anthropic.measure,
@@ -136,3 +139,17 @@ def endpoint_of(body: Mapping[str, Any], provider: str, model: str, embeds: bool
     if provider == "aws-bedrock":
         return "converse"
     return "responses" if "input" in body and "messages" not in body else "chat"
+
+
+def speaks_chat(body: Mapping[str, Any]) -> bool:
+    """Whether a body with messages is one of chat completions, by what Messages does not have."""
+    return (
+        not body.keys().isdisjoint(CHAT_ONLY)
+        or any(message.get("role") in _CHAT_ROLES or "tool_calls" in message for message in _rows(body, "messages"))
+        or any("function" in tool for tool in _rows(body, "tools"))
+    )
+
+
+def _rows(body: Mapping[str, Any], name: str) -> list[Mapping[str, Any]]:
+    value = body.get(name)
+    return [row for row in value if isinstance(row, Mapping)] if isinstance(value, (list, tuple)) else []

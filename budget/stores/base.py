@@ -87,6 +87,7 @@ class Store(Protocol):
 
     url: str
     default_timeout: float
+    """Also that of commands that nobody waits for; an engine sets its own."""
     undelivered: Callable[[str, Command], None] | None
     """Takes, of an account, a command that could not be carried out and that nobody waits for; else it is only said."""
 

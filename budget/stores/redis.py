@@ -67,7 +67,7 @@ class RedisStore:
 
     def _reset(self) -> None:
         self._driver = Driver(self._server)
-        self._posted = Posted(self._aflow, self._driver.part, lambda: self.undelivered, self.default_timeout)
+        self._posted = Posted(self._aflow, self._driver.part, lambda: self.undelivered, lambda: self.default_timeout)
         for account in self._accounts.values():
             account.wire = None
 

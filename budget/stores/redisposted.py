@@ -35,7 +35,8 @@ class Posted:
         carry_out: Carries out a command in so many seconds.
         part: Closes what an event loop had, in that loop.
         undelivered: Takes a command that could not be carried out, or None if it is said in the log; asked each time.
-        soon: Seconds after which a command goes to `undelivered`, if there is one; else it is tried for longer.
+        soon: Seconds after which a command goes to `undelivered`, if there is one; else it is tried for longer. Asked
+            each time.
     """
 
     def __init__(
@@ -43,7 +44,7 @@ class Posted:
         carry_out: Callable[[str, Command, float], Awaitable[object]],
         part: Callable[[asyncio.AbstractEventLoop], None],
         undelivered: Callable[[], Callable[[str, Command], None] | None],
-        soon: float,
+        soon: Callable[[], float],
     ):
         self._carry_out, self._part = carry_out, part
         self._undelivered, self._soon = undelivered, soon
@@ -128,7 +129,7 @@ class Posted:
         await asyncio.gather(*[self._one(*item) for item in group])
 
     async def _one(self, account: str, command: Command) -> None:
-        until = monotonic() + (_POSTED if self._undelivered() is None else self._soon)
+        until = monotonic() + (_POSTED if self._undelivered() is None else self._soon())
         while True:
             try:
                 await self._carry_out(account, command, max(_TURN, until - monotonic()))

@@ -131,8 +131,11 @@ def prepare(path: Path) -> None:
     """Check that the file may be used, or made, where it is.
 
     Raises:
-        StoreUnavailable: Its folder is missing, or it lies on a network file system, where a WAL is not safe.
+        StoreUnavailable: Its folder is missing, or it lies on a network file system, where a WAL is not safe; or it is
+            no file.
     """
+    if path.exists() and not path.is_file():
+        raise StoreUnavailable(f"the store's path {str(path)!r} is no file")
     folder = Path(os.path.realpath(path)).parent
     if not folder.is_dir():
         raise StoreUnavailable(f"the store's folder {str(folder)!r} does not exist")

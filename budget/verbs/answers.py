@@ -54,7 +54,7 @@ class Answers(Applies):
             buckets = [bucket for draw, bucket in pairs if draw.pool is not None]  # of a cap there is no share either
             self._run_of[reservation.id] = run
             for each in run.chain():
-                each.saw(reservation, buckets)
+                each.saw(reservation, buckets, draws)
         return reservation
 
     @staticmethod

@@ -120,11 +120,15 @@ class Applies:
         return policy.matches(ask.scope, scopes, own)
 
     def refresh(self, run: Run) -> Flow:
-        """Read a run's pools, so that it knows what other processes spent in it."""
+        """Read a run's pools, so that it knows what other processes spent in it, and what it was raised by."""
         pools = run.own_pools
         outcome = yield Status(pools)
+        policy = yield from self.policy()
+        if policy.version != outcome.version:
+            self.forget_policy()
+            policy = yield from self.policy()
         for pool, bucket in zip(pools, outcome.buckets, strict=True):
-            run.took(pool, bucket)
+            run.took(pool, bucket, policy.more(pool, outcome.now))
 
 
 def not_too_many(matches: Matches) -> Matches:

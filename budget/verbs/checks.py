@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from budget.above import Also
-from budget.asks import Ask
+from budget.asks import Ask, bound
 from budget.buckets import opened
 from budget.commands import Learn, Status
 from budget.config import Settings
-from budget.errors import Frozen, Refusal, RunStopped, StoreUnavailable
+from budget.errors import Frozen, Refusal, RunStopped, StoreUnavailable, Unbounded
 from budget.estimate import Estimate, again
 from budget.expect import Counts
 from budget.learn import Forecast, Learner
@@ -130,7 +130,11 @@ class Checks(Answers):
         def fits(model: str) -> bool:
             other = again(self.settings.book, estimate, model, self.now())
             scope = {**ask.scope, "model": other.model, "provider": other.provider}
-            asked = replace(ask, amounts=other.amounts, most=None, scope=scope, estimate=other)
+            try:
+                amounts = bound(self.settings, other)
+            except Unbounded:
+                return False
+            asked = replace(ask, amounts=amounts, most=None, scope=scope, estimate=other)
             return bool(self.drive(self.check(asked)))
 
         return fits

@@ -181,6 +181,11 @@ def test_estimate_of_something_else_is_an_error_that_shows_nothing_of_it(cli: Cl
     assert shown.stdout == ""
 
 
+def test_estimate_of_an_endless_number_is_an_error(cli: Cli) -> None:
+    body = b'{"model": "gpt-4o", "messages": [], "max_tokens": ' + b"9" * 5000 + b"}"
+    assert "thousands of digits" in cli("estimate", "-", stdin=body, code=2).stderr
+
+
 def test_estimate_of_a_missing_file_or_a_bad_cap_is_wrong_usage(cli: Cli) -> None:
     cli("estimate", "nowhere.json", code=2)
     cli("estimate", "-", "--cap", "5 dollars", stdin=json.dumps(REQUEST), code=2)

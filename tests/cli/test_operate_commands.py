@@ -86,6 +86,11 @@ def test_a_move_says_what_it_leaves(cli: Cli, tmp_path: Path) -> None:
     assert "pruned before is not in the reports" in cli("move", "--to", second, "--store", first).stderr
 
 
+def test_a_move_to_no_text_is_refused(cli: Cli) -> None:
+    cli("set", "$5/day")
+    assert "UTF-8" in cli.json("move", "--to", "sqlite:///\udcff.db", code=2)["message"]
+
+
 def test_a_move_into_memory_is_refused(cli: Cli) -> None:
     assert "keeps nothing" in cli("move", "--to", "memory://", code=2).stderr
     with cli.budget() as budget:

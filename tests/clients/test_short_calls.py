@@ -607,6 +607,21 @@ def test_what_the_callback_raises_is_raised(one: Door, make_budget: Make, provid
     assert sent(provider) == []
 
 
+def test_a_run_knows_what_it_was_raised_by(
+    sqlite_url: str, make_budget: Make, plain: Make, provider: Provider
+) -> None:
+    budget = make_budget(sqlite_url, on_ask=lambda no: "+$1")
+    door = Door("messages", anthropic.Anthropic, "create", plain)
+    with budget.run("$0.0001", on_short="ask") as run:
+        assert run.remaining == Decimal("0.0001")
+        door(budget)
+        assert run.remaining == Decimal("1.0001") - run.spent
+        assert run.disclosure() == f"Left in this run: ${run.remaining} of $1.0001."
+        other = make_budget(sqlite_url).run_from_headers(run.to_headers()).refresh()
+        assert (other.remaining, other.left("usd")) == (run.remaining, run.left("usd"))
+        assert run.refresh().left("usd") == other.left("usd")
+
+
 def test_a_process_that_cannot_ask_refuses(one: Door, make_budget: Make) -> None:
     budget = make_budget("memory://", limits=[Limit("$0.001/day", on_short="ask")])
     with pytest.raises(BudgetExceeded) as caught:

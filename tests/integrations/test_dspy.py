@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from decimal import Decimal
 from typing import Any
 
 import pytest
 
-from budget import ArgumentTypeError, Budget, BudgetExceeded, ConfigError
+from budget import ArgumentTypeError, Budget, BudgetExceeded, ConfigError, UnknownModel
 
 from .conftest import CLAUDE, GPT, Loop, scopes, spent
 
@@ -122,6 +123,23 @@ def test_what_is_cached_costs_nothing(loop: Loop, budget: Budget, engine: str) -
         lm(f"the same {loop.url}")
         lm(f"the same {loop.url}")
     assert len(scopes(budget)) == len(loop.provider.requests) == 1
+
+
+@pytest.mark.parametrize("way", [_call_all, lambda lm, calls: asyncio.run(_await_all(lm, calls))])
+def test_what_has_no_price_passes_where_money_was_set_aside(
+    loop: Loop, budget: Budget, engine: str, way: Callable[[dspy.LM, int], None]
+) -> None:
+    given = make_lm("chat", loop.url, engine)
+    given.model += "-unheard-of"
+    lm = guard(budget, given)
+    with pytest.raises(UnknownModel):
+        way(lm, 1)
+    assert not loop.provider.requests
+    with budget.reservation("$0.50") as reserved:
+        way(lm, 2)
+        reserved.reconcile(usd="0.125")
+    assert len(loop.provider.requests) == 2
+    assert spent(budget) == Decimal("0.125")
 
 
 def test_copies_and_several_answers_are_guarded(loop: Loop, budget: Budget, engine: str) -> None:
