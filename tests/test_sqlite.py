@@ -166,7 +166,7 @@ def test_a_folder_that_takes_no_file() -> None:
 
 def test_a_path_that_is_a_folder(path: Path) -> None:
     path.mkdir()
-    refused(path, "cannot be opened")
+    refused(path, "is no file")
 
 
 def test_a_file_that_cannot_be_written(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,13 +14,12 @@ for no other one runs any more.
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import sqlite3
 import sys
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -28,15 +27,11 @@ from threading import Event, Lock, Thread
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
-from budget.audit import Checkpoint, Line, read_checkpoint
-from budget.commands import Bucket, Command, Outcome, Reservation
+from budget.commands import Command, Outcome
 from budget.errors import StoreUnavailable
-from budget.ledger import Entry
-from budget.stores.base import PAGE, Snapshot
 from budget.stores.sqliteadmin import forget_entries
 from budget.stores.sqlitefile import connect
-from budget.stores.sqlitelines import CHECKPOINT, LINES
-from budget.stores.sqlitestate import read_entry, read_reservation
+from budget.stores.sqlitereads import SqliteReads
 from budget.stores.sqlitewriter import MOVED, OPEN_TIMEOUT, Writer
 from budget.stores.tickets import Deadlines, Halt, Ticket, hand_back, late
 from budget.stores.watches import LedgerWatch
@@ -49,17 +44,9 @@ __all__ = ["GROUP", "SqliteStore"]
 GROUP = 128
 """Commands that one transaction takes at most."""
 _LOOK = 0.025  # seconds between looks at what other processes wrote, while somebody waits for that
-_ENTRIES = """select seq, at, kind, reservation, usd, tokens, input_tokens, output_tokens, requests, scope, detail,
-    postings, digest, sealed from entries
-    where account = (select id from accounts where name = ?) and seq > ? and at >= ? order by seq limit ?"""
-_OPEN_ONES = """select body, state, made, id from reservations
-    where account = (select id from accounts where name = ?) and (state = 'open') = 1 order by made"""
-_ENDED_ONES = """select body, state, made, id from reservations
-    where account = (select id from accounts where name = ?) and (state = 'open') = 0"""
-_NAMES = "select pool, name from pools where account = (select id from accounts where name = ?)"
 
 
-class SqliteStore:
+class SqliteStore(SqliteReads):
     """Pools, reservations and ledger in one SQLite file. See `stores.base.Store`.
 
     Args:
@@ -257,71 +244,11 @@ class SqliteStore:
 
     # Reading.
 
-    def entries(self, account: str, after: int, since_us: int = 0) -> Sequence[Entry]:
-        """Read a page of the ledger."""
-        return [read_entry(row) for row in self._read(_ENTRIES, account, after, since_us, PAGE)]
-
     def watch(self, account: str, after: int) -> LedgerWatch:
         """Watch what is written: by this process at once, by others at each look."""
         made = LedgerWatch(lambda seq: self.entries(account, seq), after, _LOOK)
         self._watches.add(made)
         return made
-
-    def lines(self, account: str, after: int) -> Iterator[Line]:
-        """Iterate the entries as an audit needs them."""
-        while page := self._read(LINES, account, after, PAGE):
-            yield from map(Line._make, page)
-            after = page[-1][0]
-
-    def checkpoint(self, account: str) -> Checkpoint | None:
-        """Read the last checkpoint."""
-        rows = self._read(CHECKPOINT, account)
-        return read_checkpoint(rows[0][0], json.loads(rows[0][1])) if rows else None
-
-    def forget_entries(self, account: str, upto: int) -> None:
-        """Drop entries that a checkpoint stands for."""
-        forget_entries(self.path, account, upto)
-
-    def reservations(self, account: str) -> Sequence[Reservation]:
-        """Read the open reservations, oldest first."""
-        return [read_reservation(*row) for row in self._read(_OPEN_ONES, account)]
-
-    def ended(self, account: str) -> Sequence[Reservation]:
-        """Read the ended reservations that are still known."""
-        return [read_reservation(*row) for row in self._read(_ENDED_ONES, account)]
-
-    def names(self, account: str) -> Mapping[str, str]:
-        """Read what the ids of the pools stand for."""
-        return dict(self._read(_NAMES, account))
-
-    def last(self, account: str) -> int:
-        """Read the number of the last entry."""
-        rows = self._read("select seq from accounts where name = ?", account)
-        return rows[0][0] if rows else 0
-
-    def snapshot(self, account: str) -> Snapshot:
-        """Read all counters at one instant."""
-        with self._reading() as db:
-            db.execute("begin")
-            try:
-                row = db.execute("select id, seq, head from accounts where name = ?", (account,)).fetchone()
-                id, seq, head = row or (None, 0, bytes(32))
-                newest = db.execute("select max(seq) from entries where account = ?", (id,)).fetchone()[0]
-                query = 'select pool, start, "end", since, spent, reserved, carry, span from buckets where account = ?'
-                buckets = {(pool, rest[0]): Bucket(*rest) for pool, *rest in db.execute(query, (id,))}
-                names = dict(db.execute("select pool, name from pools where account = ?", (id,)))
-            finally:
-                db.execute("commit")
-        # An entry above the account's last was put in by somebody else: an audit must come to it.
-        return Snapshot(buckets, names, max(seq, newest or 0), head)
-
-    def rows(self, query: str, *values: Any) -> list[Any]:
-        """Read rows, as the records store asks for them."""
-        return self._read(query, *values)
-
-    def _read(self, query: str, *values: Any) -> list[Any]:
-        with self._reading() as db:
-            return db.execute(query, values).fetchall()
 
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
@@ -357,6 +284,10 @@ class SqliteStore:
         return reader
 
     # Ends.
+
+    def forget_entries(self, account: str, upto: int) -> None:
+        """Drop entries that a checkpoint stands for."""
+        forget_entries(self.path, account, upto)
 
     def remove(self, account: str) -> None:
         """Remove a scratch account and all that is in it."""
