@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -159,7 +159,7 @@ def configured_sinks() -> tuple[Any, ...]:
     Raises:
         ConfigError, ArgumentTypeError: They cannot be read.
     """
-    return values.sinks(_configured(read_file(), "sinks", ()))
+    return values.sinks(os.environ.get("BUDGET_SINKS", read_file().get("sinks", ())))
 
 
 def configured_alerts() -> tuple[tuple[Any, ...], tuple[Any, ...]]:
@@ -169,9 +169,6 @@ def configured_alerts() -> tuple[tuple[Any, ...], tuple[Any, ...]]:
         ConfigError, ArgumentTypeError: They cannot be read.
     """
     file = read_file()
-    return values.alerts(_configured(file, "alerts", ())), values.alert_to(_configured(file, "alert_to", ("log",)))
-
-
-def _configured(file: Mapping[str, Any], name: str, default: Any) -> Any:
-    """Return what the environment says, also if that is nothing, else the file."""
-    return os.environ.get(f"BUDGET_{name.upper()}", file.get(name, default))
+    rules = os.environ.get("BUDGET_ALERTS", file.get("alerts", ()))
+    to = os.environ.get("BUDGET_ALERT_TO", file.get("alert_to", ("log",)))
+    return values.alerts(rules), values.alert_to(to)

@@ -275,7 +275,7 @@ def test_wrong_words(cli: Cli) -> None:
     for words, said in [
         (["run"], "after '--'"), (["run", "user=alice", "--"], "after '--'"), (["run", "sh", "--", "true"], "'sh'"),
         (["run", "per=user", "--", "true"], "per=user"), (["run", "--limit", "$1/day", "--", "true"], "limit"),
-        (["run", "--loop", "1", "--", "true"], "loop"), (["run", "--velocity", "x", "--", "true"], "limit"),
+        (["run", "--loop", "1", "--", "true"], "loop"), (["run", "--velocity", "x", "--", "true"], "velocity"),
         (["run", "--max-calls", "0", "--", "true"], "max_calls"),
         (["run", "--deadline", "-1", "--", "true"], "deadline"),
         (["run", "run=x", "--", "true"], "id="), (["run", "--nosuch", "--", "true"], "nosuch"),
