@@ -203,9 +203,11 @@ class Engine(Arguments):
         if self.slices is not None:
             self.slices.close()
         self.outage.settle()
-        self.drainer.close()
-        self.store.close()
-        self.outage.close()
+        try:
+            self.drainer.close()
+            self.store.close()
+        finally:
+            self.outage.close()
 
     def _try(self, flow: Flow) -> Outcome:
         """Run the steps of a probe, or of what waits: whether the breaker is open or not."""

@@ -41,6 +41,7 @@ from budget.commands import (
     Reserve,
     Sweep,
 )
+from budget.outage.outbox import waiting
 from budget.stores.multiplex import Lost
 from budget.stores.redis import RedisStore
 from budget.stores.redisserver import OPEN_TIMEOUT, Server
@@ -141,6 +142,21 @@ def test_what_nobody_waits_for_has_the_deadline_of_the_engine(server: RedisServe
     gc.collect()
     assert (budget.status()[0].spent, budget.status()[0].reserved) == (Decimal("0.5"), 0)
     assert told == []
+
+
+def test_what_a_close_gives_up_is_kept_and_starts_nobody(server: RedisServer, make_budget: Any) -> None:
+    budget = make_budget(server.url, limits=["$1/day"], store_timeout=0.25)
+    held = budget.reservation("$0.40").begin()
+    os.kill(server.pid, signal.SIGSTOP)
+    del held
+    gc.collect()
+    budget.close()
+    os.kill(server.pid, signal.SIGCONT)
+    outage = budget.engine.outage
+    assert outage._thread is None
+    assert waiting(outage.outbox.folder)[0] == 1
+    eventually(lambda: (budget.status()[0].spent, budget.status()[0].reserved) == (Decimal("0.4"), 0), "used again")
+    eventually(lambda: waiting(outage.outbox.folder)[0] == 0, "it has what was kept")
 
 
 @pytest.mark.parametrize("door", ["threads", "tasks"])

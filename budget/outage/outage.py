@@ -86,7 +86,7 @@ class Outage:
         self._thread: Thread | None = None
         self._wake = Event()
         self._stop_at = float("inf")
-        self._told = self._told_degraded = False
+        self._told = self._told_degraded = self._closing = False
 
     # What the engine tells it, and asks it.
 
@@ -160,6 +160,7 @@ class Outage:
 
     def settle(self) -> None:
         """Before the store is closed: give what waits a moment to arrive, and end the thread."""
+        self._closing = True  # what the store gives back when it is closed is for whoever comes next
         if self._starting.acquire(timeout=_MOMENT):  # a thread that is being started cannot be waited for yet
             self._starting.release()
         thread, self._stop_at = self._thread, monotonic() + _MOMENT
@@ -172,12 +173,15 @@ class Outage:
         if self.outbox is not None:
             self.outbox.close()
             self._look_at = 0.0
+        self._closing = False
 
     # The thread.
 
     def _ensure(self) -> None:
         # While the interpreter ends Python 3.11 would wait for ever for a new thread; the outbox writes at once then.
-        if self._thread is None and not is_finalizing() and self._starting.acquire(blocking=False):
+        if self._closing or self._thread is not None or is_finalizing():
+            return
+        if self._starting.acquire(blocking=False):
             try:
                 if self._thread is None:
                     self._wake.clear()

@@ -67,7 +67,7 @@ class RedisStore:
 
     def _reset(self) -> None:
         self._driver = Driver(self._server)
-        self._posted = Posted(self._aflow, self._driver.part, lambda: self.undelivered, lambda: self.default_timeout)
+        self._posted = Posted(self._aflow, self._driver.part, lambda: self.undelivered, self._soon)
         for account in self._accounts.values():
             account.wire = None
 
@@ -103,6 +103,9 @@ class RedisStore:
             self._posted.put(account, command)
 
     # How.
+
+    def _soon(self) -> float:
+        return min(self.default_timeout, OPEN_TIMEOUT / 2)  # before a close, which waits for it, gives it up
 
     def _account(self, name: str) -> Account:
         account = self._accounts.get(name)
