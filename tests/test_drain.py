@@ -313,7 +313,10 @@ def test_two_servers_are_not_drained_into_one_file(
     redis.Redis.from_url(other).flushdb()
 
 
-def test_follow_goes_on_until_it_is_stopped(redis_url: str, budget: Budget, records: Records) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_follow_goes_on_until_it_is_stopped(
+    redis_url: str, budget: Budget, records: Records, number: signal.Signals
+) -> None:
     use(budget, 5)
     command = [sys.executable, "-m", "budget.cli", "drain", "--follow", "--store", redis_url]
     environment = {**os.environ, "BUDGET_RECORDS": f"sqlite:///{records.path}"}
@@ -325,7 +328,7 @@ def test_follow_goes_on_until_it_is_stopped(redis_url: str, budget: Budget, reco
         use(budget, 3)
         while records.store.last("default") < 8 and time.monotonic() < until:
             time.sleep(0.05)
-        child.send_signal(signal.SIGINT)
+        child.send_signal(number)
         assert child.communicate(timeout=60)[0] == f"drained: 8 entries to {records.path}\n"
         assert child.returncode == 0
     finally:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import shlex
+import signal
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import wraps
 from importlib import import_module
+from threading import Event
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,7 +19,7 @@ from budget.subject import read_value
 if TYPE_CHECKING:
     from budget.engine import Budget
 
-__all__ = ["Commands", "Common", "Words", "assigned", "attributes_of", "common", "read_words"]
+__all__ = ["Commands", "Common", "Words", "assigned", "attributes_of", "common", "interruption", "read_words"]
 
 _VALUED = ("--store", "--account")
 _FLAGS = ("--json",)
@@ -166,6 +168,14 @@ def read_words(words: Sequence[str]) -> Words:
     if taken := sorted(found.keys() & _TAKEN):
         raise ConfigError(f"attribute: {taken[0]!r} has another meaning here; use another name")
     return Words(found, per, tuple(rules))
+
+
+def interruption() -> Event:
+    """Return what is set by an interrupt or a SIGTERM from now on, which end nothing by themselves any more."""
+    stop = Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    return stop
 
 
 def assigned(texts: Sequence[str], option: str) -> dict[str, str]:

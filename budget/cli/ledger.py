@@ -15,7 +15,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from budget.cli.common import Commands, Common, attributes_of, common
+from budget.cli.common import Commands, Common, attributes_of, common, interruption
 from budget.cli.output import Column, amount, csv_cell, note, print_json, say, scope_text, table
 from budget.errors import ConfigError
 from budget.ledger import Entry
@@ -266,14 +266,11 @@ def drain(common: Common, follow: bool) -> None:
         books.adopt(Records(default_records(budget.engine.store.url)), always=True)
         if not books.drains:
             raise ConfigError("drain: this store keeps its own ledger; only a server's is drained")
+        stop = interruption() if follow else None
         while True:
-            while count := books.drain_step():
+            while (stop is None or not stop.is_set()) and (count := books.drain_step()):
                 total += count
-            if not follow:
-                break
-            try:
-                time.sleep(EVERY)
-            except KeyboardInterrupt:
+            if stop is None or stop.wait(EVERY):
                 break
         records = books.records
     assert records is not None

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import signal
-from threading import Event
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from budget.cli.common import Commands, Common, common
+from budget.cli.common import Commands, Common, common, interruption
 from budget.cli.output import Column, note, print_json, say, table
 from budget.errors import BudgetError, ConfigError
 
@@ -17,8 +15,6 @@ if TYPE_CHECKING:
 
     from budget.engine import Budget
     from budget.sinks.runner import Runner
-
-_ENDS = (signal.SIGINT, signal.SIGTERM)
 
 
 @click.group("sinks", cls=Commands, default="status")
@@ -55,9 +51,7 @@ def run(common: Common, once: bool, given: tuple[str, ...]) -> None:
         if once:
             _once(common, runner)
             return
-        stop = Event()
-        for number in _ENDS:
-            signal.signal(number, lambda *_: stop.set())
+        stop = interruption()
         runner.start()
         note(f"running: {', '.join(sink.name for sink in runner.sinks)}; interrupt to end")
         stop.wait()
