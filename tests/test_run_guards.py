@@ -292,9 +292,11 @@ def test_a_velocity_of_requests_is_no_guard(b: Budget) -> None:
 
 
 def test_a_call_waits_for_its_velocity(b: Budget) -> None:
-    with b.run(velocity="$1/1s rolling"):
+    with b.run(velocity="$1/3s rolling"):
         b.reconcile(b.reserve("$1"), usd="1")
-        b.reserve("$1", wait=60)
+        with pytest.raises(BudgetExceeded):
+            b.reserve("$1")
+        assert b.reserve("$1", wait=60).state == "open"
 
 
 # Deadlines.
